@@ -1,0 +1,36 @@
+# make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
+# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity adds the comparison with torch).
+
+PYTHON ?= python3.11
+VENV ?= .venv
+EXTRAS ?= test
+WORKERS ?= 2
+BIN := $(VENV)/bin
+comma := ,
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed-core
+	$(BIN)/python -m experiments.demo
+
+test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed: make PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-core: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@ $(VENV)/installed-core
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,295 @@
+"""The half that depends on the image alone: read, tile, tower, projector, scale embedding, partition, anchor prefix.
+
+`SceneEncoder.encode` takes an image through these stages once; what it returns serves every question (SceneData).
+Tiles go through the tower in micro-batches of one fixed size, so memory does not grow with the image.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bat_jax import model as bat
+from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
+from bat_jax.compress.partition import ALONE, LabelRegions, label_regions
+from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.io.images import SourceImage, read_image
+from bat_jax.io.label_maps import token_labels
+from bat_jax.io.prompts import chatml, tokenize
+from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
+from bat_jax.nn.qwen2 import KVCache
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.stages import Stages
+from bat_jax.typing import Params
+
+TILE_BATCH = 8
+
+ImageLike = str | pathlib.Path | np.ndarray | SourceImage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SceneData:
+    """An encoded image: everything that does not depend on the question.
+
+    Attributes:
+      scales_px: side of every view. scales: tokens, regions and masks of every scale. grids: their token grids.
+      region_capacity: static R of every scale. region_labels: the label map's label of each region id, or None.
+      cache: the decoder over [prefix, anchor tokens]. prefix_ids: that prefix.
+      init_index: first centres of every scale (empty where there is no clustering).
+      image_size: (width, height) in pixels of the file; `pixels` is what was read of it, for pictures.
+      intermediates: named arrays per stage when `encode(keep_intermediates=True)`.
+    """
+
+    scales_px: tuple[int, ...]
+    scales: tuple[ScaleTokens, ...]
+    grids: tuple[TokenGrid, ...]
+    region_capacity: tuple[int, ...]
+    region_labels: tuple[np.ndarray | None, ...]
+    cache: KVCache
+    prefix_ids: np.ndarray
+    init_index: tuple[np.ndarray, ...]
+    image_size: tuple[int, int]
+    pixels: np.ndarray
+    note: str
+    run_seconds: dict[str, float]
+    compile_seconds: dict[str, float]
+    intermediates: dict[str, np.ndarray]
+
+    @property
+    def num_regions(self) -> tuple[int, ...]:
+        """Regions of every scale that hold a token; a token that is a region of its own counts as one."""
+        counts = []
+        for scale in self.scales:
+            ids = np.asarray(scale.region_id)[np.asarray(scale.valid)]
+            counts.append(np.unique(ids[ids != ALONE]).size + int(np.sum(ids == ALONE)))
+        return tuple(counts)
+
+
+class SceneEncoder:
+    """Runs the image half of a model; shares its stages (compiled programs and clocks) with the question half."""
+
+    def __init__(self, cfg: BatConfig, params: Params, tokenizer: Any, stages: Stages, tile_batch: int = TILE_BATCH):
+        self.cfg = cfg
+        self.params = params
+        self.tokenizer = tokenizer
+        self.stages = stages
+        self.tile_batch = tile_batch
+        self._table = jnp.asarray(normalisation_table())
+
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        label_map: np.ndarray | None = None,
+        kmeans_init: Mapping[int, np.ndarray] | None = None,
+        seed: int = 0,
+        prefix_ids: np.ndarray | None = None,
+        keep_intermediates: bool = False,
+    ) -> SceneData:
+        """Encode an image.
+
+        Args:
+          image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
+          label_map: (H, W) integer region labels for partition "sam", 0 = background.
+          kmeans_init: first centres per scale (token indices), instead of drawing them from `seed`.
+          prefix_ids: the prompt's text before the image; the template's by default.
+          keep_intermediates: also return pixels, features and embeddings as NumPy arrays.
+        """
+        cfg, settings = self.cfg, self.cfg.compressor
+        self.stages.reset_clocks()
+        source = self._source(image)
+        regions = self._label_regions(label_map, source)
+        if prefix_ids is None:
+            prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
+        views = make_tiles(source.pixels, settings.sizes_px, cfg.vision.image_size_px)
+        scales, grids, capacity, labels, centres = [], [], [], [], []
+        kept: dict[str, np.ndarray] = {}
+        attention_tokens = None
+        for index, (spec, tiles) in enumerate(zip(settings.scales, views, strict=True)):
+            grid = bat.token_grid(cfg, spec.size_px)
+            features = self._encode_view(tiles)
+            tokens = self._with_embedding(spec, "answer", features.projected)
+            valid = self._valid_tokens(source, spec.size_px, grid)
+            if regions is None:
+                clustered = features.vision if settings.cluster_features == "vision" else tokens
+                init = self._first_centres(spec, valid, kmeans_init, seed)
+                region_id = self._partition(spec, grid, clustered, valid, init)
+                capacity.append(max(init.size, 1))
+                labels.append(None)
+            else:
+                init = np.zeros(0, np.int32)
+                region_id = jnp.asarray(regions[index].region_id)
+                capacity.append(regions[index].capacity)
+                labels.append(regions[index].label)
+            if index == 0:
+                attention_tokens = self._with_embedding(spec, "attention", features.projected)
+            if keep_intermediates:
+                kept |= self._kept_arrays(spec, tiles, features, init)
+            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid)))
+            grids.append(grid)
+            centres.append(init)
+        cache = self.stages.run(
+            "anchor_prefix",
+            bat.anchor_cache,
+            (cfg.networks,),
+            self.params,
+            jnp.asarray(prefix_ids),
+            attention_tokens,
+            scales[0].valid,
+        )
+        return SceneData(
+            scales_px=settings.sizes_px,
+            scales=tuple(scales),
+            grids=tuple(grids),
+            region_capacity=tuple(capacity),
+            region_labels=tuple(labels),
+            cache=cache,
+            prefix_ids=np.asarray(prefix_ids),
+            init_index=tuple(centres),
+            image_size=source.full_size,
+            pixels=source.pixels,
+            note=source.note,
+            run_seconds=dict(self.stages.run_seconds),
+            compile_seconds=dict(self.stages.compile_seconds),
+            intermediates=kept,
+        )
+
+    def _source(self, image: ImageLike) -> SourceImage:
+        """Read a file, or take an array as it is."""
+        if isinstance(image, SourceImage):
+            return image
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 2:
+                raise ValueError(f"image: need (H, W, 3) uint8 of at least 2 x 2, got {image.shape} {image.dtype}")
+            return SourceImage(pixels=image, valid=None, full_size=(image.shape[1], image.shape[0]), note="")
+        return read_image(image, largest_view=max(self.cfg.compressor.sizes_px))
+
+    def _label_regions(self, label_map: np.ndarray | None, source: SourceImage) -> tuple[LabelRegions, ...] | None:
+        """Return each scale's regions under partition "sam", None under the others."""
+        cfg, settings = self.cfg, self.cfg.compressor
+        if settings.partition != "sam":
+            if label_map is not None:
+                raise ValueError(f"partition={settings.partition!r}: a label map is used by partition 'sam' only")
+            return None
+        if label_map is None and settings.without_label_map == "error":
+            raise ValueError("partition='sam': needs a label map (label_map); only the release's preset goes without")
+        regions = []
+        for size in settings.sizes_px:
+            grid = bat.token_grid(cfg, size)
+            if label_map is None:
+                # Every token a region of its own, ordered by score: the release's plain top-B_s.
+                labels = np.zeros(grid.num_tokens, np.int32)
+                regions.append(label_regions(labels, "tokens"))
+                continue
+            if label_map.shape != (source.full_size[1], source.full_size[0]):
+                raise ValueError(
+                    f"label_map: has shape {label_map.shape}, the image is (width, height) {source.full_size}"
+                )
+            labels = grid.to_tiles(token_labels(label_map, size, cfg.vision.patch_size_px))
+            regions.append(label_regions(labels, settings.background))
+        return tuple(regions)
+
+    def _encode_view(self, tiles: np.ndarray) -> bat.TileFeatures:
+        """Run a view's tiles through the tower in micro-batches of one size: (M, E) and (M, D), tile-major.
+
+        Tiles of nothing but padding all give the same features: one of them is encoded for all.
+        """
+        is_padding = is_padding_tile(tiles)
+        wanted = np.flatnonzero(~is_padding)
+        if is_padding.any():
+            wanted = np.append(wanted, np.flatnonzero(is_padding)[0])
+        position = np.zeros(len(tiles), np.int32)
+        position[wanted] = np.arange(wanted.size)
+        position[is_padding] = wanted.size - 1
+        batches = []
+        for start in range(0, wanted.size, self.tile_batch):
+            batch = tiles[wanted[start : start + self.tile_batch]]
+            short = self.tile_batch - len(batch)
+            batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
+            batches.append(
+                self.stages.run("vision_tower", bat.encode_tiles, (self.cfg.networks,), self.params, batch, self._table)
+            )
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, parts[0].shape[-1]), *batches)
+
+    def _with_embedding(self, spec: ScaleSpec, path: str, projected: jax.Array) -> jax.Array:
+        repeats = self.cfg.compressor.embedding_repeats(path)
+        static = (self.cfg, spec.size_px, repeats)
+        return self.stages.run("scale_embedding", bat.with_scale_embedding, static, self.params, projected)
+
+    def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
+        """Return (M,) bool: False for padding and nodata tokens where the settings mask them."""
+        if not self.cfg.compressor.mask_padding:
+            return np.ones(grid.num_tokens, bool)
+        size = (source.pixels.shape[1], source.pixels.shape[0])
+        return grid.to_tiles(token_valid_mask(size, scale_px, self.cfg.vision.patch_size_px, source.valid))
+
+    def _first_centres(
+        self,
+        spec: ScaleSpec,
+        valid: np.ndarray,
+        kmeans_init: Mapping[int, np.ndarray] | None,
+        seed: int,
+    ) -> np.ndarray:
+        """Return the tokens that start as centres: given ones checked, or drawn from the seed."""
+        settings = self.cfg.compressor
+        count = settings.clusters_of(spec, valid.size)
+        if settings.partition == "grid":
+            return np.zeros(count, np.int32)
+        if kmeans_init is None:
+            return np.asarray(initial_centres(jax.random.key(seed), jnp.asarray(valid), spec.size_px, count))
+        if spec.size_px not in kmeans_init:
+            raise ValueError(f"kmeans_init: holds no centres for scale {spec.size_px}")
+        init = np.asarray(kmeans_init[spec.size_px])
+        is_index = init.ndim == 1 and np.issubdtype(init.dtype, np.integer)
+        if not is_index or init.size != count or init.min() < 0 or init.max() >= valid.size:
+            raise ValueError(
+                f"kmeans_init: scale {spec.size_px} needs {count} token indices in [0, {valid.size}), "
+                f"got shape {init.shape} of {init.dtype}; num_clusters sets how many"
+            )
+        return init.astype(np.int32)
+
+    def _partition(self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray):
+        """Return (M,) region ids of a scale by K-means or a regular grid."""
+        settings = self.cfg.compressor
+        # Only the rules that partitioning reads; budgets and the like must not compile it anew.
+        rules = CompressorConfig.release(
+            partition=settings.partition,
+            coordinates=settings.coordinates,
+            feature_scale=settings.feature_scale,
+            coord_scale=settings.coord_scale,
+        )
+        return self.stages.run(
+            "region_partition",
+            partition_scale,
+            (rules, grid),
+            features,
+            jnp.asarray(valid),
+            jnp.asarray(init),
+            jnp.int32(init.size),
+            jnp.int32(settings.kmeans_iterations),
+        )
+
+    def _kept_arrays(
+        self, spec: ScaleSpec, tiles: np.ndarray, features: bat.TileFeatures, init: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return a scale's intermediates by the names that `experiments.trace` writes, float32."""
+        size, num_tiles = spec.size_px, len(tiles)
+
+        def per_tile(array):
+            return np.asarray(array, np.float32).reshape(num_tiles, self.cfg.vision.num_patches, -1)
+
+        kept = {
+            f"pixels_{size}": np.asarray(self._table)[tiles, np.arange(3)],
+            f"vision_{size}": per_tile(features.vision),
+            f"projected_{size}": per_tile(features.projected),
+        }
+        if self.cfg.scale_embedding.form != "none":
+            embedding = self.stages.run("scale_embedding", bat.scale_embedding, (self.cfg, size), self.params)
+            kept[f"scale_embedding_{size}"] = np.asarray(embedding, np.float32)
+        if self.cfg.compressor.partition == "kmeans":
+            kept[f"kmeans_init_{size}"] = init
+        return kept

@@ -1,0 +1,284 @@
+"""The conversion as data: which tensor of a Hugging Face checkpoint becomes which leaf of our tree, in what layout.
+
+A row's `source` is a tensor name in which `{layer}` and `{scale}` stand for numbers, so that one line serves both
+directions: as a regular expression that must match a name fully, and as a template that writes the name back.
+Tensors of rows with `{layer}` are stacked over layers along axis 0. E, P, D, L and so on are the letters of
+`bat_jax.typing`.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from bat_jax.config import BatConfig, DecoderConfig, ScaleEmbeddingConfig, VisionConfig
+
+Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """How an array changes between the checkpoint (PyTorch's order) and our tree, without copying."""
+
+    name: str
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_hf: Callable[[np.ndarray], np.ndarray]
+
+    def shape_to_ours(self, shape: Shape) -> Shape | None:
+        """Return the shape after the layout change, or None where an array of this shape cannot be changed."""
+        try:
+            return self.to_ours(np.broadcast_to(np.int8(0), shape)).shape
+        except ValueError:
+            return None
+
+    def shape_to_hf(self, shape: Shape) -> Shape:
+        """Return the shape in the checkpoint of a leaf (or of one layer of a stacked leaf)."""
+        return self.to_hf(np.broadcast_to(np.int8(0), shape)).shape
+
+
+def _grid_to_ours(array: np.ndarray) -> np.ndarray:
+    one, num_cells, width = array.shape
+    side = int(num_cells**0.5)
+    if one != 1 or side * side != num_cells:
+        raise ValueError(f"shape {array.shape} is no square grid")
+    return array.reshape(side, side, width)
+
+
+KEEP = Layout("keep", lambda x: x, lambda x: x)
+LINEAR = Layout("linear", lambda x: x.transpose(1, 0), lambda x: x.transpose(1, 0))  # (out, in) <-> (in, out)
+# (E, C, row, column) <-> (row, column, C, E)
+CONV = Layout("conv", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+# (1, side * side, D), row-major <-> (side, side, D)
+GRID = Layout("grid", _grid_to_ours, lambda x: x.reshape(1, x.shape[0] * x.shape[1], x.shape[2]))
+
+
+class Row(NamedTuple):
+    """One kind of tensor. `target` is the leaf's path, in which `{scale}` stands for the same number as in `source`."""
+
+    source: str
+    target: str
+    layout: Layout
+
+
+# Qwen2, alike in LLaVA-Qwen checkpoints (LongVA, UHR-BAT) and in plain Qwen2ForCausalLM ones.
+DECODER_ROWS = (
+    Row("model.embed_tokens.weight", "decoder/embed_tokens/embedding", KEEP),
+    Row("model.layers.{layer}.input_layernorm.weight", "decoder/layers/input_layernorm/scale", KEEP),
+    Row("model.layers.{layer}.self_attn.q_proj.weight", "decoder/layers/self_attn/q_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.self_attn.q_proj.bias", "decoder/layers/self_attn/q_proj/bias", KEEP),
+    Row("model.layers.{layer}.self_attn.k_proj.weight", "decoder/layers/self_attn/k_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.self_attn.k_proj.bias", "decoder/layers/self_attn/k_proj/bias", KEEP),
+    Row("model.layers.{layer}.self_attn.v_proj.weight", "decoder/layers/self_attn/v_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.self_attn.v_proj.bias", "decoder/layers/self_attn/v_proj/bias", KEEP),
+    Row("model.layers.{layer}.self_attn.o_proj.weight", "decoder/layers/self_attn/o_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.post_attention_layernorm.weight", "decoder/layers/post_attention_layernorm/scale", KEEP),
+    Row("model.layers.{layer}.mlp.gate_proj.weight", "decoder/layers/mlp/gate_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.mlp.up_proj.weight", "decoder/layers/mlp/up_proj/kernel", LINEAR),
+    Row("model.layers.{layer}.mlp.down_proj.weight", "decoder/layers/mlp/down_proj/kernel", LINEAR),
+    Row("model.norm.weight", "decoder/norm/scale", KEEP),
+    Row("lm_head.weight", "decoder/lm_head/kernel", LINEAR),
+)
+
+# CLIP's vision tower; names without the prefix, which differs between checkpoints (VISION_PREFIXES). "pre_layrnorm" is
+# the checkpoint's spelling. Layers that never run and post_layernorm go to `unused` (see `place`).
+VISION_ROWS = (
+    Row("embeddings.class_embedding", "vision_tower/class_embedding", KEEP),
+    Row("embeddings.patch_embedding.weight", "vision_tower/patch_embedding/kernel", CONV),
+    Row("embeddings.position_embedding.weight", "vision_tower/position_embedding", KEEP),
+    Row("pre_layrnorm.weight", "vision_tower/pre_layernorm/scale", KEEP),
+    Row("pre_layrnorm.bias", "vision_tower/pre_layernorm/bias", KEEP),
+    Row("encoder.layers.{layer}.layer_norm1.weight", "vision_tower/layers/layer_norm1/scale", KEEP),
+    Row("encoder.layers.{layer}.layer_norm1.bias", "vision_tower/layers/layer_norm1/bias", KEEP),
+    Row("encoder.layers.{layer}.self_attn.q_proj.weight", "vision_tower/layers/self_attn/q_proj/kernel", LINEAR),
+    Row("encoder.layers.{layer}.self_attn.q_proj.bias", "vision_tower/layers/self_attn/q_proj/bias", KEEP),
+    Row("encoder.layers.{layer}.self_attn.k_proj.weight", "vision_tower/layers/self_attn/k_proj/kernel", LINEAR),
+    Row("encoder.layers.{layer}.self_attn.k_proj.bias", "vision_tower/layers/self_attn/k_proj/bias", KEEP),
+    Row("encoder.layers.{layer}.self_attn.v_proj.weight", "vision_tower/layers/self_attn/v_proj/kernel", LINEAR),
+    Row("encoder.layers.{layer}.self_attn.v_proj.bias", "vision_tower/layers/self_attn/v_proj/bias", KEEP),
+    Row("encoder.layers.{layer}.self_attn.out_proj.weight", "vision_tower/layers/self_attn/out_proj/kernel", LINEAR),
+    Row("encoder.layers.{layer}.self_attn.out_proj.bias", "vision_tower/layers/self_attn/out_proj/bias", KEEP),
+    Row("encoder.layers.{layer}.layer_norm2.weight", "vision_tower/layers/layer_norm2/scale", KEEP),
+    Row("encoder.layers.{layer}.layer_norm2.bias", "vision_tower/layers/layer_norm2/bias", KEEP),
+    Row("encoder.layers.{layer}.mlp.fc1.weight", "vision_tower/layers/mlp/fc1/kernel", LINEAR),
+    Row("encoder.layers.{layer}.mlp.fc1.bias", "vision_tower/layers/mlp/fc1/bias", KEEP),
+    Row("encoder.layers.{layer}.mlp.fc2.weight", "vision_tower/layers/mlp/fc2/kernel", LINEAR),
+    Row("encoder.layers.{layer}.mlp.fc2.bias", "vision_tower/layers/mlp/fc2/bias", KEEP),
+    Row("post_layernorm.weight", "unused/vision_tower/post_layernorm/scale", KEEP),
+    Row("post_layernorm.bias", "unused/vision_tower/post_layernorm/bias", KEEP),
+)
+
+# What LLaVA and UHR-BAT add. `model.scale_embedding.*` are our own names: the paper's form of the scale embedding (one
+# base grid and one vector per scale) is in no released checkpoint.
+BRIDGE_ROWS = (
+    Row("model.mm_projector.0.weight", "projector/linear_1/kernel", LINEAR),
+    Row("model.mm_projector.0.bias", "projector/linear_1/bias", KEEP),
+    Row("model.mm_projector.2.weight", "projector/linear_2/kernel", LINEAR),
+    Row("model.mm_projector.2.bias", "projector/linear_2/bias", KEEP),
+    Row("model.multiscale_token_mlp.0.weight", "token_mlp/linear_1/kernel", LINEAR),
+    Row("model.multiscale_token_mlp.0.bias", "token_mlp/linear_1/bias", KEEP),
+    Row("model.multiscale_token_mlp.2.weight", "token_mlp/linear_2/kernel", LINEAR),
+    Row("model.multiscale_token_mlp.2.bias", "token_mlp/linear_2/bias", KEEP),
+    Row("model.scale_pos_residuals.{scale}", "scale_embedding/residual_{scale}", GRID),
+    Row("model.scale_embedding.base", "scale_embedding/base", KEEP),
+    Row("model.scale_embedding.scale", "scale_embedding/scale", KEEP),
+    Row("model.image_newline", "unused/image_newline", KEEP),
+)
+
+# The first prefix of each kind of checkpoint is the one that is written back; the others are what some versions of
+# transformers leave of it.
+LLAVA_VISION_PREFIXES = ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower.vision_tower.")
+CLIP_VISION_PREFIXES = ("vision_model.", "")
+
+# Second names of a tensor. They may be absent, may stand alone, and must be equal where both are there.
+ALIASES = ((r"multiscale_token_mlp\.([02])\.(weight|bias)", r"model.multiscale_token_mlp.\1.\2"),)
+# Only where config.json says tie_word_embeddings.
+TIED_ALIASES = ((r"lm_head\.weight", r"model.embed_tokens.weight"),)
+
+# Buffers that are computed, not learned, and the parts of a full CLIPModel that no vision tower has.
+IGNORED = (
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
+    r"model\.rotary_emb\.inv_freq",
+    r"(?:model\.vision_tower\.vision_tower\.)?(?:vision_model\.)?embeddings\.position_ids",
+)
+CLIP_IGNORED = (r"text_model\..+", r"logit_scale", r"text_projection\.weight", r"visual_projection\.weight")
+
+# Leaves that a checkpoint may lack: nothing ever runs on them.
+UNUSED = "unused/"
+
+
+def name_pattern(row: Row, prefixes: tuple[str, ...] = ("",)) -> re.Pattern[str]:
+    """Return the regular expression, for `fullmatch`, of a row's names with any of the prefixes."""
+    body = re.escape(row.source)
+    for field in ("layer", "scale"):
+        body = body.replace(re.escape(f"{{{field}}}"), rf"(?P<{field}>0|[1-9]\d*)")
+    return re.compile(f"(?:{'|'.join(re.escape(prefix) for prefix in prefixes)}){body}")
+
+
+def place(row: Row, layer: int | None, scale: int | None, num_run_layers: int) -> tuple[str, int | None]:
+    """Return the path of the leaf that a tensor belongs to and, in a stacked leaf, its index.
+
+    Vision layers from `num_run_layers` on never run and go to `unused`, counted from zero there.
+    """
+    path = row.target.format(scale=scale)
+    if layer is not None and path.startswith("vision_tower/") and layer >= num_run_layers:
+        return UNUSED + path, layer - num_run_layers
+    return path, layer
+
+
+def source_of(path: str, index: int | None, num_run_layers: int) -> tuple[str, Row]:
+    """Return the tensor's name in the authors' release and its row: the inverse of `place`.
+
+    Args:
+      path: a leaf's path. index: the layer within a stacked leaf, None for other leaves.
+    """
+    target, scale, layer = path, None, index
+    if match := re.fullmatch(r"scale_embedding/residual_(\d+)", path):
+        target, scale = "scale_embedding/residual_{scale}", match[1]
+    elif path.startswith(f"{UNUSED}vision_tower/layers/") and index is not None:
+        target, layer = path.removeprefix(UNUSED), index + num_run_layers
+    row = _ROW_OF_TARGET[target]
+    prefix = LLAVA_VISION_PREFIXES[0] if row in VISION_ROWS else ""
+    return prefix + row.source.format(layer=layer, scale=scale), row
+
+
+_ROW_OF_TARGET = {row.target: row for row in DECODER_ROWS + VISION_ROWS + BRIDGE_ROWS}
+
+
+def is_stacked(path: str) -> bool:
+    """Tell whether axis 0 of a leaf counts layers."""
+    return "/layers/" in path
+
+
+def expected_shapes(config: BatConfig, with_unused: bool = False) -> dict[str, Shape]:
+    """Return path -> shape of every leaf that a checkpoint of this config has, e.g. "decoder/norm/scale" -> (D,).
+
+    Args:
+      config: the sizes and the parts that are there.
+      with_unused: also the leaves under `unused` that a checkpoint may hold (vision layers that never run,
+        post_layernorm, image_newline).
+    """
+    shapes = vision_shapes(config.vision, with_unused)
+    shapes |= _mlp_shapes("projector", config.vision.width, config.decoder.width)
+    if config.has_token_mlp:
+        shapes |= _mlp_shapes("token_mlp", config.decoder.width, config.decoder.width)
+    shapes |= _scale_embedding_shapes(config.scale_embedding) | decoder_shapes(config.decoder)
+    if with_unused:
+        shapes["unused/image_newline"] = (config.decoder.width,)
+    return shapes
+
+
+def _linear_shapes(path: str, lead: Shape, in_dim: int, out_dim: int) -> dict[str, Shape]:
+    return {f"{path}/kernel": (*lead, in_dim, out_dim), f"{path}/bias": (*lead, out_dim)}
+
+
+def _norm_shapes(path: str, shape: Shape) -> dict[str, Shape]:
+    return {f"{path}/scale": shape, f"{path}/bias": shape}
+
+
+def _mlp_shapes(path: str, in_dim: int, out_dim: int) -> dict[str, Shape]:
+    return _linear_shapes(f"{path}/linear_1", (), in_dim, out_dim) | _linear_shapes(
+        f"{path}/linear_2", (), out_dim, out_dim
+    )
+
+
+def _vision_layer_shapes(cfg: VisionConfig, num_layers: int) -> dict[str, Shape]:
+    if not num_layers:
+        return {}
+    lead, width, root = (num_layers,), cfg.width, "vision_tower/layers"
+    shapes = _norm_shapes(f"{root}/layer_norm1", (*lead, width)) | _norm_shapes(f"{root}/layer_norm2", (*lead, width))
+    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+        shapes |= _linear_shapes(f"{root}/self_attn/{name}", lead, width, width)
+    shapes |= _linear_shapes(f"{root}/mlp/fc1", lead, width, cfg.mlp_dim)
+    return shapes | _linear_shapes(f"{root}/mlp/fc2", lead, cfg.mlp_dim, width)
+
+
+def vision_shapes(cfg: VisionConfig, with_unused: bool = False) -> dict[str, Shape]:
+    """Return path -> shape of the vision tower's leaves; `with_unused` adds the layers and the norm that never run."""
+    shapes: dict[str, Shape] = {
+        "vision_tower/class_embedding": (cfg.width,),
+        "vision_tower/patch_embedding/kernel": (cfg.patch_size_px, cfg.patch_size_px, 3, cfg.width),
+        "vision_tower/position_embedding": (cfg.num_patches + 1, cfg.width),
+    }
+    shapes |= _norm_shapes("vision_tower/pre_layernorm", (cfg.width,))
+    shapes |= _vision_layer_shapes(cfg, cfg.num_run_layers)
+    if with_unused:
+        unused = _vision_layer_shapes(cfg, cfg.num_layers - cfg.num_run_layers)
+        unused |= _norm_shapes("vision_tower/post_layernorm", (cfg.width,))
+        shapes |= {UNUSED + path: shape for path, shape in unused.items()}
+    return shapes
+
+
+def _scale_embedding_shapes(cfg: ScaleEmbeddingConfig) -> dict[str, Shape]:
+    if cfg.form == "residual":
+        sides = zip(cfg.scales_px, cfg.sides, strict=True)
+        return {f"scale_embedding/residual_{scale}": (side, side, cfg.width) for scale, side in sides}
+    if cfg.form == "base":
+        return {
+            "scale_embedding/base": (cfg.base_side, cfg.base_side, cfg.width),
+            "scale_embedding/scale": (len(cfg.scales_px), cfg.width),
+        }
+    return {}
+
+
+def decoder_shapes(cfg: DecoderConfig) -> dict[str, Shape]:
+    """Return path -> shape of the decoder's leaves."""
+    lead, width, root = (cfg.num_layers,), cfg.width, "decoder/layers"
+    query_dim, kv_dim = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
+    shapes: dict[str, Shape] = {
+        "decoder/embed_tokens/embedding": (cfg.vocab_size, width),
+        f"{root}/input_layernorm/scale": (*lead, width),
+        f"{root}/post_attention_layernorm/scale": (*lead, width),
+    }
+    shapes |= _linear_shapes(f"{root}/self_attn/q_proj", lead, width, query_dim)
+    shapes |= _linear_shapes(f"{root}/self_attn/k_proj", lead, width, kv_dim)
+    shapes |= _linear_shapes(f"{root}/self_attn/v_proj", lead, width, kv_dim)
+    shapes |= {
+        f"{root}/self_attn/o_proj/kernel": (*lead, query_dim, width),
+        f"{root}/mlp/gate_proj/kernel": (*lead, width, cfg.mlp_dim),
+        f"{root}/mlp/up_proj/kernel": (*lead, width, cfg.mlp_dim),
+        f"{root}/mlp/down_proj/kernel": (*lead, cfg.mlp_dim, width),
+        "decoder/norm/scale": (width,),
+    }
+    if not cfg.tie_word_embeddings:
+        shapes["decoder/lm_head/kernel"] = (width, cfg.vocab_size)
+    return shapes

@@ -1,0 +1,311 @@
+"""Read a Hugging Face config.json (LLaVA-Qwen, Qwen2, CLIP) as a BatConfig. Sizes come from there and nowhere else.
+
+What is refused rather than guessed: another projector, another activation, sliding-window attention, a class token
+among the features. What is ignored: rope_scaling (as the authors' release does) and tokenizer_model_max_length (the
+length of training samples; the release's own budgets exceed it), so `max_positions` is max_position_embeddings.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Collection
+from typing import Any
+
+from bat_jax.config import (
+    BUDGET_OF_SCALE,
+    DEFAULT_SCALES_PX,
+    BatConfig,
+    CompressorConfig,
+    DecoderConfig,
+    PromptConfig,
+    ScaleEmbeddingConfig,
+    ScaleSpec,
+    VisionConfig,
+)
+from bat_jax.io import safetensors
+
+CONFIG_NAME = "config.json"
+TOWER_FOLDER = "vision_tower"
+# Our own key, only in checkpoints written back from the paper's form of the scale embedding.
+BASE_SIDE_KEY = "scale_embedding_base_side"
+
+# What openai/clip-vit-large-patch14-336 says of its vision tower; LongVA and UHR-BAT name that checkpoint and hold its
+# (fine-tuned) weights, but not its config.
+_CLIP_VIT_LARGE = "clip-vit-large-patch14-336"
+_CLIP_VIT_LARGE_CONFIG = {
+    "hidden_act": "quick_gelu",
+    "hidden_size": 1024,
+    "image_size": 336,
+    "intermediate_size": 4096,
+    "layer_norm_eps": 1e-5,
+    "model_type": "clip_vision_model",
+    "num_attention_heads": 16,
+    "num_channels": 3,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+}
+
+_RESIDUAL_NAME = re.compile(r"model\.scale_pos_residuals\.(\d+)")
+_TOKEN_MLP_NAME = re.compile(r"(?:model\.)?multiscale_token_mlp\..+")
+_BASE_NAME = "model.scale_embedding.base"
+# The release makes residual grids of side min(T_s / 14, 64).
+_DEFAULT_RESIDUAL_SIDE = 64
+# Budget of a scale the paper does not know: the share of the anchor's tokens that the paper keeps is 1/29.
+_DEFAULT_KEEP_ONE_IN = 29
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      FileNotFoundError, ValueError: no such file, or no JSON object in it; names the file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        values = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: no valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a JSON object is needed, {type(values).__name__} came")
+    return values
+
+
+class _Fields:
+    """Typed look-ups in a parsed config.json; every error names the file and the field."""
+
+    def __init__(self, values: dict[str, Any], where: str):
+        self.values = values
+        self.where = where
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.values.get(name)
+        value = default if value is None else value
+        if type(value) is not int:
+            raise ValueError(f"{self.where}: {name}={value!r}: an integer is needed")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.values.get(name)
+        value = default if value is None else value
+        if type(value) not in (int, float):
+            raise ValueError(f"{self.where}: {name}={value!r}: a number is needed")
+        return float(value)
+
+    def only(self, name: str, allowed: Collection[Any], default: Any) -> Any:
+        value = self.values.get(name, default)
+        if value not in allowed:
+            choices = ", ".join(map(repr, allowed))
+            raise ValueError(f"{self.where}: {name}={value!r} is not supported; supported: {choices}")
+        return value
+
+
+def decoder_config(values: dict[str, Any], where: str) -> DecoderConfig:
+    """Read the decoder's sizes from a Qwen2 or LLaVA-Qwen config.
+
+    Args:
+      values: the parsed config.json; `rope_theta` may stand in `rope_parameters`, where transformers 5 writes it.
+      where: the file's name, for errors.
+
+    Raises:
+      ValueError: a size is missing or out of range, or the decoder has a feature that ours lacks.
+    """
+    fields = _Fields(values, where)
+    fields.only("hidden_act", ("silu",), "silu")
+    fields.only("use_sliding_window", (False, None), False)
+    width, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
+    rope = _Fields(values if values.get("rope_theta") else values.get("rope_parameters") or {}, where)
+    # Flooring would give a wrong head_dim silently.
+    if not values.get("head_dim") and (num_heads <= 0 or width % num_heads):
+        raise ValueError(f"{where}: num_attention_heads={num_heads}: must divide hidden_size={width}")
+    return DecoderConfig(
+        width=width,
+        num_layers=fields.integer("num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
+        head_dim=fields.integer("head_dim", width // num_heads),
+        mlp_dim=fields.integer("intermediate_size"),
+        vocab_size=fields.integer("vocab_size"),
+        rope_theta=rope.number("rope_theta"),
+        norm_eps=fields.number("rms_norm_eps", 1e-6),
+        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+        max_positions=fields.integer("max_position_embeddings", values.get("tokenizer_model_max_length")),
+    )
+
+
+def vision_config(values: dict[str, Any], where: str, select_layer: int = -2) -> VisionConfig:
+    """Read the tower's sizes from a CLIP vision config, or from a full CLIP config that nests it.
+
+    Raises:
+      ValueError: a size is missing or out of range.
+    """
+    nested = values.get("vision_config")
+    fields = _Fields(nested if isinstance(nested, dict) else values, where)
+    fields.only("num_channels", (3,), 3)
+    return VisionConfig(
+        width=fields.integer("hidden_size"),
+        num_layers=fields.integer("num_hidden_layers"),
+        num_heads=fields.integer("num_attention_heads"),
+        mlp_dim=fields.integer("intermediate_size"),
+        image_size_px=fields.integer("image_size"),
+        patch_size_px=fields.integer("patch_size"),
+        norm_eps=fields.number("layer_norm_eps", 1e-5),
+        activation=fields.only("hidden_act", ("quick_gelu", "gelu"), "quick_gelu"),
+        select_layer=select_layer,
+    )
+
+
+def find_clip_config(
+    source: pathlib.Path, vision_tower: pathlib.Path | None, values: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Find the vision tower's config: `vision_tower`, else SOURCE/vision_tower, else the known ViT-L/14-336.
+
+    Returns:
+      The parsed config and where it came from.
+
+    Raises:
+      ValueError: none of the three.
+    """
+    if vision_tower is not None:
+        path = vision_tower / CONFIG_NAME
+    else:
+        path = source / TOWER_FOLDER / CONFIG_NAME
+        name = values.get("mm_vision_tower") or values.get("vision_tower")
+        if not path.is_file():
+            if isinstance(name, str) and name.rstrip("/").endswith(_CLIP_VIT_LARGE):
+                return dict(_CLIP_VIT_LARGE_CONFIG), f"mm_vision_tower={name}"
+            raise ValueError(
+                f"{source / CONFIG_NAME}: the sizes of the vision tower mm_vision_tower={name!r} are not known; pass "
+                f"--vision_tower with a folder that holds its {CONFIG_NAME}, or put it at {path}"
+            )
+    return read_json(path), str(path)
+
+
+def _known_scales(values: dict[str, Any], where: str) -> tuple[int, ...]:
+    scales = values.get("multiscale_target_sizes") or ()
+    if not isinstance(scales, list | tuple) or not all(type(scale) is int and scale > 0 for scale in scales):
+        raise ValueError(f"{where}: multiscale_target_sizes={scales!r}: a list of sizes in pixels is needed")
+    return tuple(sorted(set(scales)))
+
+
+def _scale_embedding_config(
+    values: dict[str, Any], where: str, names: Collection[str], vision: VisionConfig, width: int
+) -> ScaleEmbeddingConfig:
+    """Tell the form from the tensors' names; grid sides follow the config; shapes are checked later."""
+    fields = _Fields(values, where)
+    configured = _known_scales(values, where)
+    held = {int(match[1]) for match in map(_RESIDUAL_NAME.fullmatch, names) if match}
+    if held:
+        # The union: a scale that the config lists and the file lacks is then reported as missing.
+        scales = tuple(sorted(held | set(configured)))
+        most = fields.integer("scale_residual_base", _DEFAULT_RESIDUAL_SIDE)
+        sides = tuple(min(scale // vision.patch_size_px, most) for scale in scales)
+        return ScaleEmbeddingConfig(form="residual", width=width, scales_px=scales, sides=sides)
+    if _BASE_NAME in names:
+        side = fields.integer(BASE_SIDE_KEY, vision.side)
+        return ScaleEmbeddingConfig(form="base", width=width, scales_px=configured, base_side=side)
+    return ScaleEmbeddingConfig(width=width)
+
+
+def _compressor_config(scales_px: tuple[int, ...], vision: VisionConfig, has_token_mlp: bool) -> CompressorConfig:
+    num_tokens = {size: (size // vision.patch_size_px) ** 2 for size in scales_px}
+    budgets = {size: BUDGET_OF_SCALE.get(size, num // _DEFAULT_KEEP_ONE_IN) for size, num in num_tokens.items()}
+    scales = tuple(ScaleSpec(size_px=s, budget=max(1, min(budgets[s], num_tokens[s]))) for s in scales_px)
+    default = CompressorConfig.release(token_mlp=has_token_mlp, scales=scales)
+    clusters = min(default.num_clusters, max(num_tokens.values()))
+    return CompressorConfig.release(token_mlp=has_token_mlp, scales=scales, num_clusters=clusters)
+
+
+def config_from_hf(source: str | pathlib.Path, vision_tower: str | pathlib.Path | None = None) -> BatConfig:
+    """Build the config of a LLaVA-Qwen checkpoint folder (LongVA or UHR-BAT layout).
+
+    Parts (token MLP, scale embedding) are on where the folder's tensors have them; only headers are read. The
+    compressor is the release's preset with scales from `multiscale_target_sizes` (else the paper's four), the paper's
+    budgets where it knows the scale and one token in 29 elsewhere. Float16 checkpoints compute in bfloat16: float16's
+    range is too small for this decoder's activations.
+
+    Args:
+      source: the checkpoint's folder with config.json.
+      vision_tower: a CLIP folder whose config.json gives the tower's sizes; see `find_clip_config` for the default.
+
+    Raises:
+      FileNotFoundError: no config.json.
+      ValueError: a field is missing, out of range or not supported; names the file and the field.
+    """
+    folder = pathlib.Path(source)
+    where = str(folder / CONFIG_NAME)
+    values = read_json(folder / CONFIG_NAME)
+    fields = _Fields(values, where)
+    decoder = decoder_config(values, where)
+    fields.only("mm_projector_type", ("mlp2x_gelu",), None)
+    fields.only("mm_vision_select_feature", ("patch",), "patch")
+    clip_values, clip_where = find_clip_config(folder, pathlib.Path(vision_tower) if vision_tower else None, values)
+    vision = vision_config(clip_values, clip_where, fields.integer("mm_vision_select_layer", -2))
+    mm_width = fields.integer("mm_hidden_size", vision.width)
+    if mm_width != vision.width:
+        raise ValueError(f"{where}: mm_hidden_size={mm_width}, but the tower of {clip_where} has width {vision.width}")
+    names = safetensors.open_folder(folder).infos
+    has_token_mlp = any(_TOKEN_MLP_NAME.fullmatch(name) for name in names)
+    scales_px = _known_scales(values, where) or DEFAULT_SCALES_PX
+    dtype_name = fields.only(
+        "torch_dtype" if "torch_dtype" in values else "dtype", ("float32", "float16", "bfloat16", None), None
+    )
+    return BatConfig(
+        vision=vision,
+        decoder=decoder,
+        scale_embedding=_scale_embedding_config(values, where, names, vision, decoder.width),
+        has_token_mlp=has_token_mlp,
+        compressor=_compressor_config(scales_px, vision, has_token_mlp),
+        prompt=PromptConfig.preset("release"),
+        compute_dtype="bfloat16" if dtype_name in ("float16", "bfloat16") else "float32",
+    )
+
+
+def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Write a BatConfig as a LLaVA-Qwen and a CLIP config from which `config_from_hf` reads the same sizes.
+
+    `multiscale_target_sizes` is there only if the checkpoint has a scale embedding: it lists the scales of that.
+    """
+    decoder, vision, scale_embedding = config.decoder, config.vision, config.scale_embedding
+    values: dict[str, Any] = {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "hidden_act": "silu",
+        "hidden_size": decoder.width,
+        "head_dim": decoder.head_dim,
+        "intermediate_size": decoder.mlp_dim,
+        "max_position_embeddings": decoder.max_positions,
+        "mm_hidden_size": vision.width,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": vision.select_layer,
+        "model_type": "llava_qwen",
+        "num_attention_heads": decoder.num_heads,
+        "num_hidden_layers": decoder.num_layers,
+        "num_key_value_heads": decoder.num_kv_heads,
+        "rms_norm_eps": decoder.norm_eps,
+        "rope_theta": decoder.rope_theta,
+        "tie_word_embeddings": decoder.tie_word_embeddings,
+        "torch_dtype": config.compute_dtype,
+        "vocab_size": decoder.vocab_size,
+    }
+    if scale_embedding.form != "none":
+        values["multiscale_target_sizes"] = list(scale_embedding.scales_px)
+    if scale_embedding.form == "residual":
+        values["scale_residual_base"] = max(scale_embedding.sides)
+    if scale_embedding.form == "base":
+        values[BASE_SIDE_KEY] = scale_embedding.base_side
+    clip_values = {
+        "architectures": ["CLIPVisionModel"],
+        "hidden_act": vision.activation,
+        "hidden_size": vision.width,
+        "image_size": vision.image_size_px,
+        "intermediate_size": vision.mlp_dim,
+        "layer_norm_eps": vision.norm_eps,
+        "model_type": "clip_vision_model",
+        "num_attention_heads": vision.num_heads,
+        "num_channels": 3,
+        "num_hidden_layers": vision.num_layers,
+        "patch_size": vision.patch_size_px,
+    }
+    return values, clip_values

@@ -1,0 +1,137 @@
+"""The weights of a bat_jax folder: an Orbax tree under `params/`, read whole, leaf by leaf, or written group by group.
+
+`load_params` is what run time needs. The other functions serve the converter, which never holds more than one group of
+leaves: memory is measured there, see `trim_memory` and `orbax_context`.
+"""
+
+import ctypes
+import dataclasses
+import pathlib
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from bat_jax.config import BatConfig
+from bat_jax.io import conversion_table as table
+from bat_jax.io.conversion_plan import DTYPES
+from bat_jax.io.conversion_table import Shape, expected_shapes
+from bat_jax.io.hf_config import CONFIG_NAME
+from bat_jax.io.safetensors import raise_problems
+
+PARAMS_FOLDER = "params"
+# Orbax writes a leaf in chunks. 48 MiB is above the 32 MiB from which malloc always returns memory to the system.
+_CHUNK_BYTES = 48 * 2**20
+_GROUP_BYTES = 512 * 2**20  # smaller leaves are handled together, up to this
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Shape and dtype of a leaf, without its values; Orbax takes it as the wish for a NumPy array."""
+
+    shape: Shape
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def load_params(directory: str | pathlib.Path, *, dtype: str | None = None) -> dict[str, Any]:
+    """Read the weights of a bat_jax folder as a nested dict of NumPy arrays, without what never runs.
+
+    Args:
+      directory: what `convert` wrote.
+      dtype: cast every leaf to this while it is read; None keeps the stored dtype.
+
+    Raises:
+      FileNotFoundError: no bat_jax folder.
+      ValueError: leaves are missing, left over, or not of the shapes that config.json says; all of them together.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    _, leaves = inspect_folder(pathlib.Path(directory))
+    wanted = {
+        path: Leaf(leaf.shape, DTYPES[dtype] if dtype else leaf.dtype)
+        for path, leaf in leaves.items()
+        if not path.startswith(table.UNUSED)
+    }
+    arrays = read_leaves(pathlib.Path(directory).absolute() / PARAMS_FOLDER, wanted, leaves)
+    return traverse_util.unflatten_dict(arrays, sep="/")
+
+
+def inspect_folder(directory: pathlib.Path) -> tuple[BatConfig, dict[str, Leaf]]:
+    """Read config and metadata of a bat_jax folder and check them against each other.
+
+    Returns:
+      The config and path -> leaf, in the order of `expected_shapes`; leaves under `unused` where there are any.
+    """
+    params = directory.absolute() / PARAMS_FOLDER
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such folder")
+    if not (directory / CONFIG_NAME).is_file() or not params.is_dir():
+        hint = " (a Hugging Face checkpoint; convert it first)" if any(directory.glob("*.safetensors")) else ""
+        raise FileNotFoundError(f"{directory}: no bat_jax folder, which has {CONFIG_NAME} and {PARAMS_FOLDER}/{hint}")
+    try:
+        config = BatConfig.load(directory / CONFIG_NAME)
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG_NAME}: {error}") from None
+    if not ocp.is_orbax_checkpoint(params):
+        raise ValueError(f"{params}: no Orbax checkpoint, or one that was not written to its end")
+    tree = traverse_util.flatten_dict(ocp.metadata(params).metadata, sep="/")
+    found = {path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in tree.items()}
+    shapes = expected_shapes(config, with_unused=True)
+    problems = [f"{path}: missing" for path in shapes if path not in found and not path.startswith(table.UNUSED)]
+    problems += [f"{path}: no part of the model that {CONFIG_NAME} describes" for path in found if path not in shapes]
+    problems += [
+        f"{path}: shape {found[path].shape}, {CONFIG_NAME} needs {shape}"
+        for path, shape in shapes.items()
+        if path in found and found[path].shape != shape
+    ]
+    if problems:
+        raise_problems([f"{params}: {problem}" for problem in problems])
+    return config, {path: found[path] for path in shapes if path in found}
+
+
+def read_leaves(params: pathlib.Path, wanted: Mapping[str, Leaf], leaves: Collection[str]) -> dict[str, np.ndarray]:
+    """Read the wanted leaves of an Orbax tree, cast to the wanted dtypes; `leaves` are the paths of all that it has."""
+    targets = {path: wanted.get(path, ocp.PLACEHOLDER) for path in leaves}
+    tree = ocp.load(params, traverse_util.unflatten_dict(targets, sep="/"))
+    arrays = traverse_util.flatten_dict(tree, sep="/")
+    trim_memory()
+    return {path: np.asarray(arrays[path]) for path in wanted}
+
+
+def group_leaves(leaves: Mapping[str, Leaf]) -> Iterator[list[str]]:
+    """Yield the paths in order, in groups of at most 512 MiB; a larger leaf is a group of its own."""
+    group: list[str] = []
+    filled = 0
+    for path, leaf in leaves.items():
+        if group and filled + leaf.num_bytes > _GROUP_BYTES:
+            yield group
+            group, filled = [], 0
+        group.append(path)
+        filled += leaf.num_bytes
+    if group:
+        yield group
+
+
+def orbax_context() -> ocp.Context:
+    """Return the settings the converter writes with."""
+    context = ocp.Context()
+    # Weights hardly compress (a fifth), and reading is three times as fast without.
+    context.array.saving.use_compression = False
+    context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+    context.array.saving.storage_options.shard_axes = (0,)
+    # The copy guards against changes during an asynchronous save; ours is not one.
+    context.memory.deepcopy_host_arrays = False
+    return context
+
+
+def trim_memory() -> None:
+    """Give freed memory back to the system; Orbax's small buffers otherwise stay with the C allocator, leaf on leaf."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,312 @@
+"""Read and write folders of safetensors files without holding them in memory.
+
+A safetensors file is eight bytes (the header's length, little endian), a JSON header `{name: {"dtype", "shape",
+"data_offsets"}}` and the tensors' bytes. Only headers are parsed; a tensor is a read-only view into the memory-mapped
+file, so that its pages belong to the file and can be dropped by the system at any time. That is why the `safetensors`
+package is not used here: its NumPy reader copies every tensor and its writer needs all of them in memory, which for a
+7B model is 15.9 GB.
+
+Pickled weights (.bin, .pt, .pth) are never opened: unpickling runs code that the file brings along.
+"""
+
+import json
+import mmap
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+INDEX_NAME = "model.safetensors.index.json"
+DEFAULT_SHARD_BYTES = 5 * 10**9
+# The format itself allows 100 MB; anything above is a broken length, not a header.
+_MAX_HEADER_BYTES = 100_000_000
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class TensorSpec(NamedTuple):
+    """Name, shape and dtype of a tensor that is to be written."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class TensorInfo(NamedTuple):
+    """Where a tensor lies: bytes [start, stop) of the file at `path`, counted from the file's first byte."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    path: pathlib.Path
+    start: int
+    stop: int
+
+
+def raise_problems(problems: Sequence[str]) -> NoReturn:
+    """Raise one ValueError that holds every problem: the sentence itself if there is one, else a counted list."""
+    if len(problems) == 1:
+        raise ValueError(problems[0])
+    raise ValueError(f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems))
+
+
+class TensorFolder:
+    """The tensors of one folder by name, read lazily.
+
+    Attributes:
+      path: the folder.
+      infos: name -> TensorInfo, in the order of the files and of their headers.
+    """
+
+    def __init__(self, path: pathlib.Path, infos: Mapping[str, TensorInfo]):
+        self.path = path
+        self.infos = dict(infos)
+        self._maps: dict[pathlib.Path, mmap.mmap] = {}
+
+    def read(self, name: str) -> np.ndarray:
+        """Return a tensor as a read-only view of the memory-mapped file (no copy, no anonymous memory).
+
+        Raises:
+          KeyError: no tensor of this name.
+        """
+        info = self.infos[name]
+        if info.start == info.stop:
+            return np.empty(info.shape, info.dtype)
+        if info.path not in self._maps:
+            with open(info.path, "rb") as file:
+                self._maps[info.path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(info.shape, info.dtype, buffer=self._maps[info.path], offset=info.start)
+
+
+def read_header(path: pathlib.Path) -> dict[str, TensorInfo]:
+    """Parse a file's header and check that the data it promises is there.
+
+    Returns:
+      name -> TensorInfo in the header's order.
+
+    Raises:
+      ValueError: the file is truncated, longer than its header says, or its header is broken; one line that names the
+        file and, where there is one, the tensor.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise ValueError(f"{path}: truncated: {size} bytes, and the header alone needs {8 + length}")
+        try:
+            pairs = json.loads(file.read(length), object_pairs_hook=_Pairs)
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: the header is no JSON ({error})") from None
+    if not isinstance(pairs, _Pairs):
+        raise ValueError(f"{path}: the header is no JSON object")
+    infos: dict[str, TensorInfo] = {}
+    data_start = 8 + length
+    for name, entry in pairs:
+        if name == "__metadata__":
+            continue
+        if name in infos:
+            raise ValueError(f"{path}: tensor {name} stands twice in the header")
+        infos[name] = _parse_entry(path, name, entry, data_start)
+    needed = max((info.stop for info in infos.values()), default=data_start)
+    if needed > size:
+        raise ValueError(f"{path}: truncated: the header promises {needed} bytes, the file has {size}")
+    if needed < size:
+        raise ValueError(f"{path}: {size - needed} bytes more than the header accounts for")
+    return infos
+
+
+class _Pairs(list):
+    """A JSON object as its (key, value) pairs, so that a key standing twice is seen."""
+
+
+def _parse_entry(path: pathlib.Path, name: str, entry: object, data_start: int) -> TensorInfo:
+    fields = dict(entry) if isinstance(entry, _Pairs) else {}
+    shape, offsets, dtype_name = fields.get("shape"), fields.get("data_offsets"), fields.get("dtype")
+    is_sound = (
+        all(isinstance(values, list) and all(type(v) is int and v >= 0 for v in values) for values in (shape, offsets))
+        and len(offsets) == 2
+    )
+    if not is_sound:
+        raise ValueError(f"{path}: tensor {name}: the header's entry is broken")
+    if dtype_name not in DTYPES:
+        raise ValueError(f"{path}: tensor {name}: dtype {dtype_name} is not one of {', '.join(DTYPES)}")
+    spec = TensorSpec(name, tuple(shape), DTYPES[dtype_name])
+    if offsets[1] - offsets[0] != spec.num_bytes:
+        raise ValueError(
+            f"{path}: tensor {name}: {offsets[1] - offsets[0]} bytes of data for shape {spec.shape} of {dtype_name}, "
+            f"which needs {spec.num_bytes}"
+        )
+    return TensorInfo(name, spec.shape, spec.dtype, path, data_start + offsets[0], data_start + offsets[1])
+
+
+def open_folder(path: str | pathlib.Path) -> TensorFolder:
+    """Read the headers of all safetensors files of a folder.
+
+    With a `model.safetensors.index.json` the index decides which files and which tensors there must be; without one,
+    all *.safetensors files of the folder are taken.
+
+    Raises:
+      FileNotFoundError: the folder does not exist.
+      ValueError: no safetensors file (pickled weights are refused with a hint), or, all of them together: a truncated
+        or broken shard, an absent shard, a tensor that the index lists and no shard holds, or one that two shards hold.
+    """
+    folder = pathlib.Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    index_path = folder / INDEX_NAME
+    weight_map: dict[str, str] | None = None
+    if index_path.is_file():
+        weight_map = _read_index(index_path)
+        files = sorted({folder / file_name for file_name in weight_map.values()})
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ValueError(_explain_no_weights(folder))
+    problems: list[str] = []
+    infos: dict[str, TensorInfo] = {}
+    broken: set[str] = set()
+    for file in files:
+        if not file.is_file():
+            problems.append(f"{index_path} names the shard {file.name}, which is not in the folder")
+            broken.add(file.name)
+            continue
+        try:
+            header = read_header(file)
+        except ValueError as error:
+            problems.append(str(error))
+            broken.add(file.name)
+            continue
+        for name, info in header.items():
+            if name in infos:
+                problems.append(f"tensor {name} stands in two shards, {infos[name].path} and {file}")
+            infos[name] = info
+    for name, file_name in (weight_map or {}).items():
+        if file_name in broken:
+            continue
+        if name not in infos:
+            problems.append(f"{index_path} lists the tensor {name}, but {folder / file_name} does not hold it")
+        elif infos[name].path.name != file_name:
+            problems.append(
+                f"{index_path} lists the tensor {name} in {file_name}, but it is in {infos[name].path.name}"
+            )
+    if problems:
+        raise_problems(problems)
+    return TensorFolder(folder, infos)
+
+
+def _read_index(path: pathlib.Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(path.read_text()).get("weight_map")
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{path}: no valid index ({error})") from None
+    is_sound = isinstance(weight_map, dict) and all(isinstance(value, str) for value in weight_map.values())
+    if not is_sound or not weight_map:
+        raise ValueError(f"{path}: no valid index: weight_map must map tensor names to file names")
+    outside = [name for name in weight_map.values() if pathlib.PurePath(name).name != name]
+    if outside:
+        raise ValueError(f"{path}: the index names a file outside its folder: {outside[0]}")
+    return weight_map
+
+
+def _explain_no_weights(folder: pathlib.Path) -> str:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in _PICKLE_SUFFIXES)
+    if not pickles:
+        return f"{folder}: no *.safetensors file in it"
+    return (
+        f"{folder}: only pickled weights ({', '.join(pickles[:3])}{', ...' if len(pickles) > 3 else ''}), which are "
+        "never loaded because unpickling runs code; get the safetensors revision of the checkpoint, or load it with "
+        "transformers where you trust the file and write it again with save_pretrained(..., safe_serialization=True)"
+    )
+
+
+def plan_shards(specs: Sequence[TensorSpec], max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[TensorSpec]]:
+    """Cut a list of tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor gets its own)."""
+    shards: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for spec in specs:
+        if shards[-1] and filled + spec.num_bytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(spec)
+        filled += spec.num_bytes
+    return shards
+
+
+def write_folder(
+    folder: str | pathlib.Path,
+    specs: Sequence[TensorSpec],
+    arrays: Iterable[np.ndarray],
+    *,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+) -> None:
+    """Write tensors as `model-0000i-of-0000n.safetensors` and always an index, one tensor at a time.
+
+    The authors' release reads the scale residuals and the token MLP only where an index file is, hence an index even
+    for a single shard.
+
+    Args:
+      folder: an existing folder.
+      specs: every tensor's name, shape and dtype, known beforehand because a file's header comes first.
+      arrays: the tensors themselves in the same order; consumed lazily.
+
+    Raises:
+      ValueError: two tensors have the same name, or an array is not as its spec says.
+    """
+    names = [spec.name for spec in specs]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"tensor names stand twice: {', '.join(twice)}")
+    folder = pathlib.Path(folder)
+    shards = plan_shards(specs, max_shard_bytes)
+    stream = iter(arrays)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_file(folder / file_name, shard, stream)
+        weight_map |= {spec.name: file_name for spec in shard}
+    total_size = sum(spec.num_bytes for spec in specs)
+    index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterator[np.ndarray]) -> None:
+    # transformers refuses a file whose metadata does not name a framework; "pt" is what its own files say.
+    header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for spec in specs:
+        header[spec.name] = {
+            "dtype": _DTYPE_NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [start, start + spec.num_bytes],
+        }
+        start += spec.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # keeps the data aligned, as the format asks
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for spec in specs:
+            array = next(arrays)
+            if array.shape != spec.shape or array.dtype != spec.dtype:
+                raise ValueError(
+                    f"{spec.name}: {array.dtype} {array.shape} came, {spec.dtype} {spec.shape} was announced"
+                )
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

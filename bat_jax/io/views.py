@@ -1,0 +1,296 @@
+"""Cut an image into the multi-scale views the vision tower sees.
+
+UHR-BAT (arXiv:2604.13565), Sec. 3.1: the image is padded to a square and resized to every scale directly from the full
+resolution; every view is cut into tiles that go through the tower alone.
+
+Letters: H, W height and width of the image; L = max(H, W) side of the padded square; I tiles of a scale, row-major;
+P patches (tokens) of a tile. A token's index inside a scale is `tile * P + row * side + col`, with row, col and side
+counted in tokens of one tile.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+PAD_COLOR = (122, 116, 104)  # int(255 * mean)
+
+
+def normalisation_table() -> np.ndarray:
+    """Tabulate the tower's input for every byte value.
+
+    The release rescales in float64, rounds to float32 and only then subtracts the mean and divides, in float32. A byte
+    has 256 values, so a table gives the same bits at the cost of one gather, on the host or on the accelerator:
+    `table[tiles, np.arange(3)]` is the normalised (I, tile, tile, 3) input.
+
+    Returns:
+      (256, 3) float32, row = byte value, column = channel (R, G, B); about -1.8 to 2.2.
+    """
+    rescaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    mean = np.asarray(PIXEL_MEAN, np.float32)
+    std = np.asarray(PIXEL_STD, np.float32)
+    return (rescaled[:, None] - mean) / std
+
+
+def pad_to_square(pixels: np.ndarray, fill: int | Sequence[int]) -> np.ndarray:
+    """Centre an image or a map in a square of its long side.
+
+    ```
+      wide image          tall image
+      f f f f             f x x f      margin before: (long - short) // 2
+      x x x x             f x x f      margin after:  the rest
+      x x x x             f x x f
+      f f f f             f x x f
+    ```
+
+    Args:
+      pixels: (H, W) or (H, W, C), any dtype.
+      fill: the value of the margin, one number or C numbers.
+
+    Returns:
+      (L, L) or (L, L, C), same dtype. A square input is returned as it is, not copied.
+    """
+    height, width = pixels.shape[:2]
+    if height == width:
+        return pixels
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = np.empty((side, side, *pixels.shape[2:]), pixels.dtype)
+    # Only the margins are filled: a full fill would write the image's part of the memory twice.
+    square[:top] = fill
+    square[top + height :] = fill
+    square[top : top + height, :left] = fill
+    square[top : top + height, left + width :] = fill
+    square[top : top + height, left : left + width] = pixels
+    return square
+
+
+def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np.ndarray, ...]:
+    """Resize the padded image to every scale and cut each view into tiles.
+
+    Every scale is resized from the full resolution with Pillow's default filter (bicubic with antialias), never from
+    another scale, as the release does: the bytes are equal to its own.
+
+    Args:
+      pixels: (H, W, 3) uint8 RGB.
+      scales: sides of the views in pixels, each a multiple of `tile`.
+      tile: side of a tile in pixels (336 for CLIP ViT-L/14-336).
+
+    Returns:
+      One array a scale, in the order of `scales`: (I, tile, tile, 3) uint8, I = (scale / tile) ** 2, tiles row-major.
+
+    Raises:
+      ValueError: the image is not (H, W, 3) uint8, or a scale is not a positive multiple of `tile`.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise ValueError(
+            f"pixels: got shape {pixels.shape} of {pixels.dtype}, want a non-empty (H, W, 3) of uint8: "
+            "read the image with bat_jax.io.images.read_image"
+        )
+    if tile <= 0:
+        raise ValueError(f"tile: got {tile}, want a positive side in pixels")
+    for scale in scales:
+        if scale <= 0 or scale % tile:
+            raise ValueError(f"scales: got {scale}, want a positive multiple of the tile side {tile}: change scales")
+    square = Image.fromarray(np.ascontiguousarray(pad_to_square(pixels, PAD_COLOR)))
+
+    def view(scale: int) -> np.ndarray:
+        grid = scale // tile
+        resized = np.asarray(square.resize((scale, scale), Image.Resampling.BICUBIC))
+        tiles = resized.reshape(grid, tile, grid, tile, 3).transpose(0, 2, 1, 3, 4)
+        return np.ascontiguousarray(tiles.reshape(grid * grid, tile, tile, 3))
+
+    # Pillow lets go of the interpreter lock while it resizes. The largest view starts first, being the longest.
+    order = sorted(range(len(scales)), key=lambda i: -scales[i])
+    workers = max(1, min(len(order), os.cpu_count() or 1, 4))
+    with ThreadPoolExecutor(workers) as pool:
+        views = dict(zip(order, pool.map(lambda i: view(scales[i]), order), strict=True))
+    return tuple(views[i] for i in range(len(scales)))
+
+
+def is_padding_tile(tiles: np.ndarray) -> np.ndarray:
+    """Mark the tiles that hold nothing but padding.
+
+    All of them have the same features, so a caller encodes one and copies it.
+
+    Args:
+      tiles: (I, tile, tile, 3) uint8.
+
+    Returns:
+      (I,) bool, True where every pixel equals PAD_COLOR.
+    """
+    color = np.asarray(PAD_COLOR, tiles.dtype)
+    # Two opposite corners rule out nearly every tile with image in it, so that few are compared in full.
+    is_padding = np.all((tiles[:, 0, 0] == color) & (tiles[:, -1, -1] == color), axis=-1)
+    for index in np.flatnonzero(is_padding):
+        is_padding[index] = np.all(tiles[index] == color)
+    return is_padding
+
+
+def nearest_index(source: int, target: int) -> np.ndarray:
+    """Say which source pixel Pillow's NEAREST picks for each target pixel along one axis.
+
+    A ramp is resized by Pillow itself, because its coordinates are accumulated in floating point and a closed formula
+    would differ at a few pixels.
+
+    Args:
+      source: pixels before, > 0.
+      target: pixels after, > 0.
+
+    Returns:
+      (target,) int32, values in [0, source).
+    """
+    ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
+    return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST))[0]
+
+
+def resize_nearest_padded(label_map: np.ndarray, scale: int) -> np.ndarray:
+    """Pad a map with zeros like the image and resize it by nearest neighbour.
+
+    Equal to Pillow's NEAREST on the padded map, for every dtype and without building the padded map.
+
+    Args:
+      label_map: (H, W), any dtype.
+      scale: side of the view in pixels.
+
+    Returns:
+      (scale, scale), same dtype.
+    """
+    height, width = label_map.shape
+    side = max(height, width)
+    index = nearest_index(side, scale)
+    rows, cols = index - (side - height) // 2, index - (side - width) // 2
+    has_row, has_col = (rows >= 0) & (rows < height), (cols >= 0) & (cols < width)
+    resized = np.zeros((scale, scale), label_map.dtype)
+    # Both masks are one unbroken run (the image's place in the square), so slices do.
+    top, left = int(has_row.argmax()), int(has_col.argmax())
+    inside = label_map.take(rows[has_row], axis=0).take(cols[has_col], axis=1)
+    resized[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return resized
+
+
+def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.ndarray | None = None) -> np.ndarray:
+    """Mark the tokens of a view whose patch holds image.
+
+    Without a pixel mask the test is exact: on the padded square, L pixels wide, the image takes [o, o + short) along
+    the short axis, o = (L - short) // 2; token k takes [k, k + 1) * patch * L / scale. The token is valid where the two
+    intervals share more than an end point. (Bicubic smoothing carries colour up to two pixels past the edge; a token
+    that gets no more than that is padding here.) With a pixel mask, the mask is padded with False, resized by nearest
+    neighbour like a label map, and the token is valid where any of its patch x patch pixels is.
+
+    ```
+      a 4:2 image at 4 x 4 tokens:   . . . .      '.' padding
+                                     x x x x      'x' image
+                                     x x x x
+                                     . . . .
+    ```
+
+    Args:
+      size: (W, H) of the image in pixels. A decimated read's size differs by its rounding only.
+      scale: side of the view in pixels, a multiple of `patch`.
+      patch: side of a token in pixels (14 for CLIP ViT-L/14).
+      valid: (h, w) bool, False = nodata, of the image in any resolution; its own shape then replaces `size`.
+
+    Returns:
+      (scale // patch, scale // patch) bool, laid out as the image.
+
+    Raises:
+      ValueError: `scale` is not a positive multiple of `patch`.
+    """
+    side = tokens_per_side(scale, patch)
+    if valid is not None:
+        pixels = resize_nearest_padded(valid.astype(bool, copy=False), scale)
+        return pixels.reshape(side, patch, side, patch).any(axis=(1, 3))
+    long = max(size)
+    token = np.arange(side, dtype=np.int64)
+    masks = []
+    for extent in size:
+        offset = (long - extent) // 2
+        # Whole numbers on both sides (everything times scale): no rounding at the edge.
+        starts_before_end = token * patch * long < (offset + extent) * scale
+        ends_after_start = (token + 1) * patch * long > offset * scale
+        masks.append(starts_before_end & ends_after_start)
+    has_col, has_row = masks
+    return has_row[:, None] & has_col[None, :]
+
+
+def tokens_per_side(scale: int, patch: int) -> int:
+    """Count the tokens along one side of a view.
+
+    Args:
+      scale: side of the view in pixels.
+      patch: side of a token in pixels.
+
+    Returns:
+      scale / patch.
+
+    Raises:
+      ValueError: `scale` is not a positive multiple of `patch`.
+    """
+    if patch <= 0 or scale <= 0 or scale % patch:
+        raise ValueError(f"scale: got {scale}, want a positive multiple of the patch side {patch}: change scales")
+    return scale // patch
+
+
+def _exact_root(count: int, name: str) -> int:
+    root = math.isqrt(max(count, 0))
+    if count <= 0 or root * root != count:
+        raise ValueError(f"{name}: got {count}, want a square number, as 576 = 24 x 24 tokens a tile")
+    return root
+
+
+def grid_to_tiles(grid, tokens_per_tile: int):
+    """Put a map laid out as the image into token order.
+
+    ```
+      2 x 2 tiles of 2 x 2 tokens:   0  1 |  4  5
+                                     2  3 |  6  7
+                                     -----+------    ->   0 1 2 ... 15
+                                     8  9 | 12 13
+                                    10 11 | 14 15
+    ```
+
+    Args:
+      grid: (side, side, ...) NumPy or JAX array, side in tokens.
+      tokens_per_tile: P, tokens of one tile, a square number (576 for 24 x 24).
+
+    Returns:
+      (I * P, ...), tile-major.
+
+    Raises:
+      ValueError: P is not a square number, or the grid is not a square of whole tiles.
+    """
+    inner = _exact_root(tokens_per_tile, "tokens_per_tile")
+    side, rest = grid.shape[0], grid.shape[2:]
+    if grid.shape[1] != side or side % inner:
+        raise ValueError(f"grid: got {grid.shape[:2]} tokens, want a square of whole tiles of {inner} x {inner}")
+    outer = side // inner
+    blocks = grid.reshape(outer, inner, outer, inner, *rest).swapaxes(1, 2)
+    return blocks.reshape(side * side, *rest)
+
+
+def tiles_to_grid(tokens, tokens_per_tile: int):
+    """Lay tokens out as the image; the inverse of `grid_to_tiles`.
+
+    Args:
+      tokens: (I * P, ...) NumPy or JAX array, tile-major.
+      tokens_per_tile: P, tokens of one tile, a square number.
+
+    Returns:
+      (side, side, ...), side = sqrt(I * P).
+
+    Raises:
+      ValueError: P is not a square number, or the tokens do not fill a square of whole tiles.
+    """
+    inner = _exact_root(tokens_per_tile, "tokens_per_tile")
+    count, rest = tokens.shape[0], tokens.shape[1:]
+    if count % tokens_per_tile:
+        raise ValueError(f"tokens: got {count} rows, want whole tiles of {tokens_per_tile} tokens")
+    outer = _exact_root(count // tokens_per_tile, "tiles of the view")
+    blocks = tokens.reshape(outer, outer, inner, inner, *rest).swapaxes(1, 2)
+    return blocks.reshape(outer * inner, outer * inner, *rest)

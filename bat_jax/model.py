@@ -1,0 +1,244 @@
+"""The vision-language model as pure functions of (config, params, arrays), in two halves.
+
+What depends on the image alone (once an image; UHR-BAT, arXiv:2604.13565, Sec. 3.2-3.3):
+
+    encode_tiles      tiles uint8 (B, t, t, 3) -> vision (B, P, E), projected (B, P, D)
+    scale_embedding   one scale's embedding: (P, D) for a tile, or (M, D) for the whole view
+    with_scale_embedding  projected (M, D) -> tokens as the answering or the attention path wants them
+    anchor_cache      prompt prefix + anchor tokens -> key-value cache
+    (compress.partition_scale: region ids)
+
+What depends on the question:
+
+    anchor_importance question rows over that cache -> importance of the anchor's tokens, every decoder layer
+    (compress.select: aligned importance -> preserve and merge -> budget)
+    visual_tokens     selected rows of all scales, through the token MLP where set -> (U, D) and mask
+    splice            text ids and visual tokens -> one sequence of embeddings with a validity mask
+    prefill, all_logits   decoder over the spliced sequence
+
+`pipeline.py` compiles these and holds what the first half returns.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bat_jax.compress.preserve_merge import Selection
+from bat_jax.config import BatConfig
+from bat_jax.nn.clip_vit import ClipVit
+from bat_jax.nn.mlp import GeluMlp
+from bat_jax.nn.qwen2 import KVCache, Qwen2
+from bat_jax.nn.scale_embedding import ScaleEmbedding
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
+
+
+class TileFeatures(NamedTuple):
+    """vision (B, P, E): the tower's selected layer. projected (B, P, D): in the decoder's width."""
+
+    vision: Float[Array, "B P E"]
+    projected: Float[Array, "B P D"]
+
+
+class Spliced(NamedTuple):
+    """embeddings (1, T, D) and valid (1, T) of the whole prompt with its visual tokens."""
+
+    embeddings: Float[Array, "1 T D"]
+    valid: Bool[Array, "1 T"]
+
+
+def modules(cfg: BatConfig) -> dict[str, nn.Module]:
+    """Return the networks of a config by the name of their parameters; parts the checkpoint lacks are left out."""
+    parts: dict[str, nn.Module] = {
+        "vision_tower": ClipVit(cfg.vision),
+        "projector": GeluMlp(cfg.projector),
+        "decoder": Qwen2(cfg.decoder),
+    }
+    if cfg.scale_embedding.form != "none":
+        parts["scale_embedding"] = ScaleEmbedding(cfg.scale_embedding)
+    if cfg.has_token_mlp:
+        parts["token_mlp"] = GeluMlp(cfg.token_mlp)
+    return parts
+
+
+def init_params(cfg: BatConfig, key: Key[Array, ""]) -> Params:
+    """Return random float32 parameters of a whole model (used by training, tests and jax.eval_shape)."""
+    tile = cfg.vision.image_size_px
+    inputs = {
+        "vision_tower": (jnp.zeros((1, tile, tile, 3)),),
+        "projector": (jnp.zeros((1, cfg.vision.width)),),
+        "token_mlp": (jnp.zeros((1, cfg.decoder.width)),),
+        "decoder": (jnp.zeros((1, 1), jnp.int32),),
+        "scale_embedding": (),
+    }
+    methods = {"decoder": "everything", "scale_embedding": "all_scales"}
+    params = {}
+    for index, (name, module) in enumerate(modules(cfg).items()):
+        part_key = jax.random.fold_in(key, index)
+        params[name] = module.init(part_key, *inputs[name], method=methods.get(name))["params"]
+    return params
+
+
+def _apply(cfg: BatConfig, params: Params, part: str, *args, **kwargs):
+    return modules(cfg)[part].apply({"params": params[part]}, *args, **kwargs)
+
+
+def token_grid(cfg: BatConfig, scale_px: int) -> TokenGrid:
+    """Return the grid of a scale's tokens."""
+    return TokenGrid(scale_px // cfg.vision.image_size_px, cfg.vision.side)
+
+
+def encode_tiles(
+    cfg: BatConfig, params: Params, tiles: UInt8[Array, "B t t 3"], table: Float[Array, "256 3"]
+) -> TileFeatures:
+    """Run the vision tower and the projector over tiles; F = V(I), E = phi(F) (Eq. 1).
+
+    Args:
+      tiles: RGB values. table: the normalised value of each of the 256 levels per channel, so that pixels travel as
+        bytes and are normalised exactly as on the host.
+    """
+    with jax.named_scope("vision_tower"):
+        pixels = table[tiles.astype(jnp.int32), jnp.arange(3)].astype(cfg.compute_dtype)
+        vision = _apply(cfg, params, "vision_tower", pixels).patches
+    with jax.named_scope("projector"):
+        return TileFeatures(vision, _apply(cfg, params, "projector", vision))
+
+
+def scale_embedding(cfg: BatConfig, scale_px: int, params: Params) -> Float[Array, "_ D"]:
+    """Return a scale's embedding in tile-major order: (P, D) with extent "tile", (M, D) with extent "scale" (Eq. 5)."""
+    grid = token_grid(cfg, scale_px)
+    if cfg.compressor.scale_embedding_extent == "tile":
+        grid = TokenGrid(1, grid.side)
+    return grid.to_tiles(_apply(cfg, params, "scale_embedding", scale_px, grid.full_side))
+
+
+def with_scale_embedding(
+    cfg: BatConfig, scale_px: int, repeats: int, params: Params, projected: Float[Array, "M D"]
+) -> Float[Array, "M D"]:
+    """Add a scale's embedding `repeats` times to its projected tokens: h = e + p + q (Eq. 5).
+
+    `CompressorConfig.embedding_repeats` says how often on which path: the paper adds it once on both; the release twice
+    on the answering path if enabled and not at all otherwise, but always once on the attention path.
+    """
+    if not repeats or cfg.scale_embedding.form == "none":
+        return projected
+    embedding = scale_embedding(cfg, scale_px, params)
+    repeated = jnp.tile(embedding, (projected.shape[0] // embedding.shape[0], 1))
+    return (projected + repeats * repeated).astype(projected.dtype)
+
+
+def anchor_cache(
+    cfg: BatConfig,
+    params: Params,
+    prefix_ids: Int[Array, "T"],
+    anchor_tokens: Float[Array, "M D"],
+    anchor_valid: Bool[Array, "M"],
+) -> KVCache:
+    """Return the decoder's cache over [prompt prefix, anchor tokens], which every question of the image shares.
+
+    The anchor's tokens stand row-major by tile, inside a tile row-major by patch; masked ones are never attended to.
+    """
+    with jax.named_scope("anchor_prefix"):
+        prefix = _apply(cfg, params, "decoder", prefix_ids[None], method="embed").astype(anchor_tokens.dtype)
+        embeddings = jnp.concatenate([prefix, anchor_tokens[None]], axis=1)
+        valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), anchor_valid])[None]
+        return _apply(cfg, params, "decoder", embeddings, valid).cache
+
+
+def anchor_importance(
+    cfg: BatConfig,
+    num_anchor_tokens: int,
+    params: Params,
+    cache: KVCache,
+    suffix_ids: Int[Array, "T"],
+    suffix_valid: Bool[Array, "T"],
+    row_weight: Float[Array, "T"],
+) -> Float[Array, "L M"]:
+    """Return each decoder layer's importance of the anchor's tokens, a_i = sum_t w_t A_ti (Eq. 2), float32.
+
+    Args:
+      cache: from `anchor_cache`. suffix_ids: the text after the image, padded; suffix_valid: its real tokens.
+      row_weight: see compress/importance.py.
+    """
+    with jax.named_scope("anchor_importance"):
+        suffix = _apply(cfg, params, "decoder", suffix_ids[None], method="embed").astype(cache.key.dtype)
+        num_slots = cache.key.shape[2]
+        output = _apply(
+            cfg,
+            params,
+            "decoder",
+            suffix,
+            suffix_valid[None],
+            cache.grown(suffix_ids.shape[0]),
+            row_weight=row_weight[None],
+        )
+        return output.importance[:, 0, num_slots - num_anchor_tokens : num_slots]
+
+
+def visual_tokens(
+    cfg: BatConfig, params: Params, selections: tuple[Selection, ...]
+) -> tuple[Float[Array, "U D"], Bool[Array, "U"]]:
+    """Concatenate the scales from coarse to fine and apply the token MLP where set (release).
+
+    Returns:
+      U = sum of the static budgets rows, zeros where the mask is False, and the mask.
+    """
+    tokens = jnp.concatenate([selection.tokens for selection in selections])
+    mask = jnp.concatenate([selection.mask for selection in selections])
+    if cfg.compressor.token_mlp:
+        with jax.named_scope("token_mlp"):
+            tokens = _apply(cfg, params, "token_mlp", tokens)
+    return jnp.where(mask[:, None], tokens, 0), mask
+
+
+def splice(
+    cfg: BatConfig,
+    params: Params,
+    texts: tuple[Int[Array, "_"], ...],
+    text_valid: tuple[Bool[Array, "_"], ...],
+    visuals: tuple[Float[Array, "_ D"], ...],
+    visual_masks: tuple[Bool[Array, "_"], ...],
+) -> Spliced:
+    """Put each image's visual tokens in its place: text 0, image 0, text 1, image 1, ..., last text."""
+    embeddings, valid = [], []
+    dtype = visuals[0].dtype
+    for index, (ids, is_text) in enumerate(zip(texts, text_valid, strict=True)):
+        embeddings.append(_apply(cfg, params, "decoder", ids[None], method="embed").astype(dtype))
+        valid.append(is_text[None])
+        if index < len(visuals):
+            embeddings.append(visuals[index][None])
+            valid.append(visual_masks[index][None])
+    return Spliced(jnp.concatenate(embeddings, axis=1), jnp.concatenate(valid, axis=1))
+
+
+def prefill(
+    cfg: BatConfig, num_new_slots: int, params: Params, spliced: Spliced
+) -> tuple[Float[Array, "1 V"], KVCache]:
+    """Run the spliced prompt through the decoder.
+
+    Returns:
+      The logits after the last valid row, and a cache with `num_new_slots` free slots for generation.
+    """
+    with jax.named_scope("prefill"):
+        length = spliced.valid.shape[1]
+        cache = KVCache.empty(cfg.decoder, 1, length + num_new_slots, spliced.embeddings.dtype)
+        output = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid, cache)
+        last = jnp.max(jnp.where(spliced.valid[0], jnp.arange(length), 0))
+        return _apply(cfg, params, "decoder", output.hidden[:, last], method="logits"), output.cache
+
+
+def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "1 T V"]:
+    """Return the logits at every row of the spliced prompt (rows that are not valid hold nothing of meaning)."""
+    hidden = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid).hidden
+    return _apply(cfg, params, "decoder", hidden, method="logits")
+
+
+def decode_step(
+    cfg: BatConfig, params: Params, ids: Int[Array, "B"], cache: KVCache
+) -> tuple[Float[Array, "B V"], KVCache]:
+    """Feed one token per sequence and return the logits that follow it."""
+    embeddings = _apply(cfg, params, "decoder", ids[:, None], method="embed").astype(cache.key.dtype)
+    output = _apply(cfg, params, "decoder", embeddings, jnp.ones((ids.shape[0], 1), bool), cache)
+    return _apply(cfg, params, "decoder", output.hidden[:, 0], method="logits"), output.cache

@@ -1,0 +1,352 @@
+"""What users import: load a converted checkpoint, encode an image once, ask it many questions.
+
+    model = BatModel.load("checkpoints/uhr-bat-7b")
+    scene = model.encode("harbour.tif")
+    answer = scene.ask("How many ships are moored?")
+    print(answer.text, answer.tokens_kept)
+
+The two halves of `model.py` stand apart here: `encode` (encoding.py) runs the tower, the projector, the partition and
+the decoder over [prompt prefix, anchor tokens]; `ask` runs only what depends on the question. Every stage is compiled
+once per shape; `model.stages` counts calls and compiles.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bat_jax import model as bat
+from bat_jax.compress.alignment import align_importance
+from bat_jax.compress.compressor import select
+from bat_jax.compress.importance import suffix_row_weight
+from bat_jax.compress.preserve_merge import Selection
+from bat_jax.config import BatConfig
+from bat_jax.encoding import TILE_BATCH, ImageLike, SceneData, SceneEncoder
+from bat_jax.generate import generate
+from bat_jax.io.convert import load_params
+from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.stages import Stages
+from bat_jax.typing import Params
+
+# Text is padded to one of these lengths (then on by doubling), so that questions share compiled programs.
+SHORTEST_TEXT = 64
+MAX_NEW_TOKENS = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of one question.
+
+    Attributes:
+      text: the decoded answer. token_ids: its ids, without the stop token.
+      selections: per image and scale, the rows kept (NumPy arrays).
+      anchor_importance: per image, (M,) of the anchor. importance: per image and scale, (M,) tile-major.
+      tokens_kept: per image and scale, rows in the prompt. prompt_tokens: valid rows of the whole prompt.
+      run_seconds, compile_seconds: per stage, of this question alone.
+      logits: (V,) after the prompt.
+    """
+
+    text: str
+    token_ids: np.ndarray
+    selections: tuple[tuple[Selection, ...], ...]
+    anchor_importance: tuple[np.ndarray, ...]
+    importance: tuple[tuple[np.ndarray, ...], ...]
+    tokens_kept: tuple[tuple[int, ...], ...]
+    prompt_tokens: int
+    run_seconds: dict[str, float]
+    compile_seconds: dict[str, float]
+    logits: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compression:
+    """One image's tokens for one question: `tokens` (U, D) and `mask` (U,) on the device, the rest as in Answer."""
+
+    tokens: jax.Array
+    mask: jax.Array
+    selections: tuple[Selection, ...]
+    anchor_importance: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene(SceneData):
+    """An encoded image that can be asked; the attributes are SceneData's."""
+
+    model: "BatModel"
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answer a question about this image; see `BatModel.ask` for the options."""
+        return self.model.ask([self], question, **options)
+
+
+class BatModel:
+    """A loaded UHR-BAT: config, parameters, tokenizer and compiled stages."""
+
+    def __init__(
+        self,
+        cfg: BatConfig,
+        params: Params,
+        tokenizer: Any,
+        tile_batch: int = TILE_BATCH,
+        stages: Stages | None = None,
+    ):
+        """Wrap loaded parts. `tile_batch` tiles go through the tower at once (memory against speed)."""
+        self.cfg = cfg
+        self.params = params
+        self.tokenizer = tokenizer
+        self.stages = stages or Stages()
+        self.encoder = SceneEncoder(cfg, params, tokenizer, self.stages, tile_batch)
+
+    @staticmethod
+    def read_config(directory: str | pathlib.Path) -> BatConfig:
+        """Read the config of a converted checkpoint without its weights.
+
+        Raises:
+          ValueError: the directory is no such checkpoint.
+        """
+        path = pathlib.Path(directory)
+        if not path.is_dir():
+            raise ValueError(f"checkpoint={path}: does not exist or is no directory")
+        if not (path / "config.json").is_file() or not (path / "params").is_dir():
+            raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
+        return BatConfig.load(path / "config.json")
+
+    @classmethod
+    def load(cls, directory: str | pathlib.Path, *, cfg: BatConfig | None = None) -> "BatModel":
+        """Load a converted checkpoint directory (params/, config.json, tokenizer/).
+
+        Args:
+          cfg: the checkpoint's config with other settings (`read_config(directory).with_settings(...)`).
+
+        Raises:
+          ValueError: the directory is no such checkpoint, or the weights do not fit the config.
+        """
+        path = pathlib.Path(directory)
+        cfg = cls.read_config(path) if cfg is None else cfg
+        tokenizer = load_tokenizer(path / "tokenizer")
+        return cls(cfg, jax.tree.map(jnp.asarray, load_params(path)), tokenizer)
+
+    def configured(self, cfg: BatConfig) -> "BatModel":
+        """Return a model with other settings that shares parameters and compiled stages with this one."""
+        return BatModel(cfg, self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
+
+    def encode(self, image: ImageLike, **options: Any) -> Scene:
+        """Encode an image once for many questions.
+
+        Args:
+          image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
+          options: label_map, kmeans_init, seed, prefix_ids, keep_intermediates, see `SceneEncoder.encode`.
+        """
+        data = self.encoder.encode(image, **options)
+        return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
+
+    def ask(
+        self,
+        scenes: Sequence[Scene],
+        question: str,
+        *,
+        budgets: Sequence[int] | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: bool = True,
+    ) -> Answer:
+        """Answer a question about one or more encoded images.
+
+        Several images share each scale's budget, the first ones get the remainder. Under the release's prompt setting
+        only the first image's tokens are used.
+
+        Args:
+          budgets: tokens per scale, at most the config's; these are traced, so no value compiles anew.
+          temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
+          stop: end at the end-of-turn token; False always writes `max_new_tokens`.
+
+        Raises:
+          ValueError: the question is empty, too long for the decoder, or an option is out of range.
+        """
+        prompt = build_prompt(self.tokenizer, question, len(scenes), self.cfg.prompt)
+        # Importance is read on each image alone, behind the template's prefix; placeholders inside a question would
+        # put other text there.
+        if self.cfg.prompt.images == "all" and IMAGE_TOKEN in question:
+            question = question.replace(IMAGE_TOKEN, "").strip()
+        suffix = build_prompt(self.tokenizer, question, 1, self.cfg.prompt).pieces[-1]
+        return self.answer_prompt(
+            scenes,
+            prompt,
+            suffix,
+            budgets=budgets,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+        )
+
+    def answer_prompt(
+        self,
+        scenes: Sequence[Scene],
+        prompt: Prompt,
+        suffix: np.ndarray | None = None,
+        *,
+        budgets: Sequence[int] | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: bool = True,
+    ) -> Answer:
+        """Answer a tokenised prompt; `suffix` is the text behind the image on the attention path, by default the last.
+
+        See `ask` for the rest.
+        """
+        self._check_options(max_new_tokens, temperature, top_p)
+        self.stages.reset_clocks()
+        compressions = self.compress(scenes, prompt.pieces[-1] if suffix is None else suffix, budgets)
+        used = compressions[: len(prompt.pieces) - 1]
+        spliced = self.splice(prompt, used)
+        num_rows = int(jnp.sum(spliced.valid))
+        self._check_length(num_rows + max_new_tokens)
+        networks = self.cfg.networks
+        logits, cache = self.stages.run("prefill", bat.prefill, (networks, max_new_tokens), self.params, spliced)
+        stop_ids = sorted({end_of_turn_id(self.tokenizer), self.tokenizer.eos_token_id}) if stop else [-1, -1]
+        generated = self.stages.run(
+            "generate",
+            generate,
+            (networks, max_new_tokens),
+            self.params,
+            logits,
+            cache,
+            jnp.asarray((stop_ids * 2)[:2], jnp.int32),
+            jnp.float32(temperature),
+            jnp.float32(top_p),
+            jax.random.key(seed),
+        )
+        ids = np.asarray(generated.ids[0, : int(generated.length[0])])
+        selections = tuple(jax.tree.map(np.asarray, item.selections) for item in used)
+        return Answer(
+            text=self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            token_ids=ids,
+            selections=selections,
+            anchor_importance=tuple(np.asarray(item.anchor_importance) for item in used),
+            importance=tuple(self._aligned(scene, item) for scene, item in zip(scenes, used, strict=False)),
+            tokens_kept=tuple(tuple(int(kept.mask.sum()) for kept in image) for image in selections),
+            prompt_tokens=num_rows,
+            run_seconds=dict(self.stages.run_seconds),
+            compile_seconds=dict(self.stages.compile_seconds),
+            logits=np.asarray(logits[0]),
+        )
+
+    def compress(
+        self, scenes: Sequence[Scene], suffix: np.ndarray, budgets: Sequence[int] | None = None
+    ) -> tuple[Compression, ...]:
+        """Choose each image's tokens for the question in `suffix` (token ids after the image)."""
+        if not scenes:
+            raise ValueError("scenes: need at least one encoded image")
+        settings = self.cfg.compressor
+        ids, valid = _padded_text(suffix)
+        weight = np.zeros(ids.size, np.float32)
+        weight[: suffix.size] = suffix_row_weight(
+            settings.importance_query,
+            suffix.tolist(),
+            pad_id=self.tokenizer.pad_token_id,
+            end_of_turn_id=end_of_turn_id(self.tokenizer),
+            is_space=lambda token: self.tokenizer.decode([token]).isspace(),
+        )
+        compressions = []
+        for scene, shares in zip(scenes, self._shares(budgets, len(scenes)), strict=True):
+            self._check_length(scene.cache.key.shape[2] + suffix.size)
+            rows = self.stages.run(
+                "anchor_importance",
+                bat.anchor_importance,
+                (self.cfg.networks, scene.grids[0].num_tokens),
+                self.params,
+                scene.cache,
+                ids,
+                valid,
+                weight,
+            )
+            importance = rows[settings.importance_layer]
+            selections = self.stages.run(
+                "preserve_merge",
+                select,
+                (settings, scene.grids, scene.region_capacity),
+                scene.scales,
+                importance,
+                jnp.asarray(shares, jnp.int32),
+            )
+            tokens, mask = self.stages.run("token_mlp", bat.visual_tokens, (self.cfg,), self.params, selections)
+            compressions.append(
+                Compression(tokens=tokens, mask=mask, selections=selections, anchor_importance=importance)
+            )
+        return tuple(compressions)
+
+    def splice(self, prompt: Prompt, compressions: Sequence[Compression]) -> bat.Spliced:
+        """Put the compressed images into the prompt; the last text is padded so that questions share a program."""
+        last, last_valid = _padded_text(prompt.pieces[-1])
+        texts = (*(jnp.asarray(piece) for piece in prompt.pieces[:-1]), jnp.asarray(last))
+        valid = (*(jnp.ones(piece.shape, bool) for piece in prompt.pieces[:-1]), jnp.asarray(last_valid))
+        if len(compressions) != len(texts) - 1:
+            raise ValueError(f"prompt: has {len(texts) - 1} places for {len(compressions)} images")
+        tokens = tuple(item.tokens for item in compressions)
+        masks = tuple(item.mask for item in compressions)
+        return self.stages.run("splice", bat.splice, (self.cfg.networks,), self.params, texts, valid, tokens, masks)
+
+    def _aligned(self, scene: Scene, item: Compression) -> tuple[np.ndarray, ...]:
+        """Return the importance of every token of every scale, for reports."""
+        anchor_valid = scene.scales[0].valid if self.cfg.compressor.mask_padding else None
+        return tuple(
+            np.asarray(
+                self.stages.run(
+                    "align_importance",
+                    _align,
+                    (scene.grids[0], grid),
+                    item.anchor_importance,
+                    anchor_valid,
+                )
+            )
+            for grid in scene.grids
+        )
+
+    def _shares(self, budgets: Sequence[int] | None, num_images: int) -> list[list[int]]:
+        """Divide every B_s among the images, the remainder to the first ones."""
+        limits = self.cfg.compressor.budgets
+        budgets = limits if budgets is None else tuple(budgets)
+        if len(budgets) != len(limits) or any(not 0 < b <= limit for b, limit in zip(budgets, limits, strict=False)):
+            raise ValueError(f"budgets={list(budgets)}: need {len(limits)} values, each from 1 to {list(limits)}")
+        return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
+
+    def _check_length(self, num_rows: int) -> None:
+        limit = self.cfg.decoder.max_positions
+        if num_rows > limit:
+            raise ValueError(
+                f"question: the prompt with its visual tokens and the answer needs {num_rows} positions, "
+                f"the decoder has {limit}; shorten the question, the budgets or max_new_tokens"
+            )
+
+    @staticmethod
+    def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+        if not temperature >= 0:
+            raise ValueError(f"temperature={temperature}: must be 0 (greedy) or positive")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p={top_p}: must be in (0, 1]")
+
+
+def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: jax.Array, anchor_valid: jax.Array | None) -> jax.Array:
+    return align_importance(anchor, anchor_grid, grid, anchor_valid)
+
+
+def _padded_text(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pad ids to SHORTEST_TEXT doubled as often as needed: (ids, is_text)."""
+    length = SHORTEST_TEXT
+    while length < ids.size:
+        length *= 2
+    padded = np.pad(np.asarray(ids, np.int32), (0, length - ids.size))
+    return padded, np.arange(length) < ids.size

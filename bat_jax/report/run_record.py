@@ -1,0 +1,86 @@
+"""What a run's directory says about the run: versions, device, time, seed; and files written whole or not at all."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+import bat_jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "transformers", "numpy", "pillow", "rasterio")
+
+
+def run_record(seed: int) -> dict[str, Any]:
+    """Return versions, device, date and seed of this process, ready for JSON."""
+    device = jax.devices()[0]
+    return {
+        "bat_jax": bat_jax.__version__,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": f"{device.platform}: {device.device_kind}",
+        "num_devices": jax.device_count(),
+        "cpu_count": os.cpu_count(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+    }
+
+
+def check_output_dir(path: pathlib.Path, overwrite: bool) -> None:
+    """Refuse an output directory that cannot be written or holds files already.
+
+    Raises:
+      ValueError: names --output_dir and what to do.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"output_dir={path}: is a file")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise ValueError(f"output_dir={path}: is not empty; give --overwrite to replace files in it")
+    parent = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"output_dir={path}: cannot be written below {parent}")
+
+
+@contextlib.contextmanager
+def staged_dir(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary directory beside `path`; at the end its files move into `path`, on an error they vanish.
+
+    Other files in `path` stay as they are.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield stage
+        path.mkdir(exist_ok=True)
+        for file in sorted(stage.iterdir()):
+            os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def staged_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary name beside `path` that becomes `path` at the end and vanishes on an error."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stage = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
+    try:
+        yield stage
+        os.replace(stage, path)
+    finally:
+        stage.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with staged_file(path) as stage:
+        stage.write_text(json.dumps(content, indent=2) + "\n")

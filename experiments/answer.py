@@ -1,0 +1,158 @@
+"""Ask questions of ultra-high-resolution images.
+
+    python -m experiments.answer --checkpoint=DIR --image=FILE --question="How many ships are there?"
+
+Prints each answer, the tokens kept per scale and the seconds per stage (compiling apart). With --output_dir it writes
+answer.json and pictures: importance over the image, the fate of every token per scale, the region map.
+"""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from bat_jax.pipeline import Answer, BatModel, Scene
+from bat_jax.report import pictures
+from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
+from bat_jax.stages import peak_device_bytes
+from experiments import cli
+from experiments import compressor_flags as compressor
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
+IMAGE = flags.DEFINE_multi_string("image", None, "Image file; several times for questions on several images.")
+QUESTION = flags.DEFINE_multi_string("question", None, "Question; several times to ask several.")
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "Most tokens of an answer.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: greedy; else sampling temperature.", lower_bound=0.0)
+TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens that reaches this probability.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write answer.json and pictures here.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
+
+
+def seconds_table(title: str, run: dict[str, float], compiling: dict[str, float]) -> str:
+    """Return lines of seconds per stage, running and compiling apart."""
+    lines = [f"  {title:<20} {'run s':>8} {'compile s':>10}"]
+    for name, seconds in run.items():
+        lines.append(f"    {name:<18} {seconds:8.3f} {compiling.get(name, 0.0):10.3f}")
+    lines.append(f"    {'total':<18} {sum(run.values()):8.3f} {sum(compiling.values()):10.3f}")
+    return "\n".join(lines)
+
+
+def describe(answer: Answer, scenes: list[Scene]) -> str:
+    """Return the lines printed for one answer."""
+    lines = [f"A: {answer.text}"]
+    for image, kept in enumerate(answer.tokens_kept):
+        sizes = zip(scenes[image].scales_px, kept, scenes[image].grids, strict=True)
+        parts = [f"{size} px {count} of {grid.num_tokens}" for size, count, grid in sizes]
+        prefix = f"image {image + 1}: " if len(scenes) > 1 else ""
+        lines.append(f"  tokens kept: {prefix}{', '.join(parts)}; together {sum(kept)}")
+    lines.append(f"  prompt of {answer.prompt_tokens} tokens, answer of {answer.token_ids.size}")
+    lines.append(seconds_table("question", answer.run_seconds, answer.compile_seconds))
+    return "\n".join(lines)
+
+
+def answer_record(question: str, answer: Answer, scenes: list[Scene]) -> dict:
+    """Return what answer.json says about one question."""
+    per_image = []
+    for image, kept in enumerate(answer.tokens_kept):
+        rows = zip(scenes[image].scales_px, kept, scenes[image].grids, strict=True)
+        per_image.append([{"scale_px": size, "kept": count, "of": grid.num_tokens} for size, count, grid in rows])
+    return {
+        "question": question,
+        "answer": answer.text,
+        "token_ids": answer.token_ids.tolist(),
+        "tokens_kept": per_image,
+        "prompt_tokens": answer.prompt_tokens,
+        "run_seconds": answer.run_seconds,
+        "compile_seconds": answer.compile_seconds,
+    }
+
+
+def write_report(
+    output: pathlib.Path, model: BatModel, images: list[str], scenes: list[Scene], asked: list[tuple[str, Answer]]
+) -> list[str]:
+    """Write answer.json and the pictures into `output`; returns the file names."""
+    record = {
+        "images": [
+            {"file": file, "size": list(scene.image_size), "note": scene.note}
+            for file, scene in zip(images, scenes, strict=True)
+        ],
+        "answers": [answer_record(question, answer, scenes) for question, answer in asked],
+        "encode_run_seconds": [scene.run_seconds for scene in scenes],
+        "encode_compile_seconds": [scene.compile_seconds for scene in scenes],
+        "peak_device_bytes": peak_device_bytes(),
+        "config": dataclasses.asdict(model.cfg),
+    } | run_record(compressor.SEED.value)
+    with staged_dir(output) as stage:
+        write_json(stage / "answer.json", record)
+        for image, scene in enumerate(scenes):
+            suffix = f"_image{image + 1}" if len(scenes) > 1 else ""
+            pictures.save(pictures.regions_picture(scene), stage / f"regions{suffix}.png")
+            for number, (question, answer) in enumerate(asked, 1):
+                if image >= len(answer.selections):  # the release uses the first image only
+                    continue
+                heat = pictures.importance_picture(scene, answer.anchor_importance[image], question)
+                pictures.save(heat, stage / f"importance_q{number}{suffix}.png")
+                fates = pictures.tokens_picture(scene, answer.selections[image], question)
+                pictures.save(fates, stage / f"tokens_q{number}{suffix}.png")
+        return sorted(file.name for file in stage.iterdir())
+
+
+def answer_questions(
+    checkpoint: str, images: list[str], questions: list[str], output_dir: str | None, overwrite: bool
+) -> list[Answer]:
+    """Encode every image once, ask every question, print what comes and write the report.
+
+    Everything that can be checked is checked before weights are read.
+    """
+    if not images:
+        raise ValueError("--image: give an image file")
+    if not questions:
+        raise ValueError("--question: ask at least one question")
+    for question in questions:
+        if not question.replace("<image>", "").strip():
+            raise ValueError(f"--question={question!r}: is empty; ask something about the image")
+    if not 0 < TOP_P.value <= 1:
+        raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
+    if output_dir is not None:
+        check_output_dir(pathlib.Path(output_dir), overwrite)
+    cfg = compressor.configure(BatModel.read_config(checkpoint))
+    sources = [compressor.read_source(path, cfg) for path in images]
+    options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
+    model = BatModel.load(checkpoint, cfg=cfg)
+    scenes = []
+    for path, source, option in zip(images, sources, options, strict=True):
+        scene = model.encode(source, **option)
+        scenes.append(scene)
+        note = f" ({scene.note})" if scene.note else ""
+        print(f"{path}: {scene.image_size[0]} x {scene.image_size[1]} px{note}")
+        print(seconds_table("image, once", scene.run_seconds, scene.compile_seconds), flush=True)
+    asked = []
+    for question in questions:
+        answer = model.ask(
+            scenes,
+            question,
+            max_new_tokens=MAX_NEW_TOKENS.value,
+            temperature=TEMPERATURE.value,
+            top_p=TOP_P.value,
+            seed=compressor.SEED.value,
+        )
+        asked.append((question, answer))
+        print(f"\nQ: {question}\n{describe(answer, scenes)}", flush=True)
+    peak = peak_device_bytes()
+    if peak is not None:
+        print(f"\npeak device memory: {peak / 2**30:.2f} GiB")
+    if output_dir is not None:
+        files = write_report(pathlib.Path(output_dir), model, images, scenes, asked)
+        print(f"\nwrote {', '.join(files)} to {output_dir}")
+    return [answer for _, answer in asked]
+
+
+def main(_: list[str]) -> None:
+    """Answer what the flags ask."""
+    if not CHECKPOINT.value:
+        raise ValueError("--checkpoint: give a directory written by experiments.convert")
+    answer_questions(CHECKPOINT.value, IMAGE.value or [], QUESTION.value or [], OUTPUT_DIR.value, OVERWRITE.value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""What every command shares: flags in, one line per error out.
+
+    if __name__ == "__main__":
+        cli.run(main)
+
+Exit codes: 0; 1 for an error that the user can act on; 2 for a wrong flag; 130 for an interrupt; 143 for a termination.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from absl import app, flags, logging
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Parse absl flags, call `main(argv)` and exit.
+
+    ValueError and OSError (so FileNotFoundError and PermissionError too) become `error: ...` on stderr without a
+    traceback; anything else is a defect of ours and keeps its traceback. A termination (SIGTERM) unwinds like an
+    interrupt, so that half-written output is removed.
+    """
+    signal.signal(signal.SIGTERM, _raise_exit)
+    # Libraries log every file they write at info level.
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail("; ".join(str(error).splitlines()), 2)
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}; settings are written --name=value", 2)
+    return rest
+
+
+def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> None:
+    try:
+        sys.exit(main(argv))
+    except BrokenPipeError:
+        # The reader of our output left (as `| head` does). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        _fail(_describe(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _describe(error: ValueError | OSError) -> str:
+    """Return the message; for an operating-system error `file: reason` instead of `[Errno 2] ...`."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _raise_exit(signum: int, frame: FrameType | None) -> None:
+    del frame
+    sys.exit(128 + signum)

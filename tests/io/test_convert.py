@@ -1,0 +1,507 @@
+"""The conversion of the golden checkpoint (a tiny one with the names and layout of the authors' release), and back."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from bat_jax.config import BatConfig, VisionConfig
+from bat_jax.io import conversion_table as table
+from bat_jax.io import convert, hf_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "dev" / "checkpoint"
+TOWER = "model.vision_tower.vision_tower.vision_model."
+
+
+def _golden_tensors() -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for path in sorted(GOLDEN.glob("*.safetensors")):
+        tensors |= safetensors.numpy.load_file(path)
+    return tensors
+
+
+def _write_source(folder: pathlib.Path, tensors, tower_config=True, **config) -> pathlib.Path:
+    """Write a source folder: golden's config with changes (None removes a field), the given tensors in one file."""
+    folder.mkdir()
+    values = json.loads((GOLDEN / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
+    if tower_config:
+        shutil.copytree(GOLDEN / "vision_tower", folder / "vision_tower")
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    return _golden_tensors()
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    output = tmp_path_factory.mktemp("converted") / "golden"
+    report = convert.convert(GOLDEN, output)
+    return output, report
+
+
+@pytest.fixture(scope="module")
+def params(converted):
+    return convert.load_params(converted[0])
+
+
+def test_config_follows_the_source(converted):
+    config = BatConfig.load(converted[0] / "config.json")
+    assert config == convert.config_from_hf(GOLDEN)
+    vision, decoder = config.vision, config.decoder
+    assert (vision.width, vision.num_layers, vision.num_heads, vision.mlp_dim) == (32, 3, 4, 64)
+    assert (vision.image_size_px, vision.patch_size_px, vision.select_layer) == (336, 14, -2)
+    assert (decoder.width, decoder.num_layers, decoder.num_heads, decoder.num_kv_heads) == (64, 3, 4, 2)
+    assert (decoder.head_dim, decoder.mlp_dim, decoder.vocab_size, decoder.rope_theta) == (16, 128, 512, 1e9)
+    assert decoder.max_positions == 32768 and not decoder.tie_word_embeddings
+    assert (config.scale_embedding.form, config.scale_embedding.scales_px) == ("residual", (672, 1344))
+    assert config.scale_embedding.sides == (48, 64)
+    assert config.has_token_mlp and config.compressor.token_mlp and not config.compressor.scale_embedding
+    assert config.compressor.fidelity == "release"
+    assert (config.compressor.sizes_px, config.compressor.budgets) == ((672, 1344), (80, 320))
+    assert config.compute_dtype == "float32"
+
+
+def test_leaves_equal_the_tensors_by_name(params, tensors):
+    vision, decoder = params["vision_tower"], params["decoder"]
+    kernel = tensors[TOWER + "embeddings.patch_embedding.weight"]
+    assert vision["patch_embedding"]["kernel"][3, 5, 1, 7] == kernel[7, 1, 3, 5]
+    expected = {
+        "vision_tower/patch_embedding/kernel": np.einsum("echw->hwce", kernel),
+        "vision_tower/class_embedding": tensors[TOWER + "embeddings.class_embedding"],
+        "vision_tower/position_embedding": tensors[TOWER + "embeddings.position_embedding.weight"],
+        "vision_tower/pre_layernorm/scale": tensors[TOWER + "pre_layrnorm.weight"],
+        "projector/linear_1/kernel": tensors["model.mm_projector.0.weight"].T,
+        "projector/linear_2/bias": tensors["model.mm_projector.2.bias"],
+        "token_mlp/linear_2/kernel": tensors["model.multiscale_token_mlp.2.weight"].T,
+        "scale_embedding/residual_672": tensors["model.scale_pos_residuals.672"].reshape(48, 48, 64),
+        "scale_embedding/residual_1344": tensors["model.scale_pos_residuals.1344"].reshape(64, 64, 64),
+        "decoder/embed_tokens/embedding": tensors["model.embed_tokens.weight"],
+        "decoder/norm/scale": tensors["model.norm.weight"],
+        "decoder/lm_head/kernel": tensors["lm_head.weight"].T,
+    }
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    for path, array in expected.items():
+        np.testing.assert_array_equal(leaves[path], array, err_msg=path)
+    for layer in range(3):
+        name = f"model.layers.{layer}."
+        attention = decoder["layers"]["self_attn"]
+        np.testing.assert_array_equal(attention["k_proj"]["kernel"][layer], tensors[name + "self_attn.k_proj.weight"].T)
+        np.testing.assert_array_equal(attention["q_proj"]["bias"][layer], tensors[name + "self_attn.q_proj.bias"])
+        np.testing.assert_array_equal(
+            decoder["layers"]["mlp"]["down_proj"]["kernel"][layer], tensors[name + "mlp.down_proj.weight"].T
+        )
+    for layer in range(2):
+        np.testing.assert_array_equal(
+            vision["layers"]["mlp"]["fc1"]["kernel"][layer], tensors[TOWER + f"encoder.layers.{layer}.mlp.fc1.weight"].T
+        )
+
+
+def test_loaded_leaves_are_exactly_the_expected_ones(converted, params):
+    config = BatConfig.load(converted[0] / "config.json")
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    assert shapes == convert.expected_shapes(config)
+    assert "unused" not in params
+
+
+def test_vision_layers_that_never_run_are_kept_as_unused(converted, tensors):
+    tree = ocp.load(converted[0] / "params")
+    fc1 = np.asarray(tree["unused"]["vision_tower"]["layers"]["mlp"]["fc1"]["kernel"])
+    np.testing.assert_array_equal(fc1[0], tensors[TOWER + "encoder.layers.2.mlp.fc1.weight"].T)
+    assert fc1.shape[0] == 1 and "post_layernorm" in tree["unused"]["vision_tower"]
+
+
+def test_report_counts_every_parameter(converted, tensors):
+    report = converted[1]
+    assert sum(num for num, _ in report.parts.values()) == sum(array.size for array in tensors.values())
+    assert report.num_checked == len(tensors) and report.max_abs_error == 0.0 and report.absent == ()
+
+
+def test_folder_holds_config_source_config_and_tokenizer(converted):
+    output = converted[0]
+    assert {path.name for path in output.iterdir()} == {"config.json", "params", "source_config.json", "tokenizer"}
+    values = json.loads((output / "source_config.json").read_text())
+    assert values.pop("vision_tower") == json.loads((GOLDEN / "vision_tower" / "config.json").read_text())
+    assert values == json.loads((GOLDEN / "config.json").read_text())
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json"):
+        assert (output / "tokenizer" / name).read_bytes() == (GOLDEN / name).read_bytes()
+
+
+def test_round_trip_is_bit_equal(converted, tensors, tmp_path):
+    report = convert.convert_back(converted[0], tmp_path / "back")
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(tensors)
+    assert index["metadata"]["total_size"] == 2656896
+    for file in set(index["weight_map"].values()):
+        for name, array in safetensors.numpy.load_file(tmp_path / "back" / file).items():
+            assert array.dtype == tensors[name].dtype and array.shape == tensors[name].shape, name
+            assert array.tobytes() == tensors[name].tobytes(), name
+    assert report.num_checked == len(tensors)
+    for name in ("config.json", "vision_tower/config.json"):
+        assert json.loads((tmp_path / "back" / name).read_text()) == json.loads((GOLDEN / name).read_text())
+    assert (tmp_path / "back" / "vocab.json").read_bytes() == (GOLDEN / "vocab.json").read_bytes()
+
+
+def test_dtype_casts_once_and_round_trips_as_stored(tmp_path, tensors):
+    report = convert.convert(GOLDEN, tmp_path / "half", dtype="bfloat16")
+    params = convert.load_params(tmp_path / "half")
+    wanted = tensors["model.norm.weight"].astype(ml_dtypes.bfloat16)
+    assert params["decoder"]["norm"]["scale"].tobytes() == wanted.tobytes()
+    largest = max(
+        np.abs(array.astype(ml_dtypes.bfloat16).astype(np.float32) - array).max() for array in tensors.values()
+    )
+    assert report.max_abs_error == largest > 0
+    convert.convert_back(tmp_path / "half", tmp_path / "back")
+    assert convert.convert(tmp_path / "back", tmp_path / "again").max_abs_error == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_cast_while_loading_equals_numpys_cast(converted, params, dtype):
+    loaded = traverse_util.flatten_dict(convert.load_params(converted[0], dtype=dtype))
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        assert loaded[path].tobytes() == leaf.astype(convert.DTYPES[dtype]).tobytes(), path
+
+
+def test_longva_layout_converts_with_the_parts_off(tmp_path, tensors):
+    kept = {n: a for n, a in tensors.items() if "scale_pos_residuals" not in n and "multiscale_token_mlp" not in n}
+    source = _write_source(tmp_path / "longva", kept, multiscale_target_sizes=None, scale_residual_base=None)
+    report = convert.convert(source, tmp_path / "out")
+    config = BatConfig.load(tmp_path / "out" / "config.json")
+    assert report.absent == ("scale_embedding", "token_mlp")
+    assert config.scale_embedding.form == "none" and not config.has_token_mlp
+    assert not config.compressor.scale_embedding and not config.compressor.token_mlp
+    assert config.compressor.sizes_px == (672, 1344, 2688, 4032)
+    assert set(convert.load_params(tmp_path / "out")) == {"vision_tower", "projector", "decoder"}
+
+
+def _split_tower(tensors, prefix):
+    tower = {prefix + n.removeprefix(TOWER): a for n, a in tensors.items() if n.startswith(TOWER)}
+    return {n: a for n, a in tensors.items() if not n.startswith(TOWER)}, tower
+
+
+@pytest.mark.parametrize("prefix", ["vision_model.", ""])
+def test_vision_tower_from_a_folder_of_its_own(tmp_path, tensors, params, prefix):
+    rest, tower = _split_tower(tensors, prefix)
+    tower["text_model.final_layer_norm.bias"] = np.zeros(3, np.float32)
+    tower[prefix + "embeddings.position_ids"] = np.arange(577)[None]
+    source = _write_source(tmp_path / "source", rest, tower_config=False)
+    clip = tmp_path / "clip"
+    shutil.copytree(GOLDEN / "vision_tower", clip)
+    nested = {"model_type": "clip", "vision_config": json.loads((clip / "config.json").read_text())}
+    (clip / "config.json").write_text(json.dumps(nested))
+    safetensors.numpy.save_file(tower, clip / "model.safetensors")
+    report = convert.convert(source, tmp_path / "out", clip)
+    assert any("2 tensors" in note for note in report.notes)
+    found = traverse_util.flatten_dict(convert.load_params(tmp_path / "out"))
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        np.testing.assert_array_equal(found[path], leaf)
+
+
+def test_a_source_without_a_tower_says_what_to_do(tmp_path, tensors):
+    source = _write_source(tmp_path / "source", _split_tower(tensors, "")[0])
+    with pytest.raises(ValueError, match="no vision tower in it; set --vision_tower") as info:
+        convert.convert(source, tmp_path / "out")
+    assert "\n" not in str(info.value)
+
+
+def test_tower_inside_wins_and_the_folder_gives_its_config_only(tmp_path, tensors):
+    source = _write_source(tmp_path / "source", tensors, tower_config=False)
+    report = convert.convert(source, tmp_path / "out", GOLDEN / "vision_tower")
+    assert any("gave its config only" in note for note in report.notes)
+
+
+def test_unknown_tower_sizes_are_not_guessed(tmp_path, tensors):
+    source = _write_source(tmp_path / "source", tensors, tower_config=False)
+    with pytest.raises(ValueError, match="openai/clip-tiny-random-patch14-336' are not known; pass --vision_tower"):
+        convert.config_from_hf(source)
+
+
+def test_the_known_tower_needs_no_config(tmp_path, tensors):
+    known = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_hidden_size": 1024}
+    source = _write_source(tmp_path / "source", tensors, tower_config=False, **known)
+    assert convert.config_from_hf(source).vision == VisionConfig()
+
+
+def test_outer_alias_is_taken_when_equal_and_refused_when_not(tmp_path, tensors, params):
+    name = "multiscale_token_mlp.0.weight"
+    source = _write_source(tmp_path / "equal", tensors | {name: tensors[f"model.{name}"]})
+    assert any(name in note for note in convert.convert(source, tmp_path / "out").notes)
+    source = _write_source(tmp_path / "other", tensors | {name: tensors[f"model.{name}"] + 1})
+    with pytest.raises(ValueError, match=f"{name}: a second name of model.{name}, but the two tensors differ"):
+        convert.convert(source, tmp_path / "out2")
+    outer = {n.replace("model.multiscale_token_mlp", "multiscale_token_mlp"): a for n, a in tensors.items()}
+    convert.convert(_write_source(tmp_path / "outer", outer), tmp_path / "out3")
+    found = convert.load_params(tmp_path / "out3")["token_mlp"]["linear_1"]["kernel"]
+    np.testing.assert_array_equal(found, params["token_mlp"]["linear_1"]["kernel"])
+
+
+def test_tied_head_may_stand_in_the_file_or_not(tmp_path, tensors):
+    tied = dict(tensors) | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    convert.convert(_write_source(tmp_path / "with", tied, tie_word_embeddings=True), tmp_path / "out")
+    assert "lm_head" not in convert.load_params(tmp_path / "out")["decoder"]
+    del tied["lm_head.weight"]
+    convert.convert(_write_source(tmp_path / "without", tied, tie_word_embeddings=True), tmp_path / "out2")
+    source = _write_source(tmp_path / "untied", tensors, tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head.weight: a second name of model.embed_tokens.weight"):
+        convert.convert(source, tmp_path / "out3")
+
+
+def test_image_newline_survives_the_round_trip(tmp_path, tensors):
+    newline = np.arange(64, dtype=np.float32)
+    source = _write_source(tmp_path / "source", tensors | {"model.image_newline": newline})
+    convert.convert(source, tmp_path / "out")
+    convert.convert_back(tmp_path / "out", tmp_path / "back")
+    stored = safetensors.numpy.load_file(tmp_path / "back" / "model-00001-of-00001.safetensors")
+    np.testing.assert_array_equal(stored["model.image_newline"], newline)
+
+
+def test_the_papers_scale_embedding_goes_there_and_back(tmp_path, tensors):
+    kept = {name: array for name, array in tensors.items() if "scale_pos_residuals" not in name}
+    kept["model.scale_embedding.base"] = np.random.default_rng(0).standard_normal((6, 6, 64)).astype(np.float32)
+    kept["model.scale_embedding.scale"] = np.ones((2, 64), np.float32)
+    source = _write_source(tmp_path / "source", kept, scale_embedding_base_side=6)
+    convert.convert(source, tmp_path / "out")
+    config = BatConfig.load(tmp_path / "out" / "config.json")
+    assert config.scale_embedding.form == "base" and config.scale_embedding.base_side == 6
+    convert.convert_back(tmp_path / "out", tmp_path / "back")
+    assert convert.config_from_hf(tmp_path / "back").scale_embedding == config.scale_embedding
+
+
+def test_all_problems_come_in_one_error(tmp_path, tensors):
+    bad = dict(tensors)
+    bad["model.embed_tokens.weight"] = np.zeros((97, 3), np.float32)
+    bad["model.scale_pos_residuals.672"] = np.zeros((1, 47, 64), np.float32)
+    bad["model.stranger"] = np.zeros(2, np.float32)
+    bad["model.layers.3.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"]
+    bad["model.norm.weight"] = np.zeros(64, np.int32)
+    bad["model.layers.1.self_attn.q_proj.bias"] = tensors["model.layers.1.self_attn.q_proj.bias"].astype(np.float16)
+    del bad["model.layers.1.mlp.down_proj.weight"], bad["model.mm_projector.0.bias"]
+    del bad["model.scale_pos_residuals.1344"]
+    source = _write_source(tmp_path / "source", bad)
+    with pytest.raises(ValueError) as info:
+        convert.convert(source, tmp_path / "out")
+    assert str(info.value).splitlines()[0] == "9 problems:"
+    assert set(str(info.value).splitlines()[1:]) == {
+        "  - model.stranger: no row of the conversion table takes it, shape (2,)",
+        "  - projector/linear_1/bias: 0 of 1 pieces found, without model.mm_projector.0.bias",
+        "  - model.scale_pos_residuals.672: shape (1, 47, 64), scale_embedding/residual_672 needs (48, 48, 64) after "
+        "layout change",
+        "  - scale_embedding/residual_1344: 0 of 1 pieces found, without model.scale_pos_residuals.1344",
+        "  - model.embed_tokens.weight: shape (97, 3) after layout change, decoder/embed_tokens/embedding needs "
+        "(512, 64)",
+        "  - decoder/layers/self_attn/q_proj/bias: pieces have dtypes float16, float32; set --dtype to cast them",
+        "  - model.layers.3.mlp.up_proj.weight: one layer too many, decoder/layers/mlp/up_proj/kernel has 3",
+        "  - decoder/layers/mlp/down_proj/kernel: 2 of 3 pieces found, without model.layers.1.mlp.down_proj.weight",
+        "  - model.norm.weight: dtype int32, a floating dtype is needed",
+    }
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_nan_and_infinity_are_all_reported_and_nothing_is_left(tmp_path, tensors):
+    bad = {name: array.copy() for name, array in tensors.items()}
+    bad["model.layers.2.mlp.up_proj.weight"][3, 4] = np.nan
+    bad["lm_head.weight"][0, :2] = np.inf
+    source = _write_source(tmp_path / "source", bad)
+    with pytest.raises(ValueError) as info:
+        convert.convert(source, tmp_path / "out")
+    assert str(info.value).startswith("2 problems:")
+    assert "model.layers.2.mlp.up_proj.weight: 1 values are NaN or infinite" in str(info.value)
+    assert "lm_head.weight: 2 values are NaN or infinite" in str(info.value)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_values_too_large_for_the_dtype_are_refused(tmp_path, tensors):
+    source = _write_source(tmp_path / "source", tensors | {"model.norm.weight": np.full(64, 1e6, np.float32)})
+    with pytest.raises(ValueError, match=r"model.norm.weight: 64 values are too large for float16"):
+        convert.convert(source, tmp_path / "out", dtype="float16")
+
+
+def test_broken_files_leave_no_output(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN, source)
+    shard = source / "model-00002-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model-00002-of-00002.safetensors: truncated"):
+        convert.convert(source, tmp_path / "out")
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"names the shard model-00002-of-00002.safetensors, which is not"):
+        convert.convert(source, tmp_path / "out")
+    for path in source.glob("*.safetensors*"):
+        path.unlink()
+    (source / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="only pickled weights"):
+        convert.convert(source, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": None}, "config.json: hidden_size=None: an integer is needed"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5: must divide hidden_size=64"),
+        ({"rope_theta": None}, "rope_theta=None: a number is needed"),
+        ({"mm_projector_type": "linear"}, "mm_projector_type='linear' is not supported"),
+        ({"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature='cls_patch' is not supported"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported"),
+        ({"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ({"mm_hidden_size": 48}, "mm_hidden_size=48, but the tower"),
+        ({"multiscale_target_sizes": ["672"]}, "multiscale_target_sizes="),
+        ({"multiscale_target_sizes": [700]}, "must be a multiple of the tile's 336 pixels"),
+    ],
+)
+def test_config_errors_name_the_field(tmp_path, tensors, change, message):
+    source = _write_source(tmp_path / "source", {"x": np.zeros(1, np.float32)}, **change)
+    with pytest.raises(ValueError, match=message):
+        convert.config_from_hf(source)
+
+
+def test_existing_output_is_kept_unless_overwritten(tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "letter.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists; choose another folder or pass --overwrite"):
+        convert.convert(GOLDEN, output)
+    with pytest.raises(FileExistsError, match="no earlier conversion"):
+        convert.convert(GOLDEN, output, overwrite=True)
+    assert (output / "letter.txt").read_text() == "mine"
+    (output / "letter.txt").unlink()
+    convert.convert(GOLDEN, output, overwrite=True)
+    convert.convert(GOLDEN, output, overwrite=True, dtype="bfloat16")
+    assert convert.load_params(output)["decoder"]["norm"]["scale"].dtype.name == "bfloat16"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_source_is_never_overwritten(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(GOLDEN, source)
+    with pytest.raises(FileExistsError, match="holds what is to be converted"):
+        convert.convert(source, source, overwrite=True)
+
+
+def test_unwritable_output_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"^cannot write to .*: Not a directory$"):
+        convert.convert(GOLDEN, tmp_path / "file" / "out")
+
+
+def test_load_params_reports_what_is_wrong(converted, tmp_path):
+    with pytest.raises(FileNotFoundError, match="a Hugging Face checkpoint; convert it first"):
+        convert.load_params(GOLDEN)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        convert.load_params(tmp_path / "absent")
+    broken = tmp_path / "broken"
+    shutil.copytree(converted[0], broken)
+    values = json.loads((broken / "config.json").read_text())
+    values["decoder"]["vocab_size"] = 600
+    values["has_token_mlp"] = values["compressor"]["token_mlp"] = False
+    (broken / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError) as info:
+        convert.load_params(broken)
+    assert "6 problems" in str(info.value)
+    assert "decoder/lm_head/kernel: shape (64, 512), config.json needs (64, 600)" in str(info.value)
+    assert "token_mlp/linear_1/kernel: no part of the model" in str(info.value)
+
+
+def test_load_params_reads_trees_of_jax_arrays_too(converted, params, tmp_path):
+    import jax
+
+    output = tmp_path / "trained"
+    output.mkdir()
+    shutil.copyfile(converted[0] / "config.json", output / "config.json")
+    ocp.save(output / "params", jax.tree.map(jax.numpy.asarray, params))
+    found = convert.load_params(output)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    convert.convert_back(output, tmp_path / "back")  # no source_config.json: the config is made from ours
+    assert convert.config_from_hf(tmp_path / "back").decoder == BatConfig.load(output / "config.json").decoder
+
+
+def test_every_leaf_has_one_source_name_and_place_inverts_it():
+    config = BatConfig.uhr_bat_7b()
+    names = set()
+    for path, shape in table.expected_shapes(config, with_unused=True).items():
+        for index in range(shape[0]) if table.is_stacked(path) else (None,):
+            name, row = table.source_of(path, index, config.vision.num_run_layers)
+            prefixes = table.LLAVA_VISION_PREFIXES if row in table.VISION_ROWS else ("",)
+            groups = table.name_pattern(row, prefixes).fullmatch(name).groupdict()
+            layer = int(groups["layer"]) if "layer" in groups else None
+            scale = int(groups["scale"]) if "scale" in groups else None
+            assert table.place(row, layer, scale, config.vision.num_run_layers) == (path, index)
+            names.add(name)
+    assert len(names) == 28 * 12 + 3 + 24 * 16 + 7 + 8 + 4 + 1
+    assert table.expected_shapes(config)["decoder/layers/mlp/gate_proj/kernel"] == (28, 3584, 18944)
+
+
+def test_config_to_hf_and_back():
+    config = BatConfig.uhr_bat_7b()
+    values, clip_values = hf_config.config_to_hf(config)
+    assert hf_config.decoder_config(values, "config.json") == config.decoder
+    assert hf_config.vision_config(clip_values, "config.json", values["mm_vision_select_layer"]) == config.vision
+
+
+def _command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.convert", *flags], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_command_prints_parts_and_the_check(tmp_path):
+    done = _command(f"--source={GOLDEN}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "decoder" in done.stdout and "176,960" in done.stdout
+    assert "104 tensors read back, bit for bit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--source=/absent", "--output=x"], 1, "error: --source=/absent: no such folder"),
+        (["--source=x"], 2, "error: flag --output=None: Flag --output must have a value other than None."),
+        (["--source=x", "--output=y", "--dtype=int8"], 2, "error: flag --dtype=int8: "),
+    ],
+)
+def test_command_errors_are_one_line(flags, code, message):
+    done = _command(*flags)
+    assert done.returncode == code and done.stdout == ""
+    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+_SLOW = """
+import sys, time
+from bat_jax.io import convert
+from experiments import cli
+def main(argv):
+    def progress(purpose, done, total):
+        print(purpose, flush=True)
+        time.sleep(60)
+    convert.convert(argv[0] and {source!r}, {output!r}, progress=progress)
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_kill_in_the_middle_leaves_no_output(tmp_path, kill):
+    code = _SLOW.format(source=str(GOLDEN), output=str(tmp_path / "out"))
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        assert p.stdout.readline() == b"writing\n"
+        time.sleep(0.1)
+        os.kill(p.pid, kill)
+        p.wait(timeout=20)
+    assert p.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9, signal.SIGINT: 130}[kill]
+    assert not (tmp_path / "out").exists()
+    if kill != signal.SIGKILL:  # nothing can clean up after that one
+        assert list(tmp_path.iterdir()) == []

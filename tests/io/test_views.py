@@ -1,0 +1,256 @@
+"""Views, tiles and token orders against the release's vectors, Pillow and brute force."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bat_jax.io import images, views
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "dev"
+SCALES = (672, 1344)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "golden.npz", allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files if name.startswith("pixels.")}
+
+
+@pytest.fixture(scope="module")
+def normalised():
+    """scale -> (I, 3, 336, 336) float32, as the release stores it."""
+    pixels = images.read_image(GOLDEN / "image.png").pixels
+    table = views.normalisation_table()
+    tiles = views.make_tiles(pixels, SCALES, 336)
+    return {
+        s: np.ascontiguousarray(table[t, np.arange(3)].transpose(0, 3, 1, 2))
+        for s, t in zip(SCALES, tiles, strict=True)
+    }
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_normalised_tiles_have_the_bits_of_the_release(normalised, golden, scale):
+    expected = json.loads((GOLDEN / "meta.json").read_text())["kmeans"]["pixels"][str(scale)]
+    tiles = normalised[scale]
+    assert tiles.dtype == np.float32
+    assert list(tiles.shape) == expected["shape"]
+    np.testing.assert_array_equal(tiles[:, :, ::16, ::16], golden[f"pixels.s{scale}.strided16"])
+    assert hashlib.sha256(tiles.tobytes()).hexdigest() == expected["sha256_float32_C_order"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_tile_statistics_equal_those_of_the_release(normalised, golden, scale):
+    tiles = normalised[scale].astype(np.float64)
+    np.testing.assert_allclose(tiles.mean(axis=(2, 3)), golden[f"pixels.s{scale}.tile_channel_mean"], rtol=1e-9)
+    np.testing.assert_allclose((tiles**2).mean(axis=(2, 3)), golden[f"pixels.s{scale}.tile_channel_sq"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_tiles_are_row_major_as_the_coordinates_of_the_release_say(golden, scale):
+    grid = scale // 336
+    expected = [(row, col) for row in range(grid) for col in range(grid)]
+    assert golden[f"pixels.s{scale}.coords"].tolist() == [list(pair) for pair in expected]
+    labels = np.repeat(np.repeat(np.arange(grid * grid).reshape(grid, grid), 24, 0), 24, 1)
+    np.testing.assert_array_equal(views.grid_to_tiles(labels, 576), np.repeat(np.arange(grid * grid), 576))
+
+
+def test_normalisation_table_equals_the_arithmetic_for_every_byte():
+    table = views.normalisation_table()
+    assert table.shape == (256, 3) and table.dtype == np.float32
+    for value in range(256):
+        for channel in range(3):
+            rescaled = np.float32(np.float64(value) * (1 / 255))
+            mean, std = np.float32(views.PIXEL_MEAN[channel]), np.float32(views.PIXEL_STD[channel])
+            assert table[value, channel] == (rescaled - mean) / std
+
+
+def test_pad_colour_is_the_truncated_mean():
+    assert tuple(int(255 * mean) for mean in views.PIXEL_MEAN) == views.PAD_COLOR
+
+
+def test_padding_is_centred_with_the_smaller_margin_first():
+    image = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 9]], np.uint8)
+    expected = [[0] * 5, [1, 2, 3, 4, 5], [6, 7, 8, 9, 9], [0] * 5, [0] * 5]
+    np.testing.assert_array_equal(views.pad_to_square(image, 0), expected)
+    np.testing.assert_array_equal(views.pad_to_square(image.T, 0), np.transpose(expected))
+
+
+def test_padding_fills_every_channel_with_its_own_value():
+    square = views.pad_to_square(np.zeros((1, 2, 3), np.uint8), (7, 8, 9))
+    assert square[1].tolist() == [[7, 8, 9], [7, 8, 9]]
+    assert square[0].tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_square_image_is_not_copied_by_padding():
+    image = np.zeros((4, 4, 3), np.uint8)
+    assert views.pad_to_square(image, 0) is image
+
+
+@pytest.mark.parametrize("size", [(50, 50), (61, 40), (40, 61), (3, 2)])
+def test_every_scale_is_resized_from_the_full_image_by_pillow(size):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    square = Image.new("RGB", (max(size), max(size)), views.PAD_COLOR)
+    square.paste(Image.fromarray(pixels), ((max(size) - size[0]) // 2, (max(size) - size[1]) // 2))
+    for scale, tiles in zip((16, 32, 96), views.make_tiles(pixels, [16, 32, 96], 16), strict=True):
+        resized = square.resize((scale, scale))
+        grid = scale // 16
+        assert tiles.shape == (grid * grid, 16, 16, 3) and tiles.dtype == np.uint8
+        for index, tile in enumerate(tiles):
+            left, top = index % grid * 16, index // grid * 16
+            np.testing.assert_array_equal(tile, np.asarray(resized.crop((left, top, left + 16, top + 16))))
+
+
+def test_scales_keep_their_order_and_may_repeat():
+    tiles = views.make_tiles(np.zeros((5, 5, 3), np.uint8), (32, 16, 32), 16)
+    assert [len(t) for t in tiles] == [4, 1, 4]
+
+
+def test_views_of_a_strided_array_equal_those_of_its_copy():
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    turned = pixels[::-1, ::2]
+    for a, b in zip(views.make_tiles(turned, [16], 16), views.make_tiles(turned.copy(), [16], 16), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "scales", "tile", "named"),
+    [
+        (np.zeros((4, 4), np.uint8), (16,), 16, "pixels"),
+        (np.zeros((4, 4, 4), np.uint8), (16,), 16, "pixels"),
+        (np.zeros((4, 4, 3), np.float32), (16,), 16, "pixels"),
+        (np.zeros((0, 4, 3), np.uint8), (16,), 16, "pixels"),
+        (np.zeros((4, 4, 3), np.uint8), (16, 24), 16, "scales: got 24"),
+        (np.zeros((4, 4, 3), np.uint8), (0,), 16, "scales: got 0"),
+        (np.zeros((4, 4, 3), np.uint8), (16,), 0, "tile: got 0"),
+    ],
+)
+def test_wrong_arguments_of_make_tiles_are_named_in_one_line(pixels, scales, tile, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        views.make_tiles(pixels, scales, tile)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_tiles_of_nothing_but_padding_are_marked():
+    tiles = np.empty((5, 4, 4, 3), np.uint8)
+    tiles[:] = views.PAD_COLOR
+    tiles[1, 2, 2, 0] += 1
+    tiles[3, 0, 0, 1] += 1
+    tiles[4] = 122
+    assert views.is_padding_tile(tiles).tolist() == [True, False, True, False, False]
+
+
+def test_a_flat_image_has_padding_tiles_above_and_below():
+    (tiles,) = views.make_tiles(np.zeros((10, 64, 3), np.uint8), [64], 16)
+    marked = views.is_padding_tile(tiles).reshape(4, 4)
+    assert marked.tolist() == [[True] * 4, [False] * 4, [False] * 4, [True] * 4]
+
+
+def _brute_force_valid(size, scale, patch):
+    """The definition in exact fractions of the resized square's pixels, token by token."""
+    from fractions import Fraction
+
+    long, side = max(size), scale // patch
+    mask = np.zeros((side, side), bool)
+    for row in range(side):
+        for col in range(side):
+            overlaps = []
+            for token, extent in ((col, size[0]), (row, size[1])):
+                start = Fraction((long - extent) // 2 * scale, long)
+                end = start + Fraction(extent * scale, long)
+                overlaps.append(min(end, (token + 1) * patch) > max(start, token * patch))
+            mask[row, col] = all(overlaps)
+    return mask
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 8), st.sampled_from([1, 2, 7, 14]))
+def test_token_validity_equals_the_exact_definition(width, height, side, patch):
+    scale = side * patch
+    expected = _brute_force_valid((width, height), scale, patch)
+    np.testing.assert_array_equal(views.token_valid_mask((width, height), scale, patch), expected)
+    assert expected.any()
+
+
+def test_token_validity_of_a_flat_image_is_a_band():
+    expected = [[False] * 4, [True] * 4, [True] * 4, [False] * 4]
+    assert views.token_valid_mask((4, 2), 8, 2).tolist() == expected
+    assert views.token_valid_mask((2, 4), 8, 2).T.tolist() == expected
+    assert views.token_valid_mask((5, 5), 8, 2).all()
+
+
+def test_pixel_mask_equals_padding_resizing_and_any_over_the_patch():
+    valid = np.random.default_rng(3).random((37, 90)) < 0.02
+    square = np.zeros((90, 90), np.uint8)
+    square[26:63] = valid
+    resized = np.asarray(Image.fromarray(square).resize((56, 56), Image.Resampling.NEAREST)) > 0
+    expected = [[resized[r : r + 14, c : c + 14].any() for c in range(0, 56, 14)] for r in range(0, 56, 14)]
+    assert views.token_valid_mask((90, 37), 56, 14, valid).tolist() == expected
+
+
+def test_nodata_quarter_invalidates_its_tokens():
+    valid = np.ones((8, 8), bool)
+    valid[:4, :4] = False
+    assert views.token_valid_mask((8, 8), 4, 2, valid).tolist() == [[False, True], [True, True]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_nearest_index_equals_pillow_on_a_whole_picture(source, target):
+    ramp = np.repeat(np.arange(source, dtype=np.int32)[:, None], 3, axis=1)
+    resized = Image.fromarray(ramp).resize((3, target), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(views.nearest_index(source, target), np.asarray(resized)[:, 0])
+
+
+def test_grid_of_four_tiles_is_put_in_tile_order():
+    grid = np.array([[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
+    assert views.grid_to_tiles(grid, 4).tolist() == list(range(16))
+    np.testing.assert_array_equal(views.tiles_to_grid(np.arange(16), 4), grid)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5))
+def test_token_index_is_tile_times_p_plus_row_times_side_plus_col(outer, inner):
+    side = outer * inner
+    order = views.grid_to_tiles(np.arange(side * side).reshape(side, side), inner * inner)
+    for tile in range(outer * outer):
+        for row in range(inner):
+            for col in range(inner):
+                position = (tile // outer * inner + row) * side + tile % outer * inner + col
+                assert order[tile * inner * inner + row * inner + col] == position
+
+
+def test_tile_order_is_undone_on_numpy_and_jax_with_features():
+    grid = np.random.default_rng(0).normal(size=(6, 6, 2, 3)).astype(np.float32)
+    tokens = views.grid_to_tiles(grid, 9)
+    assert tokens.shape == (36, 2, 3)
+    np.testing.assert_array_equal(views.tiles_to_grid(tokens, 9), grid)
+    np.testing.assert_array_equal(views.grid_to_tiles(jnp.asarray(grid), 9), tokens)
+    np.testing.assert_array_equal(views.tiles_to_grid(jnp.asarray(tokens), 9), grid)
+
+
+def test_tokens_per_tile_is_the_count_of_a_tile_and_not_its_side():
+    with pytest.raises(ValueError, match="576 = 24 x 24"):
+        views.grid_to_tiles(np.zeros((48, 48)), 24)
+    with pytest.raises(ValueError, match="576 = 24 x 24"):
+        views.tiles_to_grid(np.zeros(48 * 48), 24)
+
+
+def test_grids_and_tokens_that_are_not_whole_tiles_are_refused():
+    with pytest.raises(ValueError, match="whole tiles"):
+        views.grid_to_tiles(np.zeros((5, 5)), 4)
+    with pytest.raises(ValueError, match="whole tiles"):
+        views.grid_to_tiles(np.zeros((4, 6)), 4)
+    with pytest.raises(ValueError, match="whole tiles"):
+        views.tiles_to_grid(np.zeros(10), 4)
+    with pytest.raises(ValueError, match="tiles of the view"):
+        views.tiles_to_grid(np.zeros(8), 4)
+    with pytest.raises(ValueError, match="change scales"):
+        views.token_valid_mask((4, 4), 10, 4)
