@@ -378,7 +378,7 @@ class BatConfig:
     decoder: DecoderConfig = DecoderConfig()
     scale_embedding: ScaleEmbeddingConfig = ScaleEmbeddingConfig()
     has_token_mlp: bool = False
-    compressor: CompressorConfig = dataclasses.field(default_factory=CompressorConfig.release)
+    compressor: CompressorConfig = dataclasses.field(default_factory=lambda: CompressorConfig.release(token_mlp=False))
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig.release)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -27,7 +27,7 @@ from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
 from bat_jax.encoding import TILE_BATCH, ImageLike, SceneData, SceneEncoder
 from bat_jax.generate import generate
-from bat_jax.io.convert import load_params
+from bat_jax.io.params import load_params
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.stages import Stages
@@ -145,27 +145,14 @@ class BatModel:
         data = self.encoder.encode(image, **options)
         return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
 
-    def ask(
-        self,
-        scenes: Sequence[Scene],
-        question: str,
-        *,
-        budgets: Sequence[int] | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: bool = True,
-    ) -> Answer:
+    def ask(self, scenes: Sequence[Scene], question: str, **options: Any) -> Answer:
         """Answer a question about one or more encoded images.
 
         Several images share each scale's budget, the first ones get the remainder. Under the release's prompt setting
         only the first image's tokens are used.
 
         Args:
-          budgets: tokens per scale, at most the config's; these are traced, so no value compiles anew.
-          temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
-          stop: end at the end-of-turn token; False always writes `max_new_tokens`.
+          options: see `answer_prompt`.
 
         Raises:
           ValueError: the question is empty, too long for the decoder, or an option is out of range.
@@ -176,17 +163,7 @@ class BatModel:
         if self.cfg.prompt.images == "all" and IMAGE_TOKEN in question:
             question = question.replace(IMAGE_TOKEN, "").strip()
         suffix = build_prompt(self.tokenizer, question, 1, self.cfg.prompt).pieces[-1]
-        return self.answer_prompt(
-            scenes,
-            prompt,
-            suffix,
-            budgets=budgets,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            stop=stop,
-        )
+        return self.answer_prompt(scenes, prompt, suffix, **options)
 
     def answer_prompt(
         self,
@@ -201,9 +178,16 @@ class BatModel:
         seed: int = 0,
         stop: bool = True,
     ) -> Answer:
-        """Answer a tokenised prompt; `suffix` is the text behind the image on the attention path, by default the last.
+        """Answer a tokenised prompt.
 
-        See `ask` for the rest.
+        Args:
+          suffix: the text behind the image on the attention path; by default the prompt's last piece.
+          budgets: tokens per scale, at most the config's; these are traced, so no value compiles anew.
+          temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
+          stop: end at the end-of-turn token; False always writes `max_new_tokens`.
+
+        Raises:
+          ValueError: the prompt is too long for the decoder, or an option is out of range.
         """
         self._check_options(max_new_tokens, temperature, top_p)
         self.stages.reset_clocks()

@@ -142,7 +142,7 @@ def token_labels(label_map: np.ndarray, scale: int, patch: int) -> np.ndarray:
       patch: side of a token in pixels.
 
     Returns:
-      (scale // patch, scale // patch) int32, laid out as the image; `views.grid_to_tiles` puts it into token order.
+      (scale // patch, scale // patch) int32, laid out as the image; `TokenGrid.to_tiles` puts it into token order.
 
     Raises:
       ValueError: `scale` is not a positive multiple of `patch`, or the map is not (H, W) of whole numbers.

@@ -8,7 +8,6 @@ P patches (tokens) of a tile. A token's index inside a scale is `tile * P + row 
 counted in tokens of one tile.
 """
 
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -235,62 +234,3 @@ def tokens_per_side(scale: int, patch: int) -> int:
     if patch <= 0 or scale <= 0 or scale % patch:
         raise ValueError(f"scale: got {scale}, want a positive multiple of the patch side {patch}: change scales")
     return scale // patch
-
-
-def _exact_root(count: int, name: str) -> int:
-    root = math.isqrt(max(count, 0))
-    if count <= 0 or root * root != count:
-        raise ValueError(f"{name}: got {count}, want a square number, as 576 = 24 x 24 tokens a tile")
-    return root
-
-
-def grid_to_tiles(grid, tokens_per_tile: int):
-    """Put a map laid out as the image into token order.
-
-    ```
-      2 x 2 tiles of 2 x 2 tokens:   0  1 |  4  5
-                                     2  3 |  6  7
-                                     -----+------    ->   0 1 2 ... 15
-                                     8  9 | 12 13
-                                    10 11 | 14 15
-    ```
-
-    Args:
-      grid: (side, side, ...) NumPy or JAX array, side in tokens.
-      tokens_per_tile: P, tokens of one tile, a square number (576 for 24 x 24).
-
-    Returns:
-      (I * P, ...), tile-major.
-
-    Raises:
-      ValueError: P is not a square number, or the grid is not a square of whole tiles.
-    """
-    inner = _exact_root(tokens_per_tile, "tokens_per_tile")
-    side, rest = grid.shape[0], grid.shape[2:]
-    if grid.shape[1] != side or side % inner:
-        raise ValueError(f"grid: got {grid.shape[:2]} tokens, want a square of whole tiles of {inner} x {inner}")
-    outer = side // inner
-    blocks = grid.reshape(outer, inner, outer, inner, *rest).swapaxes(1, 2)
-    return blocks.reshape(side * side, *rest)
-
-
-def tiles_to_grid(tokens, tokens_per_tile: int):
-    """Lay tokens out as the image; the inverse of `grid_to_tiles`.
-
-    Args:
-      tokens: (I * P, ...) NumPy or JAX array, tile-major.
-      tokens_per_tile: P, tokens of one tile, a square number.
-
-    Returns:
-      (side, side, ...), side = sqrt(I * P).
-
-    Raises:
-      ValueError: P is not a square number, or the tokens do not fill a square of whole tiles.
-    """
-    inner = _exact_root(tokens_per_tile, "tokens_per_tile")
-    count, rest = tokens.shape[0], tokens.shape[1:]
-    if count % tokens_per_tile:
-        raise ValueError(f"tokens: got {count} rows, want whole tiles of {tokens_per_tile} tokens")
-    outer = _exact_root(count // tokens_per_tile, "tiles of the view")
-    blocks = tokens.reshape(outer, outer, inner, inner, *rest).swapaxes(1, 2)
-    return blocks.reshape(outer * inner, outer * inner, *rest)

@@ -82,7 +82,11 @@ def _figure(canvas: _Canvas, num_panels: int, caption: str) -> tuple[Figure, lis
     columns = -(-num_panels // rows)
     width, height = canvas.extent[1] - canvas.extent[0], canvas.extent[2] - canvas.extent[3]
     panel_width = 6.0 if num_panels > 1 else 9.0
-    figure = Figure(figsize=(panel_width * columns, (panel_width * height / width + 0.45) * rows + 0.9), dpi=DPI, layout="constrained")
+    figure = Figure(
+        figsize=(panel_width * columns, (panel_width * height / width + 0.45) * rows + 0.9),
+        dpi=DPI,
+        layout="constrained",
+    )
     panels = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
     for spare in panels[num_panels:]:
         spare.axis("off")

@@ -16,8 +16,9 @@ import pytest
 from bat_jax import model as bat
 from bat_jax.compress.partition import cluster_rows, label_regions
 from bat_jax.config import ScaleSpec
-from bat_jax.io.convert import convert, load_params
+from bat_jax.io.convert import convert
 from bat_jax.io.label_maps import read_label_map
+from bat_jax.io.params import load_params
 from bat_jax.io.prompts import build_prompt, split_ids
 from bat_jax.nn.clip_vit import ClipVit
 from bat_jax.ops.kmeans import kmeans

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bat_jax.io import label_maps, views
+from bat_jax.io import label_maps
+from bat_jax.ops.token_grid import TokenGrid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dev"
 
@@ -52,7 +53,7 @@ def test_token_labels_equal_those_of_the_release(golden, scale):
     labels = label_maps.token_labels(golden["mask.label_map"], scale, 14)
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, golden[f"mask.token_map.s{scale}"])
-    tiles = views.grid_to_tiles(labels, 576).reshape(-1, 24, 24)
+    tiles = TokenGrid(scale // 336, 24).to_tiles(labels).reshape(-1, 24, 24)
     np.testing.assert_array_equal(tiles, golden[f"mask.tiles.s{scale}"])
 
 

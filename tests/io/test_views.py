@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bat_jax.io import images, views
+from bat_jax.ops.token_grid import TokenGrid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dev"
 SCALES = (672, 1344)
@@ -58,7 +58,7 @@ def test_tiles_are_row_major_as_the_coordinates_of_the_release_say(golden, scale
     expected = [(row, col) for row in range(grid) for col in range(grid)]
     assert golden[f"pixels.s{scale}.coords"].tolist() == [list(pair) for pair in expected]
     labels = np.repeat(np.repeat(np.arange(grid * grid).reshape(grid, grid), 24, 0), 24, 1)
-    np.testing.assert_array_equal(views.grid_to_tiles(labels, 576), np.repeat(np.arange(grid * grid), 576))
+    np.testing.assert_array_equal(TokenGrid(grid, 24).to_tiles(labels), np.repeat(np.arange(grid * grid), 576))
 
 
 def test_normalisation_table_equals_the_arithmetic_for_every_byte():
@@ -209,48 +209,6 @@ def test_nearest_index_equals_pillow_on_a_whole_picture(source, target):
     np.testing.assert_array_equal(views.nearest_index(source, target), np.asarray(resized)[:, 0])
 
 
-def test_grid_of_four_tiles_is_put_in_tile_order():
-    grid = np.array([[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]])
-    assert views.grid_to_tiles(grid, 4).tolist() == list(range(16))
-    np.testing.assert_array_equal(views.tiles_to_grid(np.arange(16), 4), grid)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 5))
-def test_token_index_is_tile_times_p_plus_row_times_side_plus_col(outer, inner):
-    side = outer * inner
-    order = views.grid_to_tiles(np.arange(side * side).reshape(side, side), inner * inner)
-    for tile in range(outer * outer):
-        for row in range(inner):
-            for col in range(inner):
-                position = (tile // outer * inner + row) * side + tile % outer * inner + col
-                assert order[tile * inner * inner + row * inner + col] == position
-
-
-def test_tile_order_is_undone_on_numpy_and_jax_with_features():
-    grid = np.random.default_rng(0).normal(size=(6, 6, 2, 3)).astype(np.float32)
-    tokens = views.grid_to_tiles(grid, 9)
-    assert tokens.shape == (36, 2, 3)
-    np.testing.assert_array_equal(views.tiles_to_grid(tokens, 9), grid)
-    np.testing.assert_array_equal(views.grid_to_tiles(jnp.asarray(grid), 9), tokens)
-    np.testing.assert_array_equal(views.tiles_to_grid(jnp.asarray(tokens), 9), grid)
-
-
-def test_tokens_per_tile_is_the_count_of_a_tile_and_not_its_side():
-    with pytest.raises(ValueError, match="576 = 24 x 24"):
-        views.grid_to_tiles(np.zeros((48, 48)), 24)
-    with pytest.raises(ValueError, match="576 = 24 x 24"):
-        views.tiles_to_grid(np.zeros(48 * 48), 24)
-
-
-def test_grids_and_tokens_that_are_not_whole_tiles_are_refused():
-    with pytest.raises(ValueError, match="whole tiles"):
-        views.grid_to_tiles(np.zeros((5, 5)), 4)
-    with pytest.raises(ValueError, match="whole tiles"):
-        views.grid_to_tiles(np.zeros((4, 6)), 4)
-    with pytest.raises(ValueError, match="whole tiles"):
-        views.tiles_to_grid(np.zeros(10), 4)
-    with pytest.raises(ValueError, match="tiles of the view"):
-        views.tiles_to_grid(np.zeros(8), 4)
+def test_scales_that_are_not_whole_patches_are_refused():
     with pytest.raises(ValueError, match="change scales"):
         views.token_valid_mask((4, 4), 10, 4)

@@ -1,0 +1,134 @@
+"""Attention against a NumPy twin of loops over heads, queries and slots."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.ops.attention import causal_attention, full_attention, weighted_attention_row
+
+BATCH, QUERIES, SLOTS, HEADS, KV_HEADS, HEAD_DIM = 2, 7, 11, 4, 2, 8
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def case(seed, num_queries=QUERIES):
+    rng = np.random.default_rng(seed)
+    query = rng.normal(size=(BATCH, num_queries, HEADS, HEAD_DIM)).astype(np.float32)
+    key = rng.normal(size=(BATCH, SLOTS, KV_HEADS, HEAD_DIM)).astype(np.float32)
+    value = rng.normal(size=(BATCH, SLOTS, KV_HEADS, HEAD_DIM)).astype(np.float32)
+    key_valid = rng.random((BATCH, SLOTS)) < 0.7
+    key_valid[:, 0] = True
+    query_slot = np.sort(rng.choice(SLOTS, num_queries, replace=False)).astype(np.int32)
+    return query, key, value, key_valid, query_slot
+
+
+def twin_weights(query, key, key_valid, query_slot):
+    """Return (B, N, T, S) softmax rows in float64; query head n reads kv head n // (N / K)."""
+    weights = np.zeros((BATCH, HEADS, query.shape[1], SLOTS))
+    for b in range(BATCH):
+        for n in range(HEADS):
+            for t in range(query.shape[1]):
+                seen = [s for s in range(SLOTS) if s <= query_slot[t] and key_valid[b, s]]
+                scores = [
+                    np.dot(query[b, t, n].astype(np.float64), key[b, s, n // (HEADS // KV_HEADS)]) / np.sqrt(HEAD_DIM)
+                    for s in seen
+                ]
+                row = np.exp(np.array(scores) - max(scores))
+                weights[b, n, t, seen] = row / row.sum()
+    return weights
+
+
+def twin_attention(query, key, value, key_valid, query_slot):
+    weights = twin_weights(query, key, key_valid, query_slot)
+    return np.einsum("bnts,bsnh->btnh", weights, np.repeat(value, HEADS // KV_HEADS, axis=2).astype(np.float64))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_causal_attention_equals_the_twin(seed):
+    arrays = case(seed)
+    np.testing.assert_allclose(causal_attention(*arrays), twin_attention(*arrays), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 6, 7, 8])
+def test_blocks_of_queries_change_nothing(block):
+    arrays = case(seed=5)
+    blocked = jax.jit(causal_attention, static_argnames="block")(*arrays, block=block)
+    np.testing.assert_allclose(blocked, causal_attention(*arrays), rtol=1e-6, atol=1e-7)
+
+
+def test_the_blocked_path_has_the_same_gradient():
+    query, key, value, key_valid, query_slot = case(seed=6)
+
+    def loss(query, key, value, block):
+        return jnp.sum(causal_attention(query, key, value, key_valid, query_slot, block) ** 2)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)
+    whole, blocked = gradient(query, key, value, 100), gradient(query, key, value, 3)
+    for first, second in zip(whole, blocked, strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+def test_empty_and_later_slots_are_never_attended_to():
+    query, key, value, key_valid, query_slot = case(seed=7)
+    is_unseen = ~key_valid | (np.arange(SLOTS) > query_slot.max())
+    other_key = np.where(is_unseen[..., None, None], 1e4, key).astype(np.float32)
+    other_value = np.where(is_unseen[..., None, None], 1e4, value).astype(np.float32)
+    first = causal_attention(query, key, value, key_valid, query_slot)
+    second = causal_attention(query, other_key, other_value, key_valid, query_slot)
+    np.testing.assert_array_equal(first, second)
+    row = weighted_attention_row(query, other_key, key_valid, query_slot, np.ones((BATCH, QUERIES), np.float32))
+    np.testing.assert_array_equal(np.asarray(row)[is_unseen], 0)
+
+
+def test_a_query_sees_its_own_slot_and_no_later_one():
+    """One head, all keys alike: each query's output is the mean of the values up to its slot."""
+    value = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1) * np.ones((1, 1, 1, 2), np.float32)
+    zeros = np.zeros((1, 4, 1, 2), np.float32)
+    mixed = causal_attention(zeros, zeros, value, np.ones((1, 4), bool), np.arange(4, dtype=np.int32))
+    np.testing.assert_allclose(mixed[0, :, 0, 0], [0, 0.5, 1, 1.5], rtol=1e-6)
+    without_slot_1 = np.array([[True, False, True, True]])
+    mixed = causal_attention(zeros, zeros, value, without_slot_1, np.arange(4, dtype=np.int32))
+    np.testing.assert_allclose(mixed[0, :, 0, 0], [0, 0, 1, 5 / 3], rtol=1e-6)
+
+
+def test_a_row_whose_every_key_is_empty_is_finite():
+    query, key, value, _, query_slot = case(seed=8)
+    mixed = causal_attention(query, key, value, np.zeros((BATCH, SLOTS), bool), query_slot)
+    assert np.all(np.isfinite(mixed))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weighted_row_is_the_mean_over_heads_and_chosen_rows(seed):
+    query, key, _, key_valid, query_slot = case(seed + 20)
+    weights = twin_weights(query, key, key_valid, query_slot)
+    for chosen in ([QUERIES - 1], [2, 3, 4], list(range(QUERIES))):
+        row_weight = np.zeros((BATCH, QUERIES), np.float32)
+        row_weight[:, chosen] = 1 / len(chosen)
+        got = weighted_attention_row(query, key, key_valid, query_slot, row_weight)
+        np.testing.assert_allclose(got, weights.mean(axis=1)[:, chosen].mean(axis=1), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_importance_rows_are_float32_for_bfloat16_queries():
+    query, key, _, key_valid, query_slot = (jnp.asarray(array) for array in case(seed=9))
+    row_weight = jnp.full((BATCH, QUERIES), 1 / QUERIES)
+    row = weighted_attention_row(
+        query.astype(jnp.bfloat16), key.astype(jnp.bfloat16), key_valid, query_slot, row_weight
+    )
+    assert row.dtype == jnp.float32
+    # A row rounded to bfloat16 would sum to 1 only within 2^-8.
+    np.testing.assert_allclose(row.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_full_attention_equals_the_twin_without_any_mask():
+    rng = np.random.default_rng(10)
+    query, key, value = (rng.normal(size=(BATCH, 6, 3, HEAD_DIM)).astype(np.float32) for _ in range(3))
+    scores = np.einsum("btnh,bsnh->bnts", query, key).astype(np.float64) / np.sqrt(HEAD_DIM)
+    weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    expected = np.einsum("bnts,bsnh->btnh", weights, value)
+    np.testing.assert_allclose(full_attention(query, key, value), expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,154 @@
+"""The house order: what a file may import, read from the source with ast."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A file imports from its own part and from the parts before it.
+ORDER = ["typing", "config", "ops", "nn", "compress", "model", "generate", "stages", "io", "encoding", "pipeline"]
+ORDER += ["scenes", "data", "train", "evals", "study", "report"]
+CORE = ("typing", "config", "ops", "nn", "compress", "model", "generate")
+FILES = sorted((ROOT / "bat_jax").rglob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+
+
+def name_of(path):
+    """Return a file's dotted name: bat_jax.ops.rope, bat_jax.ops for its __init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module):
+    """Return the part of the house a dotted bat_jax name belongs to; "" for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def parse(path):
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(path):
+    """Return every module that a file imports anywhere, inside functions too; `from p import m` counts as p.m."""
+    known = {name_of(file) for file in FILES}
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in known else node.module)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
+            found.update(argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
+    return found
+
+
+def house_imports(path):
+    return {module for module in imports(path) if module.split(".")[0] == "bat_jax"}
+
+
+def each(files):
+    return pytest.mark.parametrize("path", files, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def test_there_is_a_house_to_look_at():
+    names = {name_of(path) for path in FILES}
+    assert {"bat_jax.config", "bat_jax.ops.rope", "bat_jax.compress.preserve_merge", "bat_jax.model"} <= names
+    assert "bat_jax.typing" in house_imports(ROOT / "bat_jax" / "ops" / "rope.py")
+    assert "bat_jax.model" in house_imports(ROOT / "bat_jax" / "encoding.py"), "from bat_jax import model"
+
+
+def test_every_part_has_its_place_in_the_order():
+    parts = {part_of(name_of(path)) for path in FILES} - {""}
+    assert parts <= set(ORDER), f"no place in the order: {sorted(parts - set(ORDER))}"
+
+
+@each(FILES)
+def test_a_file_imports_only_what_stands_above_it(path):
+    own = part_of(name_of(path))
+    limit = ORDER.index(own) if own else 0
+    for module in house_imports(path):
+        part = part_of(module)
+        if part:  # the package itself holds its version and imports nothing
+            assert part in ORDER and ORDER.index(part) <= limit, f"{own} imports {module}"
+
+
+def test_no_two_files_import_each_other_by_any_way_round():
+    graph = {name_of(path): house_imports(path) - {"bat_jax"} for path in FILES}
+    done, open_ = set(), []
+
+    def visit(module):
+        assert module not in open_, " -> ".join([*open_[open_.index(module) :], module])
+        if module not in done:
+            open_.append(module)
+            for other in sorted(graph.get(module, ())):
+                visit(other)
+            done.add(open_.pop())
+
+    for module in graph:
+        visit(module)
+
+
+@each([path for path in FILES if part_of(name_of(path)) in CORE])
+def test_torch_absl_and_files_never_reach_the_core(path):
+    """What runs under jit knows arrays alone: no other framework, no flags, no host-side image libraries."""
+    roots = {module.split(".")[0] for module in imports(path)}
+    assert not roots & {"torch", "absl", "transformers", "tensorflow", "PIL", "rasterio", "safetensors"}
+
+
+@each(FILES)
+def test_the_library_knows_no_flags_and_no_experiments(path):
+    assert not {module.split(".")[0] for module in imports(path)} & {"absl", "experiments", "tests"}
+
+
+@each(EXPERIMENTS)
+def test_experiments_do_not_import_tests(path):
+    assert "tests" not in {module.split(".")[0] for module in imports(path)}
+
+
+@each([path for path in FILES if part_of(name_of(path)) in ("ops", "nn", "compress", "model", "generate")])
+def test_nothing_is_printed_by_the_core(path):
+    calls = [ast.unparse(node.func) for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+    assert not {"print", "jax.debug.print"} & set(calls)
+
+
+@each([path for path in FILES + EXPERIMENTS if path.read_text(encoding="utf-8").strip()])
+def test_every_file_says_what_it_is(path):
+    docstring = ast.get_docstring(parse(path))
+    assert docstring, "no module docstring"
+    first = docstring.splitlines()[0]
+    assert first[0].isupper() or not first[0].isalpha(), first
+
+
+@each(FILES + EXPERIMENTS)
+def test_nothing_is_ever_unpickled(path):
+    roots = {module.split(".")[0] for module in imports(path)}
+    assert not roots & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            for keyword in node.keywords:
+                if keyword.arg == "allow_pickle":
+                    assert isinstance(keyword.value, ast.Constant), f"line {node.lineno}: allow_pickle={keyword.value}"
+                    assert keyword.value.value is False, f"line {node.lineno}: allow_pickle"
+                if keyword.arg == "weights_only":
+                    assert ast.unparse(keyword.value) == "True", f"line {node.lineno}: weights_only"
+            assert ast.unparse(node.func) != "torch.load" or "weights_only" in {k.arg for k in node.keywords}
+
+
+@each(FILES)
+def test_no_failure_is_swallowed(path):
+    """No `except:` or `except Exception:` whose body is `pass`."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ExceptHandler):
+            is_broad = node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")
+            is_empty = all(isinstance(line, ast.Pass) for line in node.body)
+            assert not (is_broad and is_empty), f"line {node.lineno}"
+
+
+@each(FILES)
+def test_no_file_is_a_drawer_for_everything(path):
+    assert not re.search(r"(^|_)(utils?|helpers?|misc|common)$", path.stem)

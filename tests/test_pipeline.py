@@ -1,0 +1,230 @@
+"""The two halves: what an image costs once, what a question costs, and that answers do not depend on the order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bat_jax import model as bat
+from bat_jax.io.prompts import build_prompt
+from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
+from bat_jax.pipeline import BatModel
+from tests.tiny_model import SCALES, load_tiny
+
+IMAGE_STAGES = ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix")
+NEW = 5
+
+
+def picture(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def scene(model):
+    return model.encode(picture(150, 230))
+
+
+@pytest.fixture(scope="module")
+def paper(model):
+    return model.configured(model.cfg.with_settings("paper"))
+
+
+def same_answer(first, second):
+    np.testing.assert_array_equal(first.token_ids, second.token_ids)
+    np.testing.assert_array_equal(first.logits, second.logits)
+    for one, two in zip(first.selections[0], second.selections[0], strict=True):
+        np.testing.assert_array_equal(one.index, two.index)
+
+
+def test_a_second_question_runs_no_image_stage_and_compiles_nothing(model, scene):
+    scene.ask("How many ships are there?", max_new_tokens=NEW)
+    calls, compiles = model.stages.num_calls.copy(), model.stages.num_compiles.copy()
+    answer = scene.ask("What colour is the car near the pier?", max_new_tokens=NEW)
+    for stage in IMAGE_STAGES:
+        assert model.stages.num_calls[stage] == calls[stage]
+    assert model.stages.num_compiles == compiles
+    assert sum(answer.compile_seconds.values()) == 0
+    assert not set(answer.run_seconds) & set(IMAGE_STAGES)
+
+
+def test_a_later_question_is_answered_as_by_a_fresh_run(model, scene):
+    scene.ask("Is there a bridge?", max_new_tokens=NEW)
+    later = scene.ask("Where is the harbour?", max_new_tokens=NEW)
+    fresh_model = BatModel(model.cfg, model.params, model.tokenizer)
+    fresh = fresh_model.encode(picture(150, 230)).ask("Where is the harbour?", max_new_tokens=NEW)
+    same_answer(later, fresh)
+
+
+def test_the_question_changes_what_is_kept(scene):
+    first = scene.ask("How many ships are there?", max_new_tokens=1)
+    second = scene.ask("Which land use covers the image?", max_new_tokens=1)
+    assert not np.array_equal(first.selections[0][1].index, second.selections[0][1].index)
+
+
+def test_budgets_are_kept_exactly_and_compile_nothing_new(model, scene):
+    scene.ask("Any boats?", max_new_tokens=NEW)
+    compiles = model.stages.num_compiles.copy()
+    for budgets in ((1, 1), (5, 17), (12, 30)):
+        answer = scene.ask("Any boats?", max_new_tokens=NEW, budgets=budgets)
+        assert answer.tokens_kept == (budgets,)
+    assert model.stages.num_compiles == compiles
+
+
+def test_rows_outside_the_budget_do_not_touch_the_answer(model, scene):
+    """A budget below the static one leaves masked rows; a model whose static budget is that small has none."""
+    small = dataclasses.replace(SCALES[0], budget=5), dataclasses.replace(SCALES[1], budget=17)
+    exact = model.configured(model.cfg.with_settings(scales=small, num_clusters=6)).encode(picture(150, 230))
+    masked = scene.ask("Any boats?", max_new_tokens=NEW, budgets=(5, 17))
+    answer = exact.ask("Any boats?", max_new_tokens=NEW)
+    np.testing.assert_array_equal(masked.token_ids, answer.token_ids)
+    np.testing.assert_allclose(masked.logits, answer.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_length_of_a_question_does_not_change_its_padding_free_logits(model, scene):
+    """The same text in a longer padded bucket gives the same logits: padding is never attended to."""
+    question = "Count the planes"
+    short = scene.ask(question, max_new_tokens=1)
+    ids = build_prompt(model.tokenizer, question, 1, model.cfg.prompt)
+    image = model.compress([scene], ids.pieces[-1])[0]
+    is_text = tuple(np.ones(piece.shape, bool) for piece in ids.pieces)
+    spliced = bat.splice(model.cfg, model.params, ids.pieces, is_text, (image.tokens,), (image.mask,))
+    unpadded = bat.all_logits(model.cfg, model.params, spliced)[0, -1]
+    np.testing.assert_allclose(short.logits, unpadded, rtol=1e-5, atol=1e-5)
+
+
+def test_seeds_decide_the_first_centres_and_nothing_else_does(model):
+    image = picture(150, 230)
+    first, again, other = (model.encode(image, seed=seed) for seed in (1, 1, 2))
+    for one, two in zip(first.scales, again.scales, strict=True):
+        np.testing.assert_array_equal(one.region_id, two.region_id)
+    assert any(not np.array_equal(a, b) for a, b in zip(first.init_index, other.init_index, strict=True))
+    given = model.encode(image, kmeans_init=dict(zip(first.scales_px, first.init_index, strict=True)), seed=9)
+    np.testing.assert_array_equal(given.scales[1].region_id, first.scales[1].region_id)
+
+
+def test_tiles_of_padding_get_the_features_that_encoding_them_gives(model):
+    tiles = make_tiles(picture(40, 230), (224,), 56)[0]
+    assert is_padding_tile(tiles).sum() > 1
+    data = model.encode(picture(40, 230), keep_intermediates=True)
+    direct = bat.encode_tiles(model.cfg, model.params, tiles, normalisation_table())
+    np.testing.assert_allclose(data.intermediates["vision_224"], direct.vision, rtol=1e-5, atol=1e-5)
+
+
+def test_padding_tokens_are_never_selected_and_never_in_a_region_in_paper_fidelity(paper):
+    scene = paper.encode(picture(40, 224))
+    answer = scene.ask("Any boats?", max_new_tokens=1, budgets=(12, 30))
+    for scale, selection in zip(scene.scales, answer.selections[0], strict=True):
+        valid = np.asarray(scale.valid)
+        assert 0 < valid.sum() < valid.size
+        assert np.all(valid[selection.index[selection.index >= 0]])
+        assert np.all(np.asarray(scale.region_id)[~valid] == -1)
+    assert np.all(answer.anchor_importance[0][~np.asarray(scene.scales[0].valid)] == 0)
+
+
+def test_release_fidelity_lets_padding_take_part(model):
+    scene = model.encode(picture(40, 224))
+    assert all(np.all(scale.valid) for scale in scene.scales)
+
+
+def test_every_image_has_its_place_in_paper_fidelity_and_budgets_are_shared(paper):
+    scenes = [paper.encode(picture(150, 230, seed)) for seed in (0, 1)]
+    answer = paper.ask(scenes, "Compare the two images", max_new_tokens=NEW)
+    assert answer.tokens_kept == ((6, 15), (6, 15))
+    text = build_prompt(paper.tokenizer, "Compare the two images", 2, paper.cfg.prompt).num_text_tokens
+    assert answer.prompt_tokens == text + 2 * 21
+    swapped = paper.ask(scenes[::-1], "Compare the two images", max_new_tokens=NEW)
+    assert not np.array_equal(swapped.logits, answer.logits)
+    inside = paper.ask(scenes, "What is in <image> but not in <image>?", max_new_tokens=NEW)
+    assert inside.tokens_kept == ((6, 15), (6, 15))
+
+
+def test_odd_budgets_give_the_remainder_to_the_first_image(paper):
+    scenes = [paper.encode(picture(150, 230, seed)) for seed in (0, 1)]
+    assert paper.ask(scenes, "Compare", max_new_tokens=1, budgets=(5, 7)).tokens_kept == ((3, 4), (2, 3))
+
+
+def test_a_label_map_makes_regions_and_background_tokens_stand_alone(model):
+    sam = model.configured(model.cfg.with_settings(partition="sam"))
+    labels = np.zeros((224, 224), np.int32)
+    labels[:112, :112] = 7
+    labels[112:, :112] = 300
+    scene = sam.encode(picture(224, 224), label_map=labels)
+    grid = scene.grids[1].to_grid(np.asarray(scene.scales[1].region_id))
+    assert (np.unique(grid[:8, :8]).tolist(), np.unique(grid[8:, :8]).tolist()) == ([0], [1])
+    assert np.unique(grid[:, 8:]).tolist() == [-1]
+    assert scene.region_labels[1].tolist() == [7, 300]
+    assert scene.num_regions == (2 + 32, 2 + 128)
+    whole = model.configured(model.cfg.with_settings(partition="sam", background="region"))
+    assert whole.encode(picture(224, 224), label_map=labels).num_regions == (3, 3)
+
+
+def test_partition_grid_cuts_rectangles(model):
+    grid = model.configured(model.cfg.with_settings(partition="grid", num_clusters=5)).encode(picture(224, 224))
+    regions = grid.grids[1].to_grid(np.asarray(grid.scales[1].region_id))
+    expected = np.kron([[0, 1], [2, 3]], np.ones((8, 8), int))
+    np.testing.assert_array_equal(regions, expected)
+
+
+def test_sampling_is_a_function_of_the_seed(scene):
+    first, again, other = (
+        scene.ask("Any boats?", max_new_tokens=20, temperature=2.0, seed=seed, stop=False).token_ids
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_the_layer_of_importance_is_a_setting(model, scene):
+    other = model.configured(model.cfg.with_settings(importance_layer=0))
+    ids = build_prompt(model.tokenizer, "Any boats?", 1, model.cfg.prompt).pieces[-1]
+    last = model.compress([scene], ids)[0].anchor_importance
+    first = other.compress([scene], ids)[0].anchor_importance
+    assert not np.allclose(last, first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"question": "  "}, "question"),
+        ({"question": "boat " * 900}, "positions"),
+        ({"budgets": (13, 30)}, "budgets"),
+        ({"budgets": (0, 30)}, "budgets"),
+        ({"budgets": (5,)}, "budgets"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+    ],
+)
+def test_a_bad_question_or_option_is_named(scene, options, message):
+    options = {"question": "Any boats?"} | options
+    with pytest.raises(ValueError, match=message):
+        scene.ask(options.pop("question"), **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({}, {"label_map": np.zeros((150, 230), np.int32)}, "label map is used by partition 'sam'"),
+        ({"partition": "sam"}, {"label_map": np.zeros((10, 10), np.int32)}, "label_map: has shape"),
+        ({"partition": "sam", "without_label_map": "error"}, {}, "needs a label map"),
+        ({}, {"kmeans_init": {112: np.arange(6)}}, "no centres for scale 224"),
+        ({}, {"kmeans_init": {112: np.arange(5), 224: np.arange(6)}}, "needs 6 token indices"),
+        ({}, {"kmeans_init": {112: np.arange(6) + 60, 224: np.arange(6)}}, "token indices in"),
+    ],
+)
+def test_bad_regions_are_named(model, settings, options, message):
+    configured = model.configured(model.cfg.with_settings(**settings))
+    with pytest.raises(ValueError, match=message):
+        configured.encode(picture(150, 230), **options)
+
+
+@pytest.mark.parametrize("shape", [(10, 10), (1, 1, 3), (10, 10, 4)])
+def test_arrays_that_are_no_image_are_refused(model, shape):
+    with pytest.raises(ValueError, match="image"):
+        model.encode(np.zeros(shape, np.uint8))
