@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import typing
 from typing import Any, Literal
 
 Fidelity = Literal["paper", "release"]
@@ -540,23 +541,37 @@ _NESTED = {
 
 
 def _from_dict(cls: type, values: Any, where: str) -> Any:
-    """Build a config dataclass from parsed JSON: exact fields, nested dataclasses, lists back to tuples."""
+    """Build a config dataclass from parsed JSON: exact fields of the right types, nested dataclasses, tuples."""
     _require(isinstance(values, dict), where or "config", values, "must be a JSON object")
-    names = {field.name: field for field in dataclasses.fields(cls)}
-    unknown = sorted(set(values) - set(names))
-    _require(not unknown, f"{where or 'config'}", unknown, f"unknown fields; known are {', '.join(sorted(names))}")
+    types = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(types))
+    _require(not unknown, f"{where or 'config'}", unknown, f"unknown fields; known are {', '.join(sorted(types))}")
     built = {}
     for name, value in values.items():
-        if cls is BatConfig and name in _NESTED:
-            value = _from_dict(_NESTED[name], value, name)
+        path = f"{where}.{name}" if where else name
+        if name in _NESTED and cls is BatConfig:
+            built[name] = _from_dict(_NESTED[name], value, name)
         elif name == "scales":
-            value = tuple(_from_dict(ScaleSpec, item, "scales") for item in value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        if isinstance(value, float):
-            _require(math.isfinite(value), f"{where}.{name}", value, "must be finite")
-        built[name] = value
+            _require(isinstance(value, list), path, value, "must be a list of scales")
+            built[name] = tuple(_from_dict(ScaleSpec, item, "scales") for item in value)
+        else:
+            built[name] = _typed(types[name], value, path)
     try:
         return cls(**built)
     except TypeError as error:
         raise ValueError(f"{where or 'config'}: {error}") from None
+
+
+def _typed(kind: Any, value: Any, path: str) -> Any:
+    """Return a JSON value as the field's type: bool, int, float, text or a tuple of whole numbers."""
+    if kind is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        _require(is_number and math.isfinite(value), path, value, "must be a finite number")
+        return value
+    if typing.get_origin(kind) is tuple:
+        is_list = isinstance(value, list) and all(type(item) is int for item in value)
+        _require(is_list, path, value, "must be a list of whole numbers")
+        return tuple(value)
+    kind = kind if kind in (bool, int) else str  # a Literal is text, too; its choices are checked by the dataclass
+    _require(type(value) is kind, path, value, f"must be {'text' if kind is str else kind.__name__}")
+    return value

@@ -129,7 +129,9 @@ class BatModel:
         path = pathlib.Path(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
         tokenizer = load_tokenizer(path / "tokenizer")
-        return cls(cfg, jax.tree.map(jnp.asarray, load_params(path)), tokenizer)
+        params = load_params(path)
+        _move_to_device(params)
+        return cls(cfg, params, tokenizer)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
         """Return a model with other settings that shares parameters and compiled stages with this one."""
@@ -321,6 +323,15 @@ class BatModel:
             raise ValueError(f"temperature={temperature}: must be 0 (greedy) or positive")
         if not 0 < top_p <= 1:
             raise ValueError(f"top_p={top_p}: must be in (0, 1]")
+
+
+def _move_to_device(tree: dict[str, Any]) -> None:
+    """Replace arrays in place, one by one, so that host and device never hold two copies of all weights."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            _move_to_device(value)
+        else:
+            tree[name] = jax.block_until_ready(jnp.asarray(value))
 
 
 def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: jax.Array, anchor_valid: jax.Array | None) -> jax.Array:

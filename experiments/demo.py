@@ -25,6 +25,8 @@ QUESTIONS = (
 )
 DEMO_DIR = flags.DEFINE_string("demo_dir", "demo", "Everything the demo makes goes here.")
 
+flags.set_default(answer.MAX_NEW_TOKENS, 12)
+
 
 def render_scene(side: int, seed: int = 0) -> np.ndarray:
     """Return a (side, side, 3) uint8 picture of fields, a river, a road, a pier with ships, and noise."""

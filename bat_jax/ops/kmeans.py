@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bat_jax.ops.segment import TOKEN_BLOCK, segment_sum
+from bat_jax.ops.segment import row_blocks, segment_sum
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
 # A centre has stopped when it moved by no more than this (the authors' release: torch.allclose's defaults).
@@ -42,12 +42,12 @@ def nearest_centre(
         distance = half_square - jnp.einsum("mc,rc->mr", block, centres, precision="highest")
         return jnp.argmin(jnp.where(is_centre, distance, jnp.inf), axis=-1).astype(jnp.int32)
 
-    num_rows = rows.shape[0]
-    if num_rows <= TOKEN_BLOCK:
+    num_rows, width = rows.shape
+    block, padding = row_blocks(num_rows)
+    if block == num_rows:
         return assign(rows)
-    num_blocks = -(-num_rows // TOKEN_BLOCK)
-    padded = jnp.pad(rows, ((0, num_blocks * TOKEN_BLOCK - num_rows), (0, 0)))
-    return jax.lax.map(assign, padded.reshape(num_blocks, TOKEN_BLOCK, -1)).reshape(-1)[:num_rows]
+    padded = jnp.pad(rows, ((0, padding), (0, 0))).reshape(-1, block, width)
+    return jax.lax.map(assign, padded).reshape(-1)[:num_rows]
 
 
 def kmeans(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.ops import kmeans as kmeans_file
+from bat_jax.ops import segment
 from bat_jax.ops.kmeans import kmeans, nearest_centre, random_rows
 
 NUM_ROWS, WIDTH, MAX_CLUSTERS = 40, 3, 8
@@ -163,7 +163,8 @@ def test_more_clusters_than_valid_rows_use_as_many_as_there_are():
 
 @pytest.mark.parametrize("block", [7, 16, 4096])
 def test_the_nearest_centre_is_the_same_in_blocks(block, monkeypatch):
-    monkeypatch.setattr(kmeans_file, "TOKEN_BLOCK", block)
+    monkeypatch.setattr(segment, "LARGEST_BLOCK", block)
+    monkeypatch.setattr(segment, "SMALLEST_BLOCK", min(block, 5))
     rng = np.random.default_rng(6)
     rows, centres = rng.normal(size=(33, 4)).astype(np.float32), rng.normal(size=(6, 4)).astype(np.float32)
     is_centre = np.array([True, True, False, True, True, False])

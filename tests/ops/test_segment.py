@@ -26,7 +26,8 @@ def brute_force(values, segment_id):
 @pytest.mark.parametrize("num_rows", [1, 5, 16, 53])
 @pytest.mark.parametrize("path", PATHS)
 def test_sums_equal_numpy_and_ids_outside_the_range_are_left_out(path, num_rows, monkeypatch):
-    monkeypatch.setattr(segment, "TOKEN_BLOCK", 16)  # 53 rows: three whole blocks and a part of one
+    monkeypatch.setattr(segment, "LARGEST_BLOCK", 16)  # 53 rows: three whole blocks and a part of one
+    monkeypatch.setattr(segment, "SMALLEST_BLOCK", 4)
     summed = jax.jit(functools.partial(PATHS[path], num_segments=NUM_SEGMENTS))
     rng = np.random.default_rng(num_rows)
     for _ in range(20):
@@ -40,6 +41,22 @@ def test_no_row_inside_the_range_gives_zeros():
     for function in PATHS.values():
         total = function(np.ones((4, 2), np.float32), np.array([-1, -5, 7, 100], np.int32), NUM_SEGMENTS)
         np.testing.assert_array_equal(total, np.zeros((NUM_SEGMENTS, 2)))
+
+
+def test_rows_outside_the_range_may_hold_nan():
+    for function in PATHS.values():
+        total = function(np.array([[1.0], [np.nan]], np.float32), np.array([0, -1], np.int32), 2)
+        np.testing.assert_array_equal(total, [[1.0], [0.0]])
+
+
+def test_blocks_divide_the_rows_of_the_papers_scales():
+    assert [segment.row_blocks(rows) for rows in (2304, 9216, 36864, 82944)] == [
+        (2304, 0),
+        (3072, 0),
+        (4096, 0),
+        (3456, 0),
+    ]
+    assert segment.row_blocks(2 * 4099) == (4096, 4090)
 
 
 def test_both_paths_agree_on_floats_to_rounding():
