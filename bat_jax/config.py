@@ -467,7 +467,8 @@ class BatConfig:
         Args:
           fidelity: start from this preset (with the present scales, clusters, K-means steps and partition) instead of
             the present settings; parts that the checkpoint lacks stay off unless `settings` ask for them.
-          settings: CompressorConfig fields to replace; asking for a part that the checkpoint lacks is an error.
+          settings: CompressorConfig or PromptConfig fields to replace; asking for a part that the checkpoint lacks is
+            an error.
         """
         compressor, prompt = self.compressor, self.prompt
         if fidelity is not None:
@@ -479,10 +480,15 @@ class BatConfig:
                 token_mlp=compressor.token_mlp and self.has_token_mlp,
             )
             prompt = PromptConfig.preset(fidelity, system=prompt.system)
-        known = {field.name for field in dataclasses.fields(CompressorConfig)}
+        names = {kind: {field.name for field in dataclasses.fields(kind)} for kind in (CompressorConfig, PromptConfig)}
+        known = set.union(*names.values())
         _require(set(settings) <= known, "settings", sorted(set(settings) - known), f"known are {sorted(known)}")
-        compressor = dataclasses.replace(compressor, **settings)
-        return dataclasses.replace(self, compressor=compressor, prompt=prompt)
+        of = {kind: {name: value for name, value in settings.items() if name in names[kind]} for kind in names}
+        return dataclasses.replace(
+            self,
+            compressor=dataclasses.replace(compressor, **of[CompressorConfig]),
+            prompt=dataclasses.replace(prompt, **of[PromptConfig]),
+        )
 
     @property
     def networks(self) -> "BatConfig":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, PromptConfig, ScaleSpec
 from bat_jax.encoding import ImageLike
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import read_label_map
@@ -52,8 +52,8 @@ COVERAGE = flags.DEFINE_enum(
 SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "Any other compressor field as name=value, to flip one difference between paper and release at a time, such as "
-    "--set=preserve_equal=True or --set=coordinates=scale (docs/differences.md lists them).",
+    "Any other field of the compressor or the prompt as name=value, to flip one difference of paper and release at "
+    "a time, such as --set=preserve_equal=True or --set=coordinates=scale (docs/differences.md lists them).",
 )
 COMPUTE_DTYPE = flags.DEFINE_enum(
     "compute_dtype", None, ["float32", "bfloat16"], "Type of activations. Default: the checkpoint's."
@@ -103,9 +103,7 @@ def _scales(cfg: BatConfig) -> tuple[ScaleSpec, ...]:
 
 def _named_settings() -> dict[str, Any]:
     """Parse --set name=value pairs; True, False and numbers are Python literals, anything else is text."""
-    fields = {
-        field.name: getattr(CompressorConfig.paper(), field.name) for field in dataclasses.fields(CompressorConfig)
-    }
+    fields = vars(CompressorConfig.paper()) | vars(PromptConfig())
     settings = {}
     for item in SET.value:
         name, equals, text = item.partition("=")

@@ -53,7 +53,7 @@ GOOD_ANSWERS = {
     "label_map_npz": {"partition": "sam", "label_map": "OUT/labels.npz", "max_new_tokens": 2, "fidelity": "paper"},
     "top": {"partition": "sam", "fidelity": "release", "max_new_tokens": 2},
     "grid": {"partition": "grid", "num_clusters": 9, "coverage": "guaranteed", "max_new_tokens": 2},
-    "settings": {"set": "preserve_equal=True", "scale_embedding": "on", "token_mlp": "off", "max_new_tokens": 2},
+    "settings": {"set": "mask_added_tokens=True", "scale_embedding": "on", "token_mlp": "off", "max_new_tokens": 2},
     "init": {"kmeans_init": "OUT/init.npz", "budgets": "3,7", "max_new_tokens": 2},
     "sampled": {"temperature": 1.0, "top_p": 0.9, "seed": 5, "max_new_tokens": 2},
 }

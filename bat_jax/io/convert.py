@@ -41,7 +41,7 @@ from bat_jax.io.params import (
     read_leaves,
     trim_memory,
 )
-from bat_jax.io.safetensors import TensorSpec, raise_problems, write_folder
+from bat_jax.io.safetensors import TensorSpec, open_folder, raise_problems, write_folder
 
 __all__ = [
     "DTYPES",
@@ -115,6 +115,7 @@ def convert(
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if (source / PARAMS_FOLDER).is_dir() and (source / SOURCE_CONFIG_NAME).is_file():
         raise ValueError(f"{source} is converted already; pass --to_hf to convert it back")
+    open_folder(source)  # weights that cannot be read are named before anything that their config lacks
     config = config_from_hf(source, vision_tower)
     plan, notes = plan_checkpoint(source, vision_tower, config, DTYPES[dtype] if dtype else None)
     shapes = expected_shapes(config, with_unused=True)
