@@ -2,6 +2,8 @@
 
 import collections
 import functools
+import resource
+import sys
 import time
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -56,6 +58,12 @@ class Stages:
         self.run_seconds[name] += time.perf_counter() - start
         self.num_calls[name] += 1
         return result
+
+
+def peak_host_bytes() -> int:
+    """Return this process's largest resident memory so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB, macOS in bytes
 
 
 def peak_device_bytes() -> int | None:

@@ -14,7 +14,7 @@ from absl import flags
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.report import pictures
 from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
-from bat_jax.stages import peak_device_bytes
+from bat_jax.stages import peak_device_bytes, peak_host_bytes
 from experiments import cli
 from experiments import compressor_flags as compressor
 
@@ -79,6 +79,8 @@ def write_report(
         "answers": [answer_record(question, answer, scenes) for question, answer in asked],
         "encode_run_seconds": [scene.run_seconds for scene in scenes],
         "encode_compile_seconds": [scene.compile_seconds for scene in scenes],
+        "num_compiles": dict(model.stages.num_compiles),
+        "peak_host_bytes": peak_host_bytes(),
         "peak_device_bytes": peak_device_bytes(),
         "config": dataclasses.asdict(model.cfg),
     } | run_record(compressor.SEED.value)
@@ -139,8 +141,9 @@ def answer_questions(
         asked.append((question, answer))
         print(f"\nQ: {question}\n{describe(answer, scenes)}", flush=True)
     peak = peak_device_bytes()
-    if peak is not None:
-        print(f"\npeak device memory: {peak / 2**30:.2f} GiB")
+    device_memory = "" if peak is None else f"; peak device memory {peak / 2**30:.2f} GiB"
+    num_programs = sum(model.stages.num_compiles.values())
+    print(f"\n{num_programs} programs compiled; peak host memory {peak_host_bytes() / 2**30:.2f} GiB{device_memory}")
     if output_dir is not None:
         files = write_report(pathlib.Path(output_dir), model, images, scenes, asked)
         print(f"\nwrote {', '.join(files)} to {output_dir}")

@@ -77,13 +77,13 @@ class _Canvas(NamedTuple):
 
 
 def _figure(canvas: _Canvas, num_panels: int, caption: str) -> tuple[Figure, list]:
-    """Return a figure with a row (or two) of panels in the image's aspect and a wrapped caption on top."""
-    rows = 1 if num_panels <= 2 else 2
-    columns = -(-num_panels // rows)
+    """Return a figure of panels in the image's aspect, in two rows unless the image is tall, with a caption on top."""
     width, height = canvas.extent[1] - canvas.extent[0], canvas.extent[2] - canvas.extent[3]
-    panel_width = 6.0 if num_panels > 1 else 9.0
+    rows = 1 if num_panels <= 2 or height > 1.3 * width else 2
+    columns = -(-num_panels // rows)
+    panel_width = 6.0 * max(min(width / height, 1.0), 0.6)
     figure = Figure(
-        figsize=(panel_width * columns, (panel_width * height / width + 0.45) * rows + 0.9),
+        figsize=(panel_width * columns, (panel_width * height / width + 0.6) * rows + 0.9),
         dpi=DPI,
         layout="constrained",
     )
@@ -135,8 +135,8 @@ def tokens_picture(scene: SceneData, selections: tuple[Selection, ...], question
         has_padding |= padding > 0
         padded = f", {padding} padding" if padding else ""
         title = (
-            f"{scene.scales_px[scale]} px: {int(selection.mask.sum())} rows = {kept} tokens kept "
-            f"+ {fate.num_merged_rows} merged rows\n({merged} tokens merged, {dropped} dropped{padded})"
+            f"{scene.scales_px[scale]} px: {int(selection.mask.sum())} rows\n"
+            f"{kept} tokens kept + {fate.num_merged_rows} merged rows\n({merged} tokens merged, {dropped} dropped{padded})"
         )
         canvas.finish(axes, title)
     shown = FATE_NAMES if has_padding else FATE_NAMES[:PADDING]
