@@ -136,7 +136,8 @@ def tokens_picture(scene: SceneData, selections: tuple[Selection, ...], question
         padded = f", {padding} padding" if padding else ""
         title = (
             f"{scene.scales_px[scale]} px: {int(selection.mask.sum())} rows\n"
-            f"{kept} tokens kept + {fate.num_merged_rows} merged rows\n({merged} tokens merged, {dropped} dropped{padded})"
+            f"{kept} tokens kept + {fate.num_merged_rows} merged rows\n"
+            f"({merged} tokens merged, {dropped} dropped{padded})"
         )
         canvas.finish(axes, title)
     shown = FATE_NAMES if has_padding else FATE_NAMES[:PADDING]
