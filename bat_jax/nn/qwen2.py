@@ -123,15 +123,20 @@ class Block(nn.Module):
 
 
 class Qwen2(nn.Module):
-    """The decoder. Apply with method "embed", "__call__" (embeddings to final hidden states) or "logits"."""
+    """The decoder. Apply with method "embed", "__call__" (embeddings to final hidden states) or "logits".
+
+    `remat` computes the inside of every layer again in the backward pass, so that training keeps one row a layer.
+    """
 
     cfg: DecoderConfig
+    remat: bool = False
 
     def setup(self):
         cfg = self.cfg
         self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.width)
         self.layers = nn.scan(
-            Block,
+            # Inside a scan nothing can be merged with the recomputation, so guarding against it only costs.
+            nn.remat(Block, prevent_cse=False) if self.remat else Block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

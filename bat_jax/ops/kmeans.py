@@ -73,14 +73,13 @@ def kmeans(
     num_rows, max_clusters = rows.shape[0], init_index.shape[0]
     count = jnp.minimum(jnp.asarray(num_clusters), jnp.sum(valid))
     is_centre = jnp.arange(max_clusters) < count
-    weighted = jnp.concatenate([rows, jnp.ones((num_rows, 1), jnp.float32)], axis=1)
+    ones = jnp.ones((num_rows, 1), jnp.float32)
 
     def step(state):
         centres, _, num_steps, _ = state
         label = jnp.where(valid, nearest_centre(rows, centres, is_centre), -1)
-        total = segment_sum(weighted, label, max_clusters)
-        size = total[:, -1:]
-        moved = jnp.where(size > 0, total[:, :-1] / jnp.maximum(size, 1), centres)
+        size = segment_sum(ones, label, max_clusters)
+        moved = jnp.where(size > 0, segment_sum(rows, label, max_clusters) / jnp.maximum(size, 1), centres)
         is_still = jnp.all(jnp.abs(moved - centres) <= STOP_ATOL + STOP_RTOL * jnp.abs(centres))
         return moved, label, num_steps + 1, is_still
 
