@@ -6,12 +6,14 @@ written here. Grids cover the padded square; pictures are cut to the image.
 
 from typing import NamedTuple
 
+import jax
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.partition import ALONE
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
@@ -33,10 +35,10 @@ class TokenFate(NamedTuple):
     num_merged_rows: int
 
 
-def token_fate(scene: SceneData, scale: int, selection: Selection) -> TokenFate:
+def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
     """Say of every token of a scale whether it reached the decoder by itself, inside a merged row, or not at all."""
-    region_id = np.asarray(scene.scales[scale].region_id)
-    valid = np.asarray(scene.scales[scale].valid)
+    region_id, valid = np.asarray(tokens.region_id), np.asarray(tokens.valid)
+    selection = jax.tree.map(np.asarray, selection)
     is_merged_row = selection.mask & (selection.index < 0)
     fate = np.full(region_id.shape, DROPPED)
     is_redundant = valid & ~selection.is_kept & (region_id != ALONE)
@@ -127,7 +129,7 @@ def tokens_picture(scene: SceneData, selections: tuple[Selection, ...], question
     figure, panels = _figure(canvas, len(selections), question)
     has_padding = False
     for scale, (axes, selection) in enumerate(zip(panels, selections, strict=True)):
-        fate = token_fate(scene, scale, selection)
+        fate = token_fate(scene.scales[scale], selection)
         kept, merged, dropped, padding = fate.counts
         canvas.draw(axes)
         colours = FATE_COLOURS[scene.grids[scale].to_grid(fate.fate)]
