@@ -3,12 +3,10 @@
 For the demo and for tests that need a whole directory: real geometry, random weights, so its answers mean nothing.
 """
 
-import json
 import pathlib
 
 import jax
 import numpy as np
-import tokenizers
 from orbax.checkpoint import v1 as ocp
 
 from bat_jax.config import (
@@ -20,9 +18,9 @@ from bat_jax.config import (
     ScaleEmbeddingConfig,
     VisionConfig,
 )
+from bat_jax.io.small_tokenizers import write_byte_tokenizer
 from bat_jax.model import init_params
 
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # What the byte-level merges are learnt from; any English about the subject will do.
 _CORPUS = (
     "You are a helpful assistant. system user assistant image question answer",
@@ -56,30 +54,6 @@ def small_config(scales_px: tuple[int, ...] = DEFAULT_SCALES_PX, width: int = 64
     )
 
 
-def write_tokenizer(directory: pathlib.Path) -> None:
-    """Write a byte-level BPE tokenizer with Qwen2's special tokens, at most _VOCAB_SIZE ids."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=_VOCAB_SIZE - len(SPECIAL_TOKENS),
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_CORPUS, trainer)
-    # Added afterwards, so that they stand outside the base vocabulary as in Qwen2.
-    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    directory.mkdir(parents=True)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
 def write_random_checkpoint(directory: str | pathlib.Path, cfg: BatConfig | None = None, seed: int = 0) -> pathlib.Path:
     """Write params/, config.json and tokenizer/ of a random model into a new directory and return its path."""
     path = pathlib.Path(directory).absolute()
@@ -87,6 +61,6 @@ def write_random_checkpoint(directory: str | pathlib.Path, cfg: BatConfig | None
     params = jax.tree.map(np.asarray, jax.jit(init_params, static_argnums=0)(cfg, jax.random.key(seed)))
     path.mkdir(parents=True)
     ocp.save(path / "params", params)
-    write_tokenizer(path / "tokenizer")
+    write_byte_tokenizer(path / "tokenizer", _CORPUS, _VOCAB_SIZE)
     (path / "config.json").write_text(cfg.to_json())
     return path
