@@ -129,9 +129,7 @@ class BatModel:
         path = pathlib.Path(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
         tokenizer = load_tokenizer(path / "tokenizer")
-        params = load_params(path)
-        _move_to_device(params)
-        return cls(cfg, params, tokenizer)
+        return cls(cfg, load_device_params(path), tokenizer)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
         """Return a model with other settings that shares parameters and compiled stages with this one."""
@@ -325,13 +323,12 @@ class BatModel:
             raise ValueError(f"top_p={top_p}: must be in (0, 1]")
 
 
-def _move_to_device(tree: dict[str, Any]) -> None:
-    """Replace arrays in place, one by one, so that host and device never hold two copies of all weights."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            _move_to_device(value)
-        else:
-            tree[name] = jax.block_until_ready(jnp.asarray(value))
+def load_device_params(directory: str | pathlib.Path) -> dict[str, Any]:
+    """Read a converted checkpoint's weights onto the device, a group of leaves at a time.
+
+    On a CPU the arrays that were read become the device's, without a copy.
+    """
+    return load_params(directory, place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)))
 
 
 def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: jax.Array, anchor_valid: jax.Array | None) -> jax.Array:

@@ -2,8 +2,9 @@
 
     python -m experiments.benchmark_convert --scratch=/tmp/benchmark_convert
 
-Writes a checkpoint of the real sizes (15.9 GB in bfloat16, sharded, random values) under --scratch, converts it in a
-process of its own whose RssAnon is sampled, prints the figures and removes the scratch. About 36 GB of disk are needed.
+Writes a checkpoint of the real sizes (16 GB in bfloat16, sharded, random values) under --scratch, converts it, loads
+the result and converts it back, each in a process of its own whose RssAnon is sampled, prints the figures and removes
+the scratch. About 36 GB of disk are needed, and memory for the weights.
 """
 
 import importlib.metadata
@@ -64,32 +65,42 @@ def _random_arrays(specs: list[safetensors.TensorSpec]) -> Iterator[np.ndarray]:
         yield np.resize(np.roll(block, number), spec.shape)
 
 
+def measure(title: str, arguments: list[str]) -> int:
+    """Run a Python process, print its seconds and peak anonymous memory, and return that peak in bytes."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=pathlib.Path(__file__).parent.parent)
+    with AnonymousMemory(process.pid) as memory:
+        code = process.wait()
+    if code:
+        raise ValueError(f"{title} failed with exit code {code}")
+    seconds = time.perf_counter() - start
+    print(f"{title + ':':<18} {seconds:.0f} s, peak RssAnon {memory.peak_bytes / 1e9:.2f} GB", flush=True)
+    return memory.peak_bytes
+
+
 def main(argv: list[str]) -> int:
+    """Write, convert, convert back, load; exit with 1 if a conversion is over the limit."""
     del argv
     scratch = pathlib.Path(_SCRATCH.value).absolute()
     if scratch.exists():
         raise ValueError(f"--scratch={scratch} exists; name a folder that can be made and removed")
-    try:
-        start = time.perf_counter()
-        num_bytes = write_checkpoint(scratch / "source", BatConfig.uhr_bat_7b())
-        print(f"source:            {num_bytes / 1e9:.2f} GB written in {time.perf_counter() - start:.0f} s", flush=True)
-        command = [sys.executable, "-m", "experiments.convert", f"--source={scratch / 'source'}"]
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, f"--output={scratch / 'output'}"], cwd=pathlib.Path(__file__).parent.parent
-        )
-        with AnonymousMemory(process.pid) as memory:
-            code = process.wait()
-        seconds = time.perf_counter() - start
-        if code:
-            raise ValueError(f"the conversion failed with exit code {code}")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    print(f"peak RssAnon:      {memory.peak_bytes / 1e9:.2f} GB (limit {_LIMIT_GB.value:g})")
-    print(f"conversion:        {seconds:.0f} s for {num_bytes / 1e9:.2f} GB, the check included")
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("orbax-checkpoint", "jax", "numpy"))
     print(f"versions:          Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} CPUs")
-    return int(memory.peak_bytes > _LIMIT_GB.value * 1e9)
+    source, output, back = scratch / "source", scratch / "output", scratch / "back"
+    convert = ["-m", "experiments.convert"]
+    try:
+        start = time.perf_counter()
+        num_bytes = write_checkpoint(source, BatConfig.uhr_bat_7b())
+        print(f"source:            {num_bytes / 1e9:.2f} GB written in {time.perf_counter() - start:.0f} s", flush=True)
+        peaks = [measure("convert", [*convert, f"--source={source}", f"--output={output}"])]
+        shutil.rmtree(source)
+        load = f"from bat_jax.pipeline import load_device_params; load_device_params({str(output)!r})"
+        measure("load", ["-c", load])
+        peaks.append(measure("convert --to_hf", [*convert, f"--source={output}", f"--output={back}", "--to_hf"]))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"limit of converting: {_LIMIT_GB.value:g} GB")
+    return int(max(peaks) > _LIMIT_GB.value * 1e9)
 
 
 if __name__ == "__main__":

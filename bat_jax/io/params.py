@@ -7,7 +7,7 @@ leaves: memory is measured there, see `trim_memory` and `orbax_context`.
 import ctypes
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,20 @@ class Leaf:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def load_params(directory: str | pathlib.Path, *, dtype: str | None = None) -> dict[str, Any]:
-    """Read the weights of a bat_jax folder as a nested dict of NumPy arrays, without what never runs.
+def load_params(
+    directory: str | pathlib.Path,
+    *,
+    dtype: str | None = None,
+    place: Callable[[np.ndarray], Any] = lambda array: array,
+) -> dict[str, Any]:
+    """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
+
+    Leaves are read in groups, so that what `place` moves to a device never stands on the host as a whole.
 
     Args:
       directory: what `convert` wrote.
       dtype: cast every leaf to this while it is read; None keeps the stored dtype.
+      place: called on every leaf as it arrives, for instance to move it to a device; by default it stays a NumPy array.
 
     Raises:
       FileNotFoundError: no bat_jax folder.
@@ -58,8 +66,16 @@ def load_params(directory: str | pathlib.Path, *, dtype: str | None = None) -> d
         for path, leaf in leaves.items()
         if not path.startswith(table.UNUSED)
     }
-    arrays = read_leaves(pathlib.Path(directory).absolute() / PARAMS_FOLDER, wanted, leaves)
-    return traverse_util.unflatten_dict(arrays, sep="/")
+    params = pathlib.Path(directory).absolute() / PARAMS_FOLDER
+    placed = {}
+    for group in group_leaves(wanted):
+        arrays = read_leaves(params, {path: wanted[path] for path in group}, leaves)
+        while arrays:
+            path, array = arrays.popitem()
+            placed[path] = place(array)
+            del array
+        trim_memory()
+    return traverse_util.unflatten_dict(placed, sep="/")
 
 
 def inspect_folder(directory: pathlib.Path) -> tuple[BatConfig, dict[str, Leaf]]:

@@ -310,3 +310,4 @@ def _write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterato
                     f"{spec.name}: {array.dtype} {array.shape} came, {spec.dtype} {spec.shape} was announced"
                 )
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            del array  # a view would keep its whole source alive while the next one is made
