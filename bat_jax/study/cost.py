@@ -1,0 +1,342 @@
+"""What a run of UHR-BAT costs, computed from a config: floating-point operations, bytes moved and memory per stage.
+
+Counted are matrix products, two operations per multiply-add; norms, softmax, activations and sorting are left out (they
+are under 3 % wherever a stage is dominated by products, see tests/study/test_cost.py). Attention is counted in one of
+two ways, `Attention`:
+
+    "computed"  as this project runs it: all S keys for every query, masked afterwards, queries in blocks of 512
+    "causal"    only the pairs that the mask lets through (what a fused causal kernel does)
+    "none"      left out, as counters do that do not see inside a fused attention kernel
+
+Letters: D decoder width, E vision width, T new rows, S key slots, M tokens, R regions, L layers, V vocabulary.
+"""
+
+import dataclasses
+from typing import Literal
+
+from bat_jax.config import BatConfig
+from bat_jax.ops.attention import QUERY_BLOCK
+
+Attention = Literal["computed", "causal", "none"]
+BYTES = {"float32": 4, "bfloat16": 2}
+TERA, GIGA = 1e12, 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage's cost. linear: operations in products with weights or centres; attention: in scores and mixing.
+
+    bytes: weights read once, inputs read and outputs written once; what stays on the chip is not counted.
+    """
+
+    name: str
+    linear: int | float
+    attention: int | float = 0
+    bytes: int | float = 0
+
+    @property
+    def flops(self) -> int | float:
+        return self.linear + self.attention
+
+    def times(self, count: int) -> "Stage":
+        return Stage(self.name, count * self.linear, count * self.attention, count * self.bytes)
+
+
+def _item(cfg: BatConfig) -> int:
+    return BYTES[cfg.compute_dtype]
+
+
+# ---- the image half
+
+
+def vision_layer_parameters(cfg: BatConfig) -> int:
+    """Return the matrix parameters of one tower layer: 4 E^2 + 2 E F."""
+    vision = cfg.vision
+    return 4 * vision.width**2 + 2 * vision.width * vision.mlp_dim
+
+
+def vision_tower(cfg: BatConfig, num_tiles: int, num_layers: int | None = None) -> Stage:
+    """Return the tower's cost over tiles; `num_layers` defaults to the layers that run here (23 of 24)."""
+    vision = cfg.vision
+    layers = vision.num_run_layers if num_layers is None else num_layers
+    tokens = vision.num_patches + 1
+    patch = 2 * vision.num_patches * 3 * vision.patch_size_px**2 * vision.width
+    linear = 2 * tokens * vision_layer_parameters(cfg) * layers
+    attention = 4 * tokens**2 * vision.width * layers
+    weights = (3 * vision.patch_size_px**2 * vision.width + layers * vision_layer_parameters(cfg)) * _item(cfg)
+    moved = num_tiles * (3 * vision.image_size_px**2 + vision.num_patches * vision.width * _item(cfg))
+    return Stage("vision tower", num_tiles * (patch + linear), num_tiles * attention, weights + moved)
+
+
+def projector(cfg: BatConfig, num_tokens: int) -> Stage:
+    """Return the projector's cost: E -> D -> D."""
+    parameters = cfg.vision.width * cfg.decoder.width + cfg.decoder.width**2
+    moved = num_tokens * (cfg.vision.width + cfg.decoder.width)
+    return Stage("projector", 2.0 * num_tokens * parameters, 0.0, (parameters + moved) * _item(cfg))
+
+
+def scale_embedding(cfg: BatConfig, scale_px: int) -> Stage:
+    """Return the cost of resizing a scale's grid (two matrix products per axis, Eq. 16) and adding it to its tokens."""
+    embedding = cfg.scale_embedding
+    if embedding.form == "none":
+        return Stage("scale embedding", 0.0)
+    is_base = embedding.form == "base"
+    source = embedding.base_side if is_base else embedding.sides[embedding.scales_px.index(scale_px)]
+    target = (
+        cfg.vision.side if cfg.compressor.scale_embedding_extent == "tile" else scale_px // cfg.vision.patch_size_px
+    )
+    width, tokens = cfg.decoder.width, cfg.num_tokens(scale_px)
+    resize = 2 * target * source * source * width + 2 * target * target * source * width
+    moved = 4 * source**2 * width + 2 * tokens * width * _item(cfg)
+    return Stage("scale embedding", resize + tokens * width, 0.0, moved)
+
+
+def kmeans_step(cfg: BatConfig, num_tokens: int, num_clusters: int, sums: Literal["scatter", "product"]) -> Stage:
+    """Return one Lloyd step: 2 M R C for the distances, and the new centres' sums.
+
+    Args:
+      sums: "product" is the one-hot matrix product of accelerators, another 2 M R C; "scatter" the CPU's M C additions.
+    """
+    is_vision = cfg.compressor.cluster_features == "vision"
+    width = (cfg.vision.width if is_vision else cfg.decoder.width) + 2
+    distances = 2.0 * num_tokens * num_clusters * width
+    adding = distances if sums == "product" else num_tokens * width
+    return Stage("K-means", distances + adding, 0.0, 4 * (2 * num_tokens * width + 2 * num_clusters * width))
+
+
+# ---- the decoder
+
+
+def decoder_parameters(cfg: BatConfig) -> int:
+    """Return the matrix parameters of all decoder layers, without embedding and head."""
+    dec = cfg.decoder
+    attention = 2 * dec.width * dec.head_dim * (dec.num_heads + dec.num_kv_heads)
+    return dec.num_layers * (attention + 3 * dec.width * dec.mlp_dim)
+
+
+def decoder(cfg: BatConfig, rows: int, slots: int, attention: Attention = "computed", name: str = "decoder") -> Stage:
+    """Return the cost of `rows` new rows, the last of `slots` key slots, through all layers, without the head."""
+    dec = cfg.decoder
+    if attention == "none":
+        pairs = 0
+    elif attention == "causal":
+        pairs = rows * (slots - rows) + rows * (rows + 1) // 2
+    else:
+        pairs = (rows if rows <= QUERY_BLOCK else -(-rows // QUERY_BLOCK) * QUERY_BLOCK) * slots
+    mixing = 4.0 * pairs * dec.num_heads * dec.head_dim * dec.num_layers
+    moved = decoder_parameters(cfg) + 2 * rows * dec.width
+    return Stage(name, 2.0 * rows * decoder_parameters(cfg), mixing, moved * _item(cfg) + kv_bytes(cfg, slots))
+
+
+def head(cfg: BatConfig, rows: int) -> Stage:
+    """Return the cost of the logits of `rows` rows."""
+    parameters = cfg.decoder.width * cfg.decoder.vocab_size
+    return Stage("logits", 2.0 * rows * parameters, 0.0, parameters * _item(cfg) + 4 * rows * cfg.decoder.vocab_size)
+
+
+def anchor_prefix(cfg: BatConfig, prefix: int, attention: Attention = "computed") -> Stage:
+    """Return the decoder over [prompt prefix, anchor tokens], once an image."""
+    rows = prefix + num_tokens_of_anchor(cfg)
+    return decoder(cfg, rows, rows, attention, "anchor prefix")
+
+
+def question_pass(cfg: BatConfig, prefix: int, question: int, attention: Attention = "computed") -> Stage:
+    """Return the question's rows over the anchor's cache (Eq. 2); XLA shares the scores that importance reads again."""
+    slots = prefix + num_tokens_of_anchor(cfg) + question
+    return decoder(cfg, question, slots, attention, "question pass")
+
+
+def selection(cfg: BatConfig, sums: Literal["scatter", "product"]) -> Stage:
+    """Return preserve and merge over all scales: the sums of merged tokens; sorting is not counted."""
+    width, adding = cfg.decoder.width, 0.0
+    for scale in cfg.compressor.scales:
+        tokens = cfg.num_tokens(scale.size_px)
+        regions = cfg.compressor.clusters_of(scale, tokens)
+        adding += tokens * width * (2.0 * regions if sums == "product" else 1.0)
+    return Stage("selection", adding, 0.0, total_tokens(cfg) * width * _item(cfg))
+
+
+def token_mlp(cfg: BatConfig, kept: int) -> Stage:
+    """Return the token MLP's cost over the kept rows (release; the paper has none)."""
+    parameters = 2 * cfg.decoder.width**2
+    moved = parameters + 2 * kept * cfg.decoder.width
+    return Stage("token MLP", 2.0 * kept * parameters, 0.0, moved * _item(cfg))
+
+
+def prefill(cfg: BatConfig, rows: int, new_slots: int = 0, attention: Attention = "computed") -> Stage:
+    """Return the spliced prompt through the decoder, logits of its last row only."""
+    body, logits = decoder(cfg, rows, rows + new_slots, attention), head(cfg, 1)
+    return Stage("prefill", body.linear + logits.linear, body.attention, body.bytes + logits.bytes)
+
+
+def decode_step(cfg: BatConfig, slots: int, attention: Attention = "computed") -> Stage:
+    """Return one token through the decoder and the head; every slot of the cache is read."""
+    body, logits = decoder(cfg, 1, slots, attention), head(cfg, 1)
+    return Stage("decode step", body.linear + logits.linear, body.attention, body.bytes + logits.bytes)
+
+
+# ---- whole paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text:
+    """Text rows of a prompt: before the image, after it, and the answer's."""
+
+    prefix: int = 14
+    question: int = 64
+    answer: int = 8
+
+    @property
+    def prompt(self) -> int:
+        return self.prefix + self.question
+
+
+def num_tiles(cfg: BatConfig) -> int:
+    return sum(cfg.num_tiles(size) for size in cfg.compressor.sizes_px)
+
+
+def total_tokens(cfg: BatConfig) -> int:
+    """Return the tokens of all views (131,328 at the paper's sizes)."""
+    return sum(cfg.num_tokens(size) for size in cfg.compressor.sizes_px)
+
+
+def num_tokens_of_anchor(cfg: BatConfig) -> int:
+    return cfg.num_tokens(cfg.compressor.sizes_px[0])
+
+
+def image_half(
+    cfg: BatConfig, text: Text, attention: Attention = "computed", sums: Literal["scatter", "product"] = "product"
+) -> list[Stage]:
+    """Return what is computed once an image here: every view encoded once, only the layers that are needed."""
+    settings, tokens = cfg.compressor, total_tokens(cfg)
+    tower = vision_tower(cfg, num_tiles(cfg))
+    stages = [
+        tower if attention != "none" else dataclasses.replace(tower, attention=0.0),
+        projector(cfg, tokens),
+    ]
+    used = [size for size in settings.sizes_px if settings.embedding_repeats("answer")]
+    used += [settings.sizes_px[0]] if settings.embedding_repeats("attention") else []
+    parts = [scale_embedding(cfg, size) for size in used]
+    stages.append(Stage("scale embedding", sum(p.linear for p in parts), 0.0, sum(p.bytes for p in parts)))
+    if settings.partition == "kmeans":
+        counts = [
+            (cfg.num_tokens(s.size_px), settings.clusters_of(s, cfg.num_tokens(s.size_px))) for s in settings.scales
+        ]
+        steps = [
+            kmeans_step(cfg, count, clusters, sums).times(settings.kmeans_iterations) for count, clusters in counts
+        ]
+        stages.append(Stage("K-means", sum(s.linear for s in steps), 0.0, sum(s.bytes for s in steps)))
+    return [*stages, anchor_prefix(cfg, text.prefix, attention)]
+
+
+def question_half(
+    cfg: BatConfig,
+    kept: int,
+    text: Text,
+    attention: Attention = "computed",
+    sums: Literal["scatter", "product"] = "product",
+) -> list[Stage]:
+    """Return what every question costs here, its answer included."""
+    rows = kept + text.prompt
+    stages = [
+        question_pass(cfg, text.prefix, text.question, attention),
+        selection(cfg, sums),
+    ]
+    if cfg.compressor.token_mlp:
+        stages.append(token_mlp(cfg, kept))
+    stages.append(prefill(cfg, rows, text.answer, attention))
+    steps = decode_step(cfg, rows + text.answer, attention).times(max(text.answer - 1, 0))
+    return [*stages, dataclasses.replace(steps, name=f"{max(text.answer - 1, 0)} decode steps")]
+
+
+def release_path(
+    cfg: BatConfig,
+    kept: int,
+    text: Text,
+    attention: Attention = "none",
+    encodings: int = 2,
+    vision_layers: int | None = None,
+) -> list[Stage]:
+    """Return a question on the release's path: views encoded `encodings` times, all layers, logits of every row.
+
+    Region partition is left out (its K-means has no weights, SAM's runs before); so are decode steps.
+    """
+    layers = cfg.vision.num_layers if vision_layers is None else vision_layers
+    tower = vision_tower(cfg, num_tiles(cfg), layers)
+    if attention == "none":
+        tower = dataclasses.replace(tower, attention=0.0)
+    anchor = text.prompt + num_tokens_of_anchor(cfg)
+    rows = kept + text.prompt
+    stages = [tower.times(encodings), projector(cfg, total_tokens(cfg)).times(encodings)]
+    for name, length in (("anchor pass", anchor), ("prefill", rows)):
+        body, logits = decoder(cfg, length, length, attention), head(cfg, length)
+        stages.append(Stage(name, body.linear + logits.linear, body.attention, body.bytes + logits.bytes))
+    return [*stages, token_mlp(cfg, kept)] if cfg.compressor.token_mlp else stages
+
+
+def tflops(stages: list[Stage]) -> int | float:
+    return sum(stage.flops for stage in stages) / TERA
+
+
+# ---- memory, in bytes
+
+
+def kv_bytes(cfg: BatConfig, slots: int) -> int:
+    """Return the key-value cache of `slots` rows, all layers."""
+    return 2 * cfg.decoder.num_layers * slots * cfg.decoder.num_kv_heads * cfg.decoder.head_dim * _item(cfg)
+
+
+def parameter_counts(cfg: BatConfig) -> dict[str, int]:
+    """Return the parameters of every part as they are held here (biases, norms and embeddings included)."""
+    vision, dec = cfg.vision, cfg.decoder
+    layer = vision_layer_parameters(cfg) + 4 * vision.width + vision.mlp_dim + vision.width + 4 * vision.width
+    tower = 3 * vision.patch_size_px**2 * vision.width + (vision.num_patches + 2) * vision.width + 2 * vision.width
+    biases = dec.head_dim * (dec.num_heads + 2 * dec.num_kv_heads)
+    heads = 1 if dec.tie_word_embeddings else 2
+    counts = {
+        "vision_tower": tower + vision.num_run_layers * layer,
+        "projector": vision.width * dec.width + dec.width**2 + 2 * dec.width,
+        "decoder": decoder_parameters(cfg)
+        + dec.num_layers * (biases + 2 * dec.width)
+        + dec.width
+        + heads * dec.vocab_size * dec.width,
+    }
+    embedding = cfg.scale_embedding
+    if embedding.form == "residual":
+        counts["scale_embedding"] = sum(side**2 for side in embedding.sides) * dec.width
+    elif embedding.form == "base":
+        counts["scale_embedding"] = (embedding.base_side**2 + len(embedding.scales_px)) * dec.width
+    if cfg.has_token_mlp:
+        counts["token_mlp"] = 2 * (dec.width**2 + dec.width)
+    return counts
+
+
+def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:
+    """Return what is held here, in bytes: some of it for good, some only while its stage runs."""
+    item, tokens, dec = _item(cfg), total_tokens(cfg), cfg.decoder
+    largest = max(cfg.num_tokens(size) for size in cfg.compressor.sizes_px)
+    is_vision = cfg.compressor.cluster_features == "vision"
+    clustered = (cfg.vision.width if is_vision else dec.width) + 2
+    anchor = text.prefix + num_tokens_of_anchor(cfg)
+    rows = kept + text.prompt + text.answer
+    return {
+        "weights": sum(parameter_counts(cfg).values()) * item,
+        "tokens of all views": tokens * dec.width * item,
+        "anchor's KV cache": kv_bytes(cfg, anchor),
+        "prompt's KV cache": kv_bytes(cfg, rows),
+        "tower features of the largest view, while it is encoded": largest * cfg.vision.width * item,
+        "K-means rows of the largest view (float32), while it is clustered": largest * clustered * 4,
+        "attention scores of one block (float32), while prefilling": 4 * dec.num_heads * QUERY_BLOCK * rows,
+        "logits (float32, one row)": 4 * dec.vocab_size,
+    }
+
+
+def training_memory(cfg: BatConfig, moment_bytes: int) -> dict[str, int]:
+    """Return weights, gradients and AdamW's two moments in bytes, without activations; the tower is frozen (App. B)."""
+    counts = parameter_counts(cfg)
+    trained = sum(counts.values()) - counts["vision_tower"]
+    return {
+        "weights": sum(counts.values()) * _item(cfg),
+        "gradients": trained * _item(cfg),
+        "AdamW moments": 2 * trained * moment_bytes,
+    }
