@@ -1,0 +1,101 @@
+"""The state of a training and its checkpoints: everything that decides what comes next, saved together.
+
+A checkpoint holds the trained weights (frozen ones are read from the model's checkpoint), optimiser, key, step and data
+position, so that a run killed at any moment goes on as if nothing had happened. Orbax writes it in the background; one
+that was not written to its end is never read.
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from bat_jax.typing import Array, Int, Key, Params
+
+
+class TrainState(NamedTuple):
+    """step (): optimiser steps done. params: the trained parts. opt_state: of optax. key: of the training, constant.
+
+    position (): batches of data consumed since the beginning of training.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    key: Key[Array, ""]
+    position: Int[Array, ""]
+
+
+def new_state(trained: Params, opt_state: Any, seed: int) -> TrainState:
+    """Return the state before the first step."""
+    return TrainState(jnp.int32(0), trained, opt_state, jax.random.key(seed), jnp.int32(0))
+
+
+class Checkpoints:
+    """The checkpoints of one run, in folders by step; the newest `keep` stay."""
+
+    def __init__(self, directory: str | pathlib.Path, keep: int = 2):
+        """Open (or make) the folder of checkpoints.
+
+        Raises:
+          ValueError: keep is not positive.
+        """
+        if keep < 1:
+            raise ValueError(f"keep_checkpoints={keep}: must be at least 1, or nothing could be resumed")
+        self._checkpointer = ocp.training.Checkpointer(
+            pathlib.Path(directory).absolute(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, None without any."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Begin to write a checkpoint in the background; waits only for the one before."""
+        if self.latest_step != step:
+            self._checkpointer.save_async(step, _named_leaves(state), force=True)
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Read the newest checkpoint into the shapes and shardings of `like`.
+
+        Raises:
+          ValueError: it is of another model or recipe.
+        """
+        abstract = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in _named_leaves(like).items()
+        }
+        found = set(self._checkpointer.metadata().metadata)
+        if found != set(abstract):
+            different = sorted(found ^ set(abstract))
+            raise ValueError(f"checkpoint: trained other parts than the recipe: {', '.join(different[:4])} ...")
+        leaves = self._checkpointer.load(abstract_state=abstract)
+        state = jax.tree.unflatten(jax.tree.structure(_with_key_data(like)), [leaves[name] for name in abstract])
+        return state._replace(key=jax.random.wrap_key_data(state.key))
+
+    def close(self) -> None:
+        """Wait until everything is on the disk."""
+        self._checkpointer.close()
+
+
+def _with_key_data(state: TrainState) -> TrainState:
+    """Return the state with the key as plain numbers, which is what is stored."""
+    return state._replace(key=jax.random.key_data(state.key))
+
+
+def _named_leaves(state: TrainState) -> dict[str, Any]:
+    """Return path -> leaf; plain names, so that no class of optax is part of the files."""
+    leaves = jax.tree_util.tree_leaves_with_path(_with_key_data(state))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def state_bytes(state: TrainState) -> int:
+    """Return the bytes of a state, all shards together."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(_with_key_data(state)))

@@ -1,0 +1,189 @@
+"""Fine-tune a converted checkpoint on LLaVA conversations; writes a checkpoint that experiments.answer loads.
+
+    python -m experiments.finetune --checkpoint=DIR --data=sft.json --image_dir=IMAGES --output_dir=DIR [--set=...]
+
+The recipe starts from a preset; --recipe=FILE reads one from JSON, --train name=value changes single fields. Progress
+and the state for --resume are kept under OUTPUT_DIR/train. On several hosts, start the same command on each with
+--coordinator, --num_processes and --process_id; all need the output directory on a file system they share.
+"""
+
+import ast
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+from typing import Any
+
+import jax
+from absl import flags
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from bat_jax.data.llava import LlavaFile
+from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
+from bat_jax.io.prompts import load_tokenizer
+from bat_jax.pipeline import BatModel
+from bat_jax.report.run_record import run_record, write_json
+from bat_jax.train.loop import LoopSettings, TrainResult, train
+from bat_jax.train.recipe import TrainConfig
+from bat_jax.train.sharding import make_mesh
+from experiments import cli
+from experiments import compressor_flags as compressor
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
+DATA = flags.DEFINE_string("data", None, "LLaVA conversations: a JSON list or JSON lines.")
+IMAGE_DIR = flags.DEFINE_string("image_dir", ".", "Folder that the image names in --data are relative to.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the fine-tuned checkpoint.")
+PRESET = flags.DEFINE_enum(
+    "preset",
+    "release_7b",
+    ["release_7b", "paper"],
+    "Recipe to start from; paper needs --visual_rate, --projection_rate.",
+)
+VISUAL_RATE = flags.DEFINE_float("visual_rate", None, "Learning rate of the visual parts (--preset=paper).")
+PROJECTION_RATE = flags.DEFINE_float("projection_rate", None, "Learning rate of the projection (--preset=paper).")
+RECIPE = flags.DEFINE_string("recipe", None, "JSON file with a whole recipe, instead of --preset.")
+TRAIN = flags.DEFINE_multi_string(
+    "train", [], "A field of the recipe as name=value, such as --train=epochs=1 or --train=decoder=1e-5."
+)
+MESH = flags.DEFINE_string("mesh", None, "Devices along each axis of the mesh, as 8 or 4,2. Default: all in one axis.")
+CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between checkpoints.", lower_bound=1)
+KEEP_CHECKPOINTS = flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints that stay.", lower_bound=1)
+RESUME = flags.DEFINE_bool("resume", False, "Go on with the training in --output_dir.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier fine-tuning in --output_dir.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for training on several hosts.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes in all.", lower_bound=1)
+PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
+
+TRAIN_FOLDER = "train"
+_RECIPE_NAME = "train_config.json"
+
+
+def recipe_of_flags() -> TrainConfig:
+    """Return the recipe that the flags ask for.
+
+    Raises:
+      ValueError: names the flag or the field.
+    """
+    if RECIPE.value:
+        recipe = TrainConfig.from_json(pathlib.Path(RECIPE.value).read_text())
+    elif PRESET.value == "paper":
+        if VISUAL_RATE.value is None or PROJECTION_RATE.value is None:
+            raise ValueError("--preset=paper: give --visual_rate and --projection_rate; the paper's exponents are lost")
+        recipe = TrainConfig.paper(visual_rate=VISUAL_RATE.value, projection_rate=PROJECTION_RATE.value)
+    else:
+        recipe = TrainConfig.release_7b()
+    values = dataclasses.asdict(recipe)
+    for item in TRAIN.value:
+        name, equals, text = item.partition("=")
+        if not equals or name not in values:
+            raise ValueError(f"--train={item}: need name=value with a name from {', '.join(values)}")
+        try:
+            values[name] = text if isinstance(values[name], str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"--train={item}: {text!r} is no value") from None
+    return TrainConfig.from_json(json.dumps(values))
+
+
+def prepare_output(output: pathlib.Path, checkpoint: pathlib.Path, recipe: TrainConfig) -> None:
+    """Make the output directory, or refuse it; only process 0 writes.
+
+    Raises:
+      ValueError: it holds something and neither --resume nor --overwrite fits.
+    """
+    if output.exists() and checkpoint.resolve().is_relative_to(output.resolve()):
+        raise ValueError(f"--output_dir={output}: holds the checkpoint that is to be trained; choose another")
+    stored = output / TRAIN_FOLDER / _RECIPE_NAME
+    if RESUME.value and stored.exists():
+        if (output / PARAMS_FOLDER).exists():
+            raise ValueError(f"--resume: {output} is finished; nothing is left to do")
+        before = dataclasses.asdict(TrainConfig.from_json(stored.read_text()))
+        changed = [name for name, value in dataclasses.asdict(recipe).items() if before[name] != value]
+        if changed:
+            raise ValueError(f"--resume: the recipe in {output} has other values of {', '.join(changed)}")
+        return
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        is_ours = (output / TRAIN_FOLDER).is_dir()
+        if not OVERWRITE.value or not is_ours:
+            hint = "give --overwrite or --resume" if is_ours else "it is no fine-tuning of this command; choose another"
+            raise ValueError(f"--output_dir={output}: is not empty; {hint}")
+        if jax.process_index() == 0:
+            shutil.rmtree(output)
+    if jax.process_index() == 0:
+        (output / TRAIN_FOLDER).mkdir(parents=True, exist_ok=True)
+        stored.write_text(recipe.to_json())
+
+
+def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: str, params: dict[str, Any]) -> None:
+    """Write params/, config.json and tokenizer/ in the layout and the dtypes of the checkpoint that was trained."""
+    _, leaves = inspect_folder(checkpoint)
+    trained = traverse_util.flatten_dict(params, sep="/")
+    arrays = {path: array.astype(leaves[path].dtype) for path, array in trained.items()}
+    # What never runs goes along, so that the result can be written back as Hugging Face safetensors.
+    unused = {path: leaf for path, leaf in leaves.items() if path not in trained}
+    if unused:
+        arrays |= read_leaves(checkpoint.absolute() / PARAMS_FOLDER, unused, leaves)
+    if jax.process_index() == 0:
+        if (checkpoint / "source_config.json").is_file():
+            shutil.copyfile(checkpoint / "source_config.json", output / "source_config.json")
+        shutil.copytree(checkpoint / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
+        (output / "config.json").write_text(cfg_text)
+    # Last, and renamed into place by Orbax when it is whole: a folder with params/ is a finished one.
+    with orbax_context():
+        ocp.save(output.absolute() / PARAMS_FOLDER, traverse_util.unflatten_dict(arrays, sep="/"))
+
+
+def finetune() -> TrainResult:
+    """Do what the flags ask: check everything, train, write the checkpoint."""
+    for flag in (CHECKPOINT, DATA, OUTPUT_DIR):
+        if not flag.value:
+            raise ValueError(f"--{flag.name}: give one; {flag.help}")
+    if RESUME.value and OVERWRITE.value:
+        raise ValueError("--resume and --overwrite exclude each other")
+    checkpoint, output = pathlib.Path(CHECKPOINT.value), pathlib.Path(OUTPUT_DIR.value)
+    recipe = recipe_of_flags()
+    cfg = compressor.configure(BatModel.read_config(checkpoint))
+    source = LlavaFile(DATA.value)
+    if not pathlib.Path(IMAGE_DIR.value).is_dir():
+        raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
+    tokenizer = load_tokenizer(checkpoint / "tokenizer")
+    mesh = make_mesh(compressor.whole_numbers(MESH.value, "mesh") if MESH.value else None)
+    if not PROCESS_ID.value:
+        prepare_output(output, checkpoint, recipe)
+    if NUM_PROCESSES.value > 1:
+        multihost_utils.sync_global_devices("output directory")
+    is_first = jax.process_index() == 0
+    if is_first:
+        write_json(output / TRAIN_FOLDER / "run.json", {"flags": sys.argv[1:]} | run_record(recipe.seed))
+        num_steps = recipe.num_steps(len(source))
+        print(f"{len(source)} records, {num_steps} steps of {recipe.batch_size}, {mesh.size} device(s)", flush=True)
+    settings = LoopSettings(
+        directory=output / TRAIN_FOLDER,
+        checkpoint_every=CHECKPOINT_EVERY.value,
+        keep_checkpoints=KEEP_CHECKPOINTS.value,
+        resume=RESUME.value,
+        progress=is_first and sys.stderr.isatty(),
+    )
+    result = train(cfg, recipe, load_params(checkpoint), tokenizer, source, IMAGE_DIR.value, settings, mesh)
+    write_checkpoint(checkpoint, output, cfg.to_json(), result.params)
+    if is_first:
+        loss = "" if result.last_loss is None else f", last loss {result.last_loss:.4f}"
+        print(f"{result.num_steps} steps{loss}; {result.num_skipped} records left out; wrote {output}")
+        if result.num_skipped:
+            print(f"why: {output / TRAIN_FOLDER}/skipped-*.jsonl")
+    return result
+
+
+def main(_: list[str]) -> None:
+    """Join the other hosts, then fine-tune."""
+    if NUM_PROCESSES.value > 1:
+        if not COORDINATOR.value:
+            raise ValueError("--num_processes: training on several hosts needs --coordinator=HOST:PORT")
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    finetune()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+"""A tiny checkpoint, images and conversations for training, and runs of experiments.finetune as a user starts them."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+
+from bat_jax.io.params import load_params
+from tests.tiny_model import write_tiny_checkpoint
+
+# Compiling is nearly all the time that these runs take.
+LITTLE_OPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ANSWERS = ("red", "blue", "harbour", "car")
+
+
+def write_sft(directory: pathlib.Path, num_records: int = 8) -> list[dict]:
+    """Write checkpoint/, sft.json and pictures of a size that pads; returns the records."""
+    write_tiny_checkpoint(directory / "checkpoint")
+    rng = np.random.default_rng(0)
+    records = []
+    for number in range(num_records):
+        pixels = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(directory / f"{number}.png")
+        turns = [
+            {"from": "human", "value": "<image>\nHow many ships are there?"},
+            {"from": "gpt", "value": ANSWERS[number % len(ANSWERS)]},
+        ]
+        records.append({"id": f"r{number}", "image": f"{number}.png", "conversations": turns})
+    (directory / "sft.json").write_text(json.dumps(records))
+    return records
+
+
+def command(directory: pathlib.Path, output: str, *flags: str) -> list[str]:
+    settings = {"batch_size": 4, "num_clusters": None, "compute_dtype": "float32", "decoder": 1e-2, "seed": 1}
+    arguments = [f"--train={name}={value}" for name, value in settings.items()]
+    arguments += [f"--checkpoint={directory / 'checkpoint'}", f"--data={directory / 'sft.json'}"]
+    arguments += [f"--image_dir={directory}", f"--output_dir={directory / output}"]
+    return [sys.executable, "-m", "experiments.finetune", *arguments, *flags]
+
+
+def environment(directory: pathlib.Path, **settings: str) -> dict[str, str]:
+    """Return the environment of a run on CPU; runs of one directory share what they compile."""
+    cache = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "XLA_FLAGS": LITTLE_OPTIMISED,
+    }
+    return os.environ | cache | settings
+
+
+def run(directory: pathlib.Path, output: str, *flags: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(directory, output, *flags), capture_output=True, text=True, check=False, env=environment(directory)
+    )
+
+
+def metrics(directory: pathlib.Path, output: str) -> list[dict]:
+    return [json.loads(line) for line in (directory / output / "train" / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(directory: pathlib.Path, output: str) -> dict:
+    return load_params(directory / output)

@@ -1,0 +1,65 @@
+"""Trains a few steps on meshes of 8 simulated devices and prints losses and a digest of the weights as JSON.
+
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.train.sharded_run DIRECTORY
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from bat_jax.config import BatConfig
+from bat_jax.data.llava import LlavaFile
+from bat_jax.io.params import load_params
+from bat_jax.io.prompts import load_tokenizer
+from bat_jax.train import sharding
+from bat_jax.train.batches import BatchMaker
+from bat_jax.train.loop import Trainer
+from bat_jax.train.loss import training_config
+from bat_jax.train.recipe import TrainConfig
+
+STEPS = 3
+RECIPE = TrainConfig(
+    batch_size=16, accumulation=2, compute_dtype="float32", decoder=1e-3, projector=1e-3, token_mlp=1e-3, seed=1
+)
+
+
+def num_bytes_per_device(tree) -> int:
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def main(directory: pathlib.Path) -> None:
+    folder = directory / "checkpoint"
+    cfg = training_config(BatConfig.load(folder / "config.json"), RECIPE)
+    params, tokenizer = load_params(folder), load_tokenizer(folder / "tokenizer")
+    source = LlavaFile(directory / "sft.json")
+    one = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    eight = sharding.make_mesh((4, 2))
+    report = {}
+    for name, mesh, mode in (
+        ("single", one, "data"),
+        ("data", eight, "data"),
+        ("zero2", eight, "zero2"),
+        ("zero3", eight, "zero3"),
+    ):
+        recipe = dataclasses.replace(RECIPE, sharding=mode)
+        columns = sharding.local_columns(mesh, 8)
+        maker = BatchMaker(cfg, recipe, tokenizer, source, directory, columns=columns)
+        trainer = Trainer(cfg, recipe, params, maker, mesh, num_steps=STEPS)
+        losses = [float(trainer.step(maker(step)).loss) for step in range(STEPS)]
+        weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(trainer.state.params)])
+        np.save(directory / f"weights_{name}.npy", weights)
+        report[name] = {
+            "losses": losses,
+            "weight_bytes": num_bytes_per_device(trainer.state.params),
+            "optimizer_bytes": num_bytes_per_device(trainer.state.opt_state),
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""experiments.finetune as a user runs it: it learns, survives kill -9, runs on two processes, tells of bad records."""
+
+import json
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.pipeline import BatModel
+from tests.train.sft_files import command, environment, metrics, run, weights, write_sft
+
+STEPS = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sft")
+    write_sft(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(folder):
+    """An uninterrupted training."""
+    done = run(folder, "plain", "--train=epochs=8", "--checkpoint_every=2")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def same_weights(first, second):
+    for one, two in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_loss_falls_and_every_step_is_logged(folder, plain):
+    rows = metrics(folder, "plain")
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows[-1]["loss"] < 0.7 * rows[0]["loss"]
+    assert rows[0]["rate_decoder"] == 0 and max(row["rate_decoder"] for row in rows) == pytest.approx(1e-2)
+    assert all(row["memory_bytes"] > 0 and row["tokens_per_s"] > 0 for row in rows)
+    assert list((folder / "plain" / "train" / "tensorboard").glob("events.out.tfevents.*"))
+    assert f"{STEPS} steps, last loss" in plain.stdout
+
+
+def test_the_result_is_a_checkpoint_that_answers(folder, plain):
+    before, after = weights(folder, "checkpoint"), weights(folder, "plain")
+    same_weights(before["vision_tower"], after["vision_tower"])
+    for part in ("projector", "decoder", "token_mlp"):
+        assert not np.array_equal(jax.tree.leaves(before[part])[0], jax.tree.leaves(after[part])[0])
+    model = BatModel.load(folder / "plain")
+    answer = model.encode(folder / "0.png").ask("How many ships are there?", max_new_tokens=4)
+    assert answer.token_ids.size <= 4
+
+
+def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights_bit_for_bit(folder, plain):
+    flags = ("--train=epochs=8", "--checkpoint_every=2")
+    log = folder / "killed" / "train" / "metrics.jsonl"
+    victim = subprocess.Popen(
+        command(folder, "killed", *flags),
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    lines = random.randint(1, STEPS - 4)
+    while victim.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.05)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL and not (folder / "killed" / "params").exists()
+    refused = run(folder, "killed", *flags)
+    assert refused.returncode == 1 and "--resume" in refused.stderr
+    done = run(folder, "killed", *flags, "--resume")
+    assert done.returncode == 0, done.stderr
+    same_weights(weights(folder, "plain"), weights(folder, "killed"))
+    ours, theirs = metrics(folder, "killed"), metrics(folder, "plain")
+    assert [(row["step"], row["loss"]) for row in ours] == [(row["step"], row["loss"]) for row in theirs]
+    assert "nothing is left to do" in run(folder, "killed", *flags, "--resume").stderr
+
+
+def test_two_processes_reach_the_weights_of_one(folder, plain):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ("--train=epochs=8", "--train=sharding=zero3", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    runs = [
+        subprocess.Popen(
+            command(folder, "two", *flags, f"--process_id={index}"),
+            env=environment(folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate() for process in runs]
+    assert [process.returncode for process in runs] == [0, 0], outputs
+    ours, theirs = metrics(folder, "two"), metrics(folder, "plain")
+    np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in theirs], rtol=1e-4)
+    pairs = zip(jax.tree.leaves(weights(folder, "plain")), jax.tree.leaves(weights(folder, "two")), strict=True)
+    difference = np.concatenate([np.abs(one - two).ravel() for one, two in pairs])
+    # AdamW divides by the gradient's size: where that is rounding, a weight goes its own way at a rate of 1e-2.
+    assert np.mean(difference > 1e-4) < 1e-2 and difference.max() < 1e-2
+
+
+def test_bad_records_are_left_out_counted_and_named(folder, plain):
+    records = json.loads((folder / "sft.json").read_text())
+    bad = folder / "bad"
+    bad.mkdir()
+    shutil.copy(folder / "0.png", bad / "broken.png")
+    (bad / "broken.png").write_bytes((bad / "broken.png").read_bytes()[:500])
+    records[1]["image"] = "bad/missing.png"
+    records[2]["image"] = "bad/broken.png"
+    records[3]["conversations"] = [{"from": "robot", "value": "x"}]
+    (bad / "sft.json").write_text(json.dumps(records))
+    done = run(folder, "with_bad", "--train=epochs=1", f"--data={bad / 'sft.json'}")
+    assert done.returncode == 0, done.stderr
+    assert "3 records left out" in done.stdout
+    lines = (folder / "with_bad" / "train" / "skipped-00000.jsonl").read_text().splitlines()
+    reasons = {row["index"]: row["reason"] for row in map(json.loads, lines)}
+    assert set(reasons) == {1, 2, 3}
+    assert "missing.png" in reasons[1] and "broken.png" in reasons[2] and "known `from`" in reasons[3]
+    rows = metrics(folder, "with_bad")
+    assert sum(row["samples"] for row in rows) == 5 and rows[-1]["left_out"] == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_samples(folder, plain):
+    done = run(folder, "nan", "--train=epochs=8", "--train=decoder=1e30", "--train=clip_norm=0")
+    assert done.returncode == 1
+    # The first step has rate 0, the second spoils the weights, the third meets them.
+    assert "step 3: the loss is not finite; samples r" in done.stderr
+    assert not (folder / "nan" / "params").exists()
+
+
+def test_wrong_flags_are_named_before_anything_is_written(folder):
+    for flags, named in (
+        (("--train=epochs=0",), "epochs"),
+        (("--train=nothing=1",), "--train=nothing=1"),
+        (("--data=/nowhere.json",), "/nowhere.json"),
+        (("--preset=paper",), "--visual_rate"),
+    ):
+        done = run(folder, "wrong", *flags)
+        assert done.returncode == 1 and named in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not (folder / "wrong").exists()

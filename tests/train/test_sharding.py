@@ -1,0 +1,55 @@
+"""Data parallel, ZeRO-2 and ZeRO-3 on 8 simulated devices against one device."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.train import sharding
+from tests.train.sft_files import LITTLE_OPTIMISED, environment, write_sft
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    write_sft(folder, num_records=16)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.sharded_run", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(folder, XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {LITTLE_OPTIMISED}"),
+    )
+    assert done.returncode == 0, done.stderr
+    names = ("single", "data", "zero2", "zero3")
+    weights = {name: np.load(folder / f"weights_{name}.npy") for name in names}
+    return json.loads(done.stdout.splitlines()[-1]), weights
+
+
+@pytest.mark.parametrize("mode", ["data", "zero2", "zero3"])
+def test_losses_and_updated_weights_equal_the_single_device_run(report, mode):
+    rows, weights = report
+    np.testing.assert_allclose(rows[mode]["losses"], rows["single"]["losses"], rtol=1e-5)
+    # AdamW divides by the gradient's size: where that is near rounding, a weight moves by up to its rate (1e-3) freely.
+    difference = np.abs(weights[mode] - weights["single"])
+    assert np.mean(difference > 2e-6) < 1e-3 and difference.max() < 2e-3
+
+
+def test_zero2_shards_the_optimiser_and_zero3_the_weights_too(report):
+    rows, _ = report
+    whole = rows["single"]
+    assert rows["data"]["weight_bytes"] == rows["zero2"]["weight_bytes"] == whole["weight_bytes"]
+    assert rows["data"]["optimizer_bytes"] == whole["optimizer_bytes"]
+    for mode in ("zero2", "zero3"):
+        assert rows[mode]["optimizer_bytes"] < 0.15 * whole["optimizer_bytes"]
+    assert rows["zero3"]["weight_bytes"] < 0.15 * whole["weight_bytes"]
+
+
+def test_a_mesh_or_batch_that_does_not_fit_the_devices_is_refused():
+    with pytest.raises(ValueError, match="as many devices"):
+        sharding.make_mesh((jax.device_count() + 1,))
+    mesh = sharding.make_mesh()
+    assert sharding.local_columns(mesh, 2 * mesh.size) == list(range(2 * mesh.size))
