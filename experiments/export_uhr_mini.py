@@ -1,0 +1,50 @@
+"""Write scenes of the UHR-Mini world as pictures, questions in the benchmarks' formats and label maps.
+
+python -m experiments.export_uhr_mini --output_dir=DIR [--split=test --num_scenes=10 | --scene_seeds=FROM:TO]
+    [--side=1344] [--formats=llava,xlrs,label_maps] [--label_format=png] [--prompt_style=release]
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+from tqdm import tqdm
+
+from bat_jax.scenes.exports import FORMATS, LABEL_SUFFIXES, export
+from bat_jax.scenes.splits import SPLITS, parse_seeds, seeds_of
+from experiments import cli
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder for everything.")
+_SPLIT = flags.DEFINE_enum("split", "test", list(SPLITS), "Which split to take scenes from.")
+_NUM_SCENES = flags.DEFINE_integer("num_scenes", 10, "The first so many scenes of the split.", lower_bound=1)
+_SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "FROM:TO instead of --split; TO is not included.")
+_SIDE = flags.DEFINE_integer("side", 1344, "Side of the pictures in pixels, 224 to 16384.")
+_FORMATS = flags.DEFINE_list("formats", list(FORMATS), "What to write beside the pictures.")
+_LABEL_FORMAT = flags.DEFINE_enum("label_format", "png", list(LABEL_SUFFIXES), "File form of the label maps.")
+_PROMPT_STYLE = flags.DEFINE_enum(
+    "prompt_style",
+    "release",
+    ["release", "xlrs", "word"],
+    "How llava.json asks: for a letter, or for the option's text.",
+)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    seeds = parse_seeds(_SCENE_SEEDS.value) if _SCENE_SEEDS.value else seeds_of(_SPLIT.value, _NUM_SCENES.value)
+    with tqdm(total=len(seeds), unit="scene", disable=not sys.stderr.isatty()) as bar:
+        num = export(
+            pathlib.Path(_OUTPUT_DIR.value),
+            seeds,
+            _SIDE.value,
+            tuple(_FORMATS.value),
+            _LABEL_FORMAT.value,
+            _PROMPT_STYLE.value,
+            progress=lambda done, _: bar.update(done - bar.n),
+        )
+    print(f"{_OUTPUT_DIR.value}: {len(seeds)} scenes, {num} questions")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["output_dir"])
+    cli.run(main)
