@@ -175,7 +175,7 @@ class CompressorConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptConfig:
-    """How a question becomes the ChatML prompt (SPEC of the release's scripts and the paper's unified template).
+    """How a question becomes the ChatML prompt, in the paper's setting and as the release's scripts build it.
 
     Attributes:
       system: the system message.

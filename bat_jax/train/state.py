@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from bat_jax.typing import Array, Int, Key, Params
@@ -94,8 +93,3 @@ def _named_leaves(state: TrainState) -> dict[str, Any]:
     """Return path -> leaf; plain names, so that no class of optax is part of the files."""
     leaves = jax.tree_util.tree_leaves_with_path(_with_key_data(state))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def state_bytes(state: TrainState) -> int:
-    """Return the bytes of a state, all shards together."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(_with_key_data(state)))

@@ -17,6 +17,7 @@ from bat_jax.io.views import normalisation_table
 from bat_jax.train import loss as training
 from bat_jax.train.labels import IGNORE
 from bat_jax.train.recipe import TrainConfig
+from tests.parity.qwen2_settings import qwen2_settings
 from tests.tiny_model import tiny_config
 
 torch = pytest.importorskip("torch")
@@ -108,18 +109,7 @@ def mlp(params):
 
 
 def torch_decoder(cfg, params):
-    settings = transformers.Qwen2Config(
-        hidden_size=cfg.width,
-        num_hidden_layers=cfg.num_layers,
-        num_attention_heads=cfg.num_heads,
-        num_key_value_heads=cfg.num_kv_heads,
-        intermediate_size=cfg.mlp_dim,
-        vocab_size=cfg.vocab_size,
-        rms_norm_eps=cfg.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_theta},
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
+    settings = qwen2_settings(cfg)
     model = transformers.Qwen2ForCausalLM(settings)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -16,6 +16,7 @@ from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec
 from bat_jax.generate import generate
 from bat_jax.nn.clip_vit import ClipVit
 from bat_jax.nn.qwen2 import Qwen2
+from tests.parity.qwen2_settings import qwen2_settings
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -133,18 +134,7 @@ VIEW = CompressorConfig.release(scales=(ScaleSpec(size_px=12, budget=4),), num_c
 def decoder_pair(name):
     """Return (transformers' model with eager attention, our whole config, our parameters)."""
     cfg = DECODERS[name]
-    settings = transformers.Qwen2Config(
-        hidden_size=cfg.width,
-        num_hidden_layers=cfg.num_layers,
-        num_attention_heads=cfg.num_heads,
-        num_key_value_heads=cfg.num_kv_heads,
-        intermediate_size=cfg.mlp_dim,
-        vocab_size=cfg.vocab_size,
-        rms_norm_eps=cfg.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_theta},
-        tie_word_embeddings=cfg.tie_word_embeddings,
-        attn_implementation="eager",
-    )
+    settings = qwen2_settings(cfg)
     theirs = randomise(transformers.Qwen2ForCausalLM(settings), seed=3)
     half = cfg.head_dim // 2
     np.testing.assert_allclose(theirs.model.rotary_emb.inv_freq, cfg.rope_theta ** -(np.arange(half) / half), rtol=1e-5)
