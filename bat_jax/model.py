@@ -187,6 +187,10 @@ def visual_tokens(
     """
     tokens = jnp.concatenate([selection.tokens for selection in selections])
     mask = jnp.concatenate([selection.mask for selection in selections])
+    total = sum(cfg.compressor.budgets)
+    if mask.size > total:  # scales that share one budget have room for all of it each
+        order = jnp.argsort(~mask, stable=True)[:total]
+        tokens, mask = tokens[order], mask[order]
     if cfg.compressor.token_mlp:
         with jax.named_scope("token_mlp"):
             tokens = _apply(cfg, params, "token_mlp", tokens)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax.compress.alignment import align_importance
+from bat_jax.compress.baselines import global_shares, keep_top, pool_grid, random_scores
 from bat_jax.compress.partition import grid_regions, kmeans_regions
 from bat_jax.compress.preserve_merge import Selection, preserve_merge
 from bat_jax.config import CompressorConfig
@@ -63,31 +64,44 @@ def select(
     anchor_importance: Float[Array, "M1"],
     budgets: Int[Array, "S"],
 ) -> tuple[Selection, ...]:
-    """Compress every scale under its budget.
+    """Compress every scale under its budget, by `cfg.selection`: UHR-BAT's rule or one of compress/baselines.py.
 
     Args:
-      cfg: rules, and the static J of every scale.
+      cfg: rules, and the static J of every scale; under "topk_global" a scale may get all of them together.
       grids: every scale's grid, the anchor first. region_capacity: static R of every scale.
       scales: tokens, regions and masks.
       anchor_importance: a_i of the anchor's tokens.
       budgets: B_s, each at most `cfg.scales[s].budget`; may be traced.
     """
     anchor_valid = scales[0].valid if cfg.mask_padding else None
+    scores = [align_importance(anchor_importance, grids[0], grid, anchor_valid) for grid in grids]
+    shares, capacities = list(budgets), list(cfg.budgets)
+    if cfg.selection == "topk_global":
+        shares = list(global_shares(scores, [scale.valid for scale in scales], jnp.sum(budgets)))
+        capacities = [min(sum(cfg.budgets), grid.num_tokens) for grid in grids]
     selections = []
-    for spec, grid, capacity, scale, budget in zip(cfg.scales, grids, region_capacity, scales, budgets, strict=True):
-        selections.append(
-            preserve_merge(
+    for index, (scale, grid) in enumerate(zip(scales, grids, strict=True)):
+        importance, budget, max_budget = scores[index], shares[index], capacities[index]
+        if cfg.selection == "random":
+            key = jax.random.fold_in(jax.random.key(0), index)
+            importance = random_scores(key, anchor_importance, grid.num_tokens)
+        if cfg.selection == "uhr_bat":
+            selection = preserve_merge(
                 scale.tokens,
-                align_importance(anchor_importance, grids[0], grid, anchor_valid),
+                importance,
                 scale.region_id,
                 scale.valid,
                 budget,
-                num_regions=capacity,
-                max_budget=spec.budget,
+                num_regions=region_capacity[index],
+                max_budget=max_budget,
                 preserve_equal=cfg.preserve_equal,
                 coverage=cfg.coverage,
             )
-        )
+        elif cfg.selection == "pooling":
+            selection = pool_grid(grid, scale.tokens, importance, scale.valid, budget, max_budget)
+        else:
+            selection = keep_top(scale.tokens, importance, scale.valid, budget, max_budget)
+        selections.append(selection)
     return tuple(selections)
 
 

@@ -60,6 +60,8 @@ class CompressorConfig:
       scale_embedding_in_attention: "as_set" follows `scale_embedding`; "always" adds it once on the attention path
         whatever that says (release).
       token_mlp: send the selected tokens through the token MLP (release).
+      selection: "uhr_bat" is the method; "topk", "topk_global", "random" and "pooling" are what it is compared with
+        (compress/baselines.py).
       coverage: "guaranteed" gives every region one row before the budget is filled in order (ours, in neither).
       background: for label maps: "tokens" makes every token of label 0 a region of its own; "region" treats 0 as any
         other label.
@@ -86,6 +88,7 @@ class CompressorConfig:
     scale_embedding_repeats: int
     scale_embedding_in_attention: Literal["as_set", "always"]
     token_mlp: bool
+    selection: Literal["uhr_bat", "topk", "topk_global", "random", "pooling"] = "uhr_bat"
     coverage: Literal["off", "guaranteed"] = "off"
     background: Literal["tokens", "region"] = "tokens"
     without_label_map: Literal["top", "error"]
@@ -99,6 +102,7 @@ class CompressorConfig:
         require_choice(self, "importance_query", ("question", "last_token"))
         require_choice(self, "scale_embedding_extent", ("scale", "tile"))
         require_choice(self, "scale_embedding_in_attention", ("as_set", "always"))
+        require_choice(self, "selection", ("uhr_bat", "topk", "topk_global", "random", "pooling"))
         require_choice(self, "coverage", ("off", "guaranteed"))
         require_choice(self, "background", ("tokens", "region"))
         require_choice(self, "without_label_map", ("top", "error"))

@@ -1,0 +1,95 @@
+"""The foils keep what their names say, compared with NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.compress import baselines
+from bat_jax.compress.alignment import align_importance
+from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.config import CompressorConfig, ScaleSpec
+from bat_jax.ops.token_grid import TokenGrid
+
+GRIDS = (TokenGrid(1, 4), TokenGrid(2, 4))
+SCALES = (ScaleSpec(size_px=4, budget=5), ScaleSpec(size_px=8, budget=9))
+
+
+def _scales(rng, valid=None):
+    scales = []
+    for grid in GRIDS:
+        count = grid.num_tokens
+        is_valid = np.ones(count, bool) if valid is None else rng.random(count) < valid
+        tokens = rng.normal(size=(count, 3)).astype(np.float32)
+        scales.append(ScaleTokens(jnp.asarray(tokens), jnp.zeros(count, jnp.int32), jnp.asarray(is_valid)))
+    return tuple(scales)
+
+
+def _select(selection, scales, anchor, budgets=(5, 9)):
+    cfg = CompressorConfig.paper(scales=SCALES, selection=selection, num_clusters=4, mask_padding=False)
+    return select(cfg, GRIDS, (4, 4), scales, jnp.asarray(anchor), jnp.asarray(budgets, jnp.int32))
+
+
+@pytest.fixture
+def anchor():
+    return np.random.default_rng(1).random(16).astype(np.float32)
+
+
+def test_keep_top_is_the_sorted_top(anchor):
+    rng = np.random.default_rng(0)
+    tokens, valid = rng.normal(size=(16, 3)).astype(np.float32), rng.random(16) < 0.7
+    kept = baselines.keep_top(jnp.asarray(tokens), jnp.asarray(anchor), jnp.asarray(valid), 6, 8)
+    order = [i for i in np.argsort(-anchor, kind="stable") if valid[i]][:6]
+    assert kept.index.tolist() == [*order, -1, -1]
+    np.testing.assert_array_equal(kept.tokens[:6], tokens[order])
+    assert not np.any(kept.tokens[6:]) and kept.mask.tolist() == [True] * 6 + [False] * 2
+
+
+def test_global_topk_keeps_the_best_of_all_scales(anchor):
+    scales = _scales(np.random.default_rng(0))
+    everything = _select("topk", scales, anchor)
+    aligned = [np.asarray(align_importance(jnp.asarray(anchor), GRIDS[0], grid)) for grid in GRIDS]
+    best = np.sort(np.concatenate(aligned))[::-1][:14]
+    kept = _select("topk_global", scales, anchor)
+    scores = np.concatenate([np.asarray(item.importance)[np.asarray(item.mask)] for item in kept])
+    np.testing.assert_allclose(np.sort(scores)[::-1], best, rtol=1e-6)
+    assert [int(item.mask.sum()) for item in kept] != [int(item.mask.sum()) for item in everything]
+
+
+def test_random_keeps_distinct_valid_tokens_and_changes_with_the_question(anchor):
+    scales = _scales(np.random.default_rng(0), valid=0.6)
+    first, again = _select("random", scales, anchor), _select("random", scales, anchor)
+    other = _select("random", scales, anchor[::-1].copy())
+    for index, (kept, same, scale) in enumerate(zip(first, again, scales, strict=True)):
+        chosen = np.asarray(kept.index)[np.asarray(kept.mask)]
+        assert chosen.size == np.unique(chosen).size == (5, 9)[index]
+        assert np.all(np.asarray(scale.valid)[chosen])
+        assert kept.index.tolist() == same.index.tolist()
+    assert [kept.index.tolist() for kept in first] != [kept.index.tolist() for kept in other]
+
+
+def test_pooling_is_the_mean_of_every_cell(anchor):
+    scales = _scales(np.random.default_rng(0), valid=0.5)
+    kept = _select("pooling", scales, anchor)
+    for item, scale, grid, budget in zip(kept, scales, GRIDS, (5, 9), strict=True):
+        cells = int(np.sqrt(budget))
+        row, col = grid.rows_and_cols().T
+        cell = (row * cells // grid.full_side) * cells + col * cells // grid.full_side
+        valid, tokens = np.asarray(scale.valid), np.asarray(scale.tokens)
+        means = [tokens[valid & (cell == c)].mean(axis=0) for c in range(cells**2) if np.any(valid & (cell == c))]
+        np.testing.assert_allclose(item.tokens[: len(means)], np.stack(means), rtol=1e-5, atol=1e-6)
+        assert int(item.mask.sum()) == len(means) and item.index.tolist() == [-1] * budget
+
+
+def test_every_selection_stays_in_its_budget_for_any_traced_budget(anchor):
+    scales = _scales(np.random.default_rng(0))
+    for selection in ("uhr_bat", "topk", "topk_global", "random", "pooling"):
+        run = jax.jit(lambda budgets, selection=selection: _select(selection, scales, anchor, budgets))
+        for budgets in ((5, 9), (1, 3), (2, 1)):
+            kept = run(jnp.asarray(budgets))
+            counts = [int(item.mask.sum()) for item in kept]
+            if selection == "topk_global":
+                assert sum(counts) == sum(budgets)
+            else:
+                assert all(count <= budget for count, budget in zip(counts, budgets, strict=True))
+        assert run._cache_size() == 1
