@@ -16,6 +16,9 @@ from bat_jax.ops.attention import causal_attention, weighted_attention_row
 from bat_jax.ops.rope import apply_rope
 from bat_jax.typing import Array, Bool, Float, Int
 
+# A loop over fewer layers than this costs more in copies than it saves in compiling.
+MAX_UNROLLED_LAYERS = 4
+
 
 class KVCache(NamedTuple):
     """Keys and values of all layers in S slots.
@@ -141,6 +144,7 @@ class Qwen2(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),
             length=cfg.num_layers,
+            unroll=cfg.num_layers if cfg.num_layers <= MAX_UNROLLED_LAYERS else 1,
         )(cfg)
         self.norm = nn.RMSNorm(epsilon=cfg.norm_eps)
         if not cfg.tie_word_embeddings:

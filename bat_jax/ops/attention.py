@@ -37,11 +37,17 @@ def _attention_weights(
     query_slot: Int[Array, "T"],
 ) -> Float[Array, "B K G T S"]:
     """Return the softmax rows in float32 (bf16 would round small importances away); G query heads share a kv head."""
-    num_kv_heads = key.shape[2]
-    grouped = query.reshape(*query.shape[:2], num_kv_heads, -1, query.shape[-1])
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", grouped, key, preferred_element_type=jnp.float32)
-    mask = (jnp.arange(key.shape[1]) <= query_slot[:, None]) & key_valid[:, None, :]
-    return jax.nn.softmax(jnp.where(mask[:, None, None], scores * query.shape[-1] ** -0.5, _MASKED), axis=-1)
+    batch, length, _, head_dim = query.shape
+    num_slots, num_kv_heads = key.shape[1:3]
+    # One matrix product a kv head, in the order that needs no transposes inside: on a CPU about twice as fast as an
+    # einsum over the arrays as they come.
+    grouped = query.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
+    rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)
+    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
+    mask = (jnp.arange(num_slots) <= query_slot[:, None]) & key_valid[:, None, :]
+    bias = jnp.where(mask, 0.0, _MASKED)[:, None, None]
+    return jax.nn.softmax(scores * head_dim**-0.5 + bias, axis=-1)
 
 
 def causal_attention(
@@ -64,7 +70,10 @@ def causal_attention(
 
     def attend(queries, slots):
         weights = _attention_weights(queries, key, key_valid, slots).astype(value.dtype)
-        mixed = jnp.einsum("BKGTS,BSKH->BTKGH", weights, value)
+        batch, num_kv_heads, num_groups, length, num_slots = weights.shape
+        rows = weights.reshape(batch, num_kv_heads, num_groups * length, num_slots)
+        mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
+        mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
         return mixed.reshape(queries.shape)
 
     num_queries = query.shape[1]
