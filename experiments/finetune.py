@@ -139,7 +139,7 @@ def finetune() -> TrainResult:
     """Do what the flags ask: check everything, train, write the checkpoint."""
     for flag in (CHECKPOINT, DATA, OUTPUT_DIR):
         if not flag.value:
-            raise ValueError(f"--{flag.name}: give one; {flag.help}")
+            raise ValueError(f"--{flag.name}: give one; {flags.FLAGS[flag.name].help}")
     if RESUME.value and OVERWRITE.value:
         raise ValueError("--resume and --overwrite exclude each other")
     checkpoint, output = pathlib.Path(CHECKPOINT.value), pathlib.Path(OUTPUT_DIR.value)

@@ -8,19 +8,22 @@
                 there), macro for RSHR-Bench ("P.Avg.", "R.Avg." and the mean over all 14)
     leaderboard what the benchmarks' own tables print: macro for XLRS-Bench-lite, micro for MME, macro for RSHR
 
+UHR-Mini stands in no paper; both names mean for it what they mean for XLRS-Bench, whose form it has.
+
 An XLRS number under `paper` and one under `leaderboard` are not comparable.
 
 A question without a prediction and a question that failed count as wrong and are shown as counts of their own. Turns
 of dialogues are in no average: they have their rows and MTEM@1, as in RSHR-Bench. Intervals are Wilson's, 95 %, for
 proportions only (sub-tasks, micro, MTEM@1); they take the questions as independent, which several questions about one
-image are not quite. Chance is what guessing gets: one option of k, or one of the 2^k - 1 non-empty sets of options.
+image are not quite. Chance is what guessing gets: one option of k, or one of the 2^k - 1 non-empty sets of options,
+unless the question says what it is (`Item.chance`).
 """
 
 import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bat_jax.evals import categories, extract
@@ -29,8 +32,14 @@ AVERAGINGS = ("paper", "leaderboard", "micro", "macro", "macro_all")
 STATUSES = ("answered", "missing", "error")
 _Z = statistics.NormalDist().inv_cdf(0.975)
 _NAMED = {
-    "paper": {"xlrs_lite": "micro", "mme_rs_lite": "micro", "mme_rs": "micro", "rshr": "macro"},
-    "leaderboard": {"xlrs_lite": "macro", "mme_rs_lite": "micro", "mme_rs": "micro", "rshr": "macro"},
+    "paper": {"xlrs_lite": "micro", "mme_rs_lite": "micro", "mme_rs": "micro", "rshr": "macro", "uhr_mini": "micro"},
+    "leaderboard": {
+        "xlrs_lite": "macro",
+        "mme_rs_lite": "micro",
+        "mme_rs": "micro",
+        "rshr": "macro",
+        "uhr_mini": "macro",
+    },
 }
 _SINGLE_TURN = (categories.PERCEPTION, categories.REASONING)
 
@@ -40,12 +49,14 @@ class Item:
     """A question of a benchmark. id: unique. category: as the data spells it. dialogue: of a turn, its dialogue's name.
 
     The name is whatever tells dialogues apart; where the data links turns by nothing else: category and image.
+    chance: how often a guess is right; None: by the number of options.
     """
 
     id: str
     category: str
     question: extract.Question
     dialogue: str | None = None
+    chance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,6 +249,16 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
     )
 
 
+def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Outcome], str | None]) -> tuple[Cell, ...]:
+    """Return a Cell for every row that `row_of` puts outcomes into, by name; None leaves an outcome out."""
+    rows: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        name = row_of(outcome)
+        if name is not None:
+            rows.setdefault(name, []).append(outcome)
+    return tuple(_cell(name, rows[name], rule) for name in sorted(rows))
+
+
 def _make_cell(name: str, rights: Sequence[bool], chances: Sequence[float], counts: Sequence[int]) -> Cell:
     """counts: missing, errors, unjudged."""
     total, num_right = len(rights), sum(rights)
@@ -255,6 +276,8 @@ def _counts(outcomes: Sequence[Outcome], rule: str) -> tuple[int, int, int]:
 
 
 def _chance(outcome: Outcome) -> float:
+    if outcome.item.chance is not None:
+        return outcome.item.chance
     return chance(len(outcome.item.question.options), outcome.item.question.is_multi_answer)
 
 
@@ -308,7 +331,10 @@ def to_markdown(reports: Sequence[Report]) -> str:
         [*report.subtasks, *(report.micro[group] for group in report.micro), report.dialogues] for report in reports
     ]
     lines += [_row(cells) for cells in zip(*columns, strict=True) if cells[0].total]
-    for label, means in (("macro", [r.macro for r in reports]), (first.averaging, [r.headline for r in reports])):
+    averages = {"macro": [report.macro for report in reports]}
+    if first.averaging != "micro":  # those rows are there
+        averages[first.averaging] = [report.headline for report in reports]
+    for label, means in averages.items():
         for group in first.macro:
             shown = " | ".join(_percent(mean[group]) for mean in means)
             lines.append(f"| {group}, {label} | | | | {shown} | |")

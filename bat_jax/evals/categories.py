@@ -4,11 +4,16 @@
     mme_rs_lite   MME-RealWorld-Lite, remote sensing          3              150
     mme_rs        MME-RealWorld, remote sensing (English)     3            3,738
     rshr          RSHR-Bench, multiple choice (= XHRBench)   17            1,932 (342 of them turns of 114 dialogues)
+    uhr_mini      UHR-Mini, the synthetic world here         12            4,588 (its test split)
 
 Sources of the strings: XLRS: `TASK_PAIRs` of lmms-eval's XLRS task. MME: the benchmark's JSON (`Category`, lower case).
 RSHR: a scorer that others wrote for XHRBench; its misspellings are said to stand in the data, so both spellings are
 read. Sources of the counts: XLRS and MME Lite are counted; the full MME split's three are remembered (their sum is
 published); RSHR's are derived from the step of the published percentages. Counts therefore warn and never assert.
+
+UHR-Mini takes its categories from those benchmarks, and its groups as well: anomaly and route planning are reasoning
+(XLRS), all else is perception, spatial relation (XLRS), existence (RSHR's detection) and location (MME) included. Its
+columns have the sub-tasks' own names.
 
 XLRS: the first half of a category is not the paper's group. "Counting/Counting with changing detection" and
 "Counting/Counting with complex reasoning" are reasoning in the paper, so a category is looked up by its full string.
@@ -17,6 +22,8 @@ XLRS: the first half of a category is not the paper's group. "Counting/Counting 
 import dataclasses
 import types
 from collections.abc import Mapping
+
+from bat_jax.scenes.question import SUB_TASKS
 
 PERCEPTION, REASONING, MULTI_TURN = "perception", "reasoning", "multi-turn"
 
@@ -72,6 +79,11 @@ def _mme(category: str, count: int) -> SubTask:
     return SubTask(abbreviation=category.capitalize(), category=category, group=PERCEPTION, count=count, num_options=5)
 
 
+def _mini(name: str, count: int, group: str = PERCEPTION, **facts) -> SubTask:
+    category = SUB_TASKS[name].category
+    return SubTask(abbreviation=name, category=category, group=group, count=count, aliases=(name,), **facts)
+
+
 def _rshr(abbreviation: str, group: str, category: str, count: int, *aliases: str, **facts) -> SubTask:
     return SubTask(
         abbreviation=abbreviation, category=category, group=group, count=count, aliases=tuple(aliases), **facts
@@ -121,6 +133,21 @@ _RSHR = (
     _rshr("MOSJ", MULTI_TURN, "multiturn_object_state_judgement", 132, num_turns=3),
 )
 
+_MINI = (
+    _mini("overall_counting", 200, num_options=4),
+    _mini("regional_counting", 400),
+    _mini("overall_land_use", 200, num_options=4, is_multi_answer=True),
+    _mini("regional_land_use", 389, num_options=4),
+    _mini("object_class", 600, num_options=4),
+    _mini("object_colour", 600, num_options=4),
+    _mini("motion_state", 400, num_options=2),
+    _mini("existence", 600),
+    _mini("location", 200, num_options=4),
+    _mini("spatial_relation", 399, num_options=4),
+    _mini("anomaly", 400, group=REASONING, num_options=4),
+    _mini("route_planning", 200, group=REASONING),
+)
+
 BENCHMARKS: Mapping[str, Benchmark] = types.MappingProxyType(
     {
         "xlrs_lite": Benchmark(name="xlrs_lite", title="XLRS-Bench-lite", subtasks=_XLRS),
@@ -135,6 +162,7 @@ BENCHMARKS: Mapping[str, Benchmark] = types.MappingProxyType(
             subtasks=(_mme("position", 1257), _mme("color", 1255), _mme("count", 1226)),
         ),
         "rshr": Benchmark(name="rshr", title="RSHR-Bench (XHRBench)", subtasks=_RSHR),
+        "uhr_mini": Benchmark(name="uhr_mini", title="UHR-Mini", subtasks=_MINI),
     }
 )
 

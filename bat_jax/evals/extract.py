@@ -1,8 +1,8 @@
 """From what a model wrote to option letters, and whether they are right: four rules side by side.
 
-    official   the benchmark's own scorer, literally: XLRS as in lmms-eval (VLMEvalKit's is identical), MME as in
-               `eval_your_results.py`. RSHR's own scorer is not published; set equality of letters is all that is known
-               of it, so its official rule is the release's.
+    official   the benchmark's own scorer, literally: XLRS as in lmms-eval (VLMEvalKit's is identical), UHR-Mini as
+               XLRS, MME as in `eval_your_results.py`. RSHR's own scorer is not published; set equality of letters is
+               all that is known of it, so its official rule is the release's.
     release    the release's evaluation scripts: every letter A-F (MME: the question's letters among A-E) anywhere in
                the text, upper-cased, inside words too.
     strict     ours: exactly the form that was asked for and nothing else.
@@ -12,6 +12,9 @@
 Quirks of the official rules that are kept, because published numbers hold them: "B. Dark green" and "Answer: B" are
 wrong on XLRS (every letter counts, inside words too), "Best answer: C" is B on MME (the first capital counts), an empty
 text is A on MME (the empty text is part of the first option's).
+
+A question that asks for an option's text instead of its letter (`Question.answer_form`) is read in one way only: the
+exact text, whatever the case; several with commas between. All four rules then say the same.
 
 Every rule compares sets of letters, so several answers have no partial credit and no order. A prediction that does not
 exist is wrong under every rule; an empty text is a prediction.
@@ -74,6 +77,7 @@ class Question:
       is_multi_answer: of the sub-task; see categories. RSHR's data does not say, so several letters are read there.
       conversation: the question's text where the record holds a conversation; the release's MME script reads the
         letters that can be chosen from it.
+      answer_form: what the prompt asks for: "letters", or the options' "texts".
     """
 
     benchmark: str
@@ -81,9 +85,12 @@ class Question:
     options: tuple[str, ...]
     is_multi_answer: bool = False
     conversation: str | None = None
+    answer_form: str = "letters"
 
     def __post_init__(self):
         find_benchmark(self.benchmark)
+        if self.answer_form not in ("letters", "texts"):
+            raise ValueError(f"answer_form={self.answer_form!r}: must be letters or texts")
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"options={self.options!r}: must be 2 to {len(LETTERS)}")
         truth_letters(self.truth, self.options)
@@ -107,6 +114,9 @@ def judge(
     if output is None:
         return dict.fromkeys(RULES, Verdict("", False))
     truth = truth_letters(question.truth, question.options)
+    if question.answer_form == "texts":
+        letters = text_letters(output, question.options, question.is_multi_answer)
+        return dict.fromkeys(RULES, Verdict(letters, letters == truth))
     several = question.is_multi_answer or question.benchmark == "rshr"
     readings = {
         "official": official_letters(question.benchmark, output, question.options),
@@ -148,9 +158,24 @@ def truth_letters(truth: str | Sequence[str], options: Sequence[str]) -> str:
     return "".join(sorted(found))
 
 
+def text_letters(output: str, options: Sequence[str], is_multi_answer: bool) -> str:
+    """Return the letters of the options whose texts stand in the output, each once and nothing else beside them.
+
+    Capitals and extra blanks do not count; several texts have commas between.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.split()).casefold()
+
+    letter_of = {plain(_without_label(option)): letter for letter, option in zip(LETTERS, options, strict=False)}
+    parts = output.split(",") if is_multi_answer else [output]
+    found = [letter_of.get(plain(part), "") for part in parts]
+    return "".join(sorted(found)) if all(found) and len(set(found)) == len(found) else ""
+
+
 def official_letters(name: str, output: str, options: Sequence[str]) -> str:
     """Return what the benchmark's own scorer reads from a text."""
-    if name == "xlrs_lite":
+    if name in ("xlrs_lite", "uhr_mini"):
         return xlrs_letters(output)
     if name in ("mme_rs", "mme_rs_lite"):
         return mme_letters(output, options)

@@ -12,6 +12,7 @@ from bat_jax.evals import categories
         ("mme_rs_lite", 150, 150, 0),
         ("mme_rs", 3738, 3738, 0),
         ("rshr", 1932, 1370, 220),
+        ("uhr_mini", 4588, 3988, 600),
     ],
 )
 def test_counts_sum_to_the_published_sizes(name, count, perception, reasoning):
@@ -31,7 +32,8 @@ def test_columns_stand_in_the_papers_order():
 
 def test_facts_of_single_subtasks():
     def having(test):
-        return {item.abbreviation for entry in categories.BENCHMARKS.values() for item in entry.subtasks if test(item)}
+        published = [entry for name, entry in categories.BENCHMARKS.items() if name != "uhr_mini"]
+        return {item.abbreviation for entry in published for item in entry.subtasks if test(item)}
 
     assert having(lambda item: item.is_multi_answer) == {"OLUC"}
     assert having(lambda item: item.num_images == 2) == {"RCCD", "FP"}

@@ -1,0 +1,411 @@
+"""Run a model over a benchmark's questions, picture by picture, and keep every answer as it comes.
+
+A benchmark is a sequence of pictures, each with its questions (tasks): one encoded picture serves them all. Pictures
+are read or painted in worker threads ahead of the model. Every answered question is one line of a JSON-lines file, on
+the disk before the next one is asked: a run that is killed loses the question it was at and nothing else, and the same
+run started again leaves out what is there. A picture that cannot be read and a question that fails are lines too, with
+their reason; the run goes on.
+
+    {"id", "picture", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output", "truth",
+     "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale],
+     "seconds", "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds", "error", "facts"}
+
+Seconds are those of the clock; `compile_seconds` are a part of `seconds`. What loading and encoding took is the
+picture's and the same in all of its lines.
+"""
+
+import collections
+import dataclasses
+import fcntl
+import itertools
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any, BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from bat_jax.config import BatConfig, ScaleSpec
+from bat_jax.evals import aggregate, categories, extract
+from bat_jax.io.images import SourceImage, one_line
+
+DEFAULT_RULE = "official"
+PREDICTIONS = "predictions"
+# What encoding a picture costs beside a question, to share pictures out among processes.
+_PICTURE_COST = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question about a picture.
+
+    Attributes:
+      id: unique over the benchmark. text: the whole prompt of the user. category: as the benchmark spells it.
+      question: what scoring needs to know. prompt_style: how `text` asks. chance: see `aggregate.Item`.
+      facts: anything else that JSON can hold; goes into the question's line.
+    """
+
+    id: str
+    text: str
+    category: str
+    question: extract.Question
+    prompt_style: str
+    chance: float | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def sub_task(self) -> str:
+        return categories.subtask(self.question.benchmark, self.category).abbreviation
+
+    @property
+    def item(self) -> aggregate.Item:
+        """The question as the tables count it."""
+        return aggregate.Item(id=self.id, category=self.category, question=self.question, chance=self.chance)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture and its questions. key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage."""
+
+    key: str
+    load: Callable[[], np.ndarray | SourceImage]
+    tasks: tuple[Task, ...]
+
+
+def anchor_view(cfg: BatConfig) -> BatConfig:
+    """Return the config with the anchor view alone and every token of it kept: plain down-sampling, no selection.
+
+    Each token is a region of its own, so nothing is merged whatever the importance.
+    """
+    anchor = cfg.compressor.scales[0].size_px
+    num_tokens = cfg.num_tokens(anchor)
+    scales = (ScaleSpec(size_px=anchor, budget=num_tokens),)
+    return cfg.with_settings(scales=scales, partition="grid", num_clusters=num_tokens)
+
+
+def select_tasks(
+    pictures: Iterable[Picture], *, offset: int = 0, limit: int | None = None, ids: Collection[str] = ()
+) -> tuple[Picture, ...]:
+    """Return the pictures with the questions that are asked for; pictures without any are left out.
+
+    `pictures` is read no further than needed.
+
+    Args:
+      offset: questions to leave out in front, counted among `ids` where these are given.
+      limit: most questions.
+      ids: questions by id; all where it is empty.
+
+    Raises:
+      ValueError: an id is unknown, or no question is left.
+    """
+    wanted, chosen, count = set(ids), [], itertools.count()
+    last = None if limit is None else offset + limit
+    num_seen = 0
+    for picture in pictures:
+        left = [task for task in picture.tasks if not ids or task.id in wanted]
+        wanted.difference_update(task.id for task in left)
+        numbered = [(next(count), task) for task in left]
+        num_seen += len(numbered)
+        tasks = tuple(task for number, task in numbered if number >= offset and (last is None or number < last))
+        if tasks:
+            chosen.append(dataclasses.replace(picture, tasks=tasks))
+        if (last is not None and num_seen >= last and not wanted) or (ids and not wanted):
+            break
+    if wanted:
+        raise ValueError(f"ids: {len(wanted)} belong to no question asked for, such as {min(wanted)!r}")
+    if not chosen:
+        raise ValueError(f"offset={offset}: no question is left of {num_seen}")
+    return tuple(chosen)
+
+
+def shard_of(pictures: Sequence[Picture], index: int, num_shards: int) -> tuple[Picture, ...]:
+    """Return part `index` (from 1) of the pictures, in about equal work; the parts together are all of them.
+
+    Raises:
+      ValueError: not 1 <= index <= num_shards.
+    """
+    if not 1 <= index <= num_shards:
+        raise ValueError(f"shard={index}/{num_shards}: must be i/n with 1 <= i <= n")
+    loads = [0] * num_shards
+    own = []
+    for picture in pictures:
+        lightest = loads.index(min(loads))
+        loads[lightest] += _PICTURE_COST + len(picture.tasks)
+        if lightest == index - 1:
+            own.append(picture)
+    return tuple(own)
+
+
+def shard_file(stem: str, suffix: str, index: int = 1, num_shards: int = 1) -> str:
+    """Return "predictions.jsonl", or "predictions-002-of-004.jsonl" for one of several processes."""
+    part = "" if num_shards == 1 else f"-{index:03d}-of-{num_shards:03d}"
+    return f"{stem}{part}{suffix}"
+
+
+def read_predictions(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of all predictions files of a results directory by id. A torn last line does not count.
+
+    Raises:
+      ValueError: a line is no JSON object with an id, or an id occurs twice.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(directory.glob(f"{PREDICTIONS}*.jsonl")):
+        for record in _parse_lines(path, path.read_bytes()):
+            if record["id"] in found:
+                raise ValueError(f"{path}: id {record['id']!r} occurs twice; start anew with --overwrite")
+            found[record["id"]] = record
+    return found
+
+
+def _parse_lines(path: pathlib.Path, content: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the whole lines; what stands behind the last line break is a line that was being written."""
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "id" not in record:
+            raise ValueError(f"{path}: line {number} is no prediction; start anew with --overwrite")
+        yield record
+
+
+def claim(file: BinaryIO, path: pathlib.Path) -> None:
+    """Lock an open file against other processes until it is closed or the process ends.
+
+    Raises:
+      ValueError: another process has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{path}: another process is writing it; wait for it, or give each its --shard") from None
+
+
+class PredictionLog:
+    """A predictions file open for appending: cuts off a torn last line, knows which ids are there, one writer only."""
+
+    def __init__(self, path: pathlib.Path):
+        """Open or make the file.
+
+        Raises:
+          ValueError: another process writes it, or a line is damaged.
+        """
+        is_new = not path.exists()
+        self._file = path.open("a+b", buffering=0)
+        try:
+            claim(self._file, path)
+            self._file.seek(0)
+            content = self._file.read()
+            self.ids = {record["id"] for record in _parse_lines(path, content)}
+            self._file.truncate(content.rfind(b"\n") + 1)
+        except BaseException:
+            self._file.close()
+            raise
+        if is_new:
+            _sync_folder(path.parent)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write a line; it is on the disk when this returns."""
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        while line:
+            line = line[self._file.write(line) :]
+        os.fsync(self._file.fileno())
+        self.ids.add(record["id"])
+
+    def close(self) -> None:
+        """Close the file and let another process write it."""
+        self._file.close()
+
+    def __enter__(self) -> "PredictionLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _sync_folder(path: pathlib.Path) -> None:
+    """Put a new file's name on the disk, not its content alone."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Pace:
+    """Says how long the rest takes, judging by all pictures but the first of this process, which compiles."""
+
+    def __init__(self, num_tasks: int, clock: Callable[[], float] = time.perf_counter):
+        self._left = num_tasks
+        self._clock = clock
+        self._timed = 0
+        self._start: float | None = None
+
+    def add(self, num_tasks: int) -> None:
+        """Count a finished picture and its questions."""
+        self._left -= num_tasks
+        if self._start is None:
+            self._start = self._clock()
+        else:
+            self._timed += num_tasks
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None before the second picture is done."""
+        if self._start is None or not self._timed:
+            return None
+        return (self._clock() - self._start) / self._timed * self._left
+
+
+def run(
+    model: Any,
+    pictures: Sequence[Picture],
+    log: PredictionLog,
+    *,
+    encode_options: Mapping[str, Any] | None = None,
+    ask_options: Mapping[str, Any] | None = None,
+    num_workers: int = 2,
+    progress: bool = False,
+) -> None:
+    """Ask every question that the log does not hold yet, and write its line.
+
+    Args:
+      model: a BatModel, or anything with its `encode(image, **options)` and what that returns with
+        `ask(text, **options)`.
+      encode_options, ask_options: for these two.
+      num_workers: threads that load pictures, at most one more than them ahead of the model.
+      progress: show a bar on stderr.
+    """
+    todo = [
+        dataclasses.replace(picture, tasks=left)
+        for picture in pictures
+        if (left := tuple(task for task in picture.tasks if task.id not in log.ids))
+    ]
+    num_all, num_left = (sum(len(picture.tasks) for picture in part) for part in (pictures, todo))
+    pace, counts = Pace(num_left), collections.Counter()
+    layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+    with (
+        tqdm(
+            total=num_all,
+            initial=num_all - num_left,
+            unit="question",
+            bar_format=layout,
+            disable=not progress,
+            file=sys.stderr,
+        ) as bar,
+        futures.ThreadPoolExecutor(num_workers) as pool,
+    ):
+        for picture, loading in _load_ahead(pool, todo, num_workers + 1):
+            for record in _answer_picture(model, picture, loading, encode_options or {}, ask_options or {}):
+                log.append(record)
+                counts.update(asked=1, right=record["is_right"], errors=record["status"] == "error")
+                left = pace.seconds_left
+                eta = "after the first picture" if left is None else tqdm.format_interval(left)
+                errors = f", {counts['errors']} errors" if counts["errors"] else ""
+                bar.set_postfix_str(f"{counts['right'] / counts['asked']:.1%} right{errors}, ETA {eta}", refresh=False)
+                bar.update()
+            pace.add(len(picture.tasks))
+
+
+def _load_ahead(
+    pool: futures.Executor, pictures: Sequence[Picture], num_ahead: int
+) -> Iterator[tuple[Picture, futures.Future]]:
+    """Yield pictures in order while the next ones load; never more than `num_ahead` are loaded or loading."""
+    rest = iter(pictures)
+    waiting: collections.deque[tuple[Picture, futures.Future]] = collections.deque()
+    try:
+        while True:
+            for picture in itertools.islice(rest, num_ahead - len(waiting)):
+                waiting.append((picture, pool.submit(_timed_load, picture)))
+            if not waiting:
+                return
+            yield waiting.popleft()
+    finally:
+        for _, loading in waiting:
+            loading.cancel()
+
+
+def _timed_load(picture: Picture) -> tuple[np.ndarray | SourceImage, float]:
+    start = time.perf_counter()
+    return picture.load(), time.perf_counter() - start
+
+
+def _answer_picture(
+    model: Any,
+    picture: Picture,
+    loading: futures.Future,
+    encode_options: Mapping[str, Any],
+    ask_options: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Yield a line for every question of a picture."""
+    times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
+    try:
+        image, times["load_seconds"] = loading.result()
+        start = time.perf_counter()
+        scene = model.encode(image, **encode_options)
+        times["encode_seconds"] = time.perf_counter() - start
+        times["encode_compile_seconds"] = math.fsum(scene.compile_seconds.values())
+    except Exception as error:  # whatever a file or a picture of a benchmark makes fail
+        for task in picture.tasks:
+            yield _record(task, picture, times, error=_reason("picture", error))
+        return
+    for task in picture.tasks:
+        try:
+            start = time.perf_counter()
+            answer = scene.ask(task.text, **ask_options)
+            seconds = time.perf_counter() - start
+        except Exception as error:
+            yield _record(task, picture, times, error=_reason("question", error))
+            continue
+        yield _record(
+            task,
+            picture,
+            times,
+            output=answer.text,
+            tokens_kept=list(answer.tokens_kept[0]),
+            seconds=seconds,
+            compile_seconds=math.fsum(answer.compile_seconds.values()),
+        )
+
+
+def _reason(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {one_line(error)}"
+
+
+def _record(
+    task: Task,
+    picture: Picture,
+    times: Mapping[str, float | None],
+    *,
+    output: str | None = None,
+    tokens_kept: list[int] | None = None,
+    seconds: float | None = None,
+    compile_seconds: float | None = None,
+    error: str | None = None,
+) -> dict[str, Any]:
+    """Return the line of a question."""
+    verdicts = extract.judge(output, task.question)
+    return {
+        "id": task.id,
+        "picture": picture.key,
+        "sub_task": task.sub_task,
+        "category": task.category,
+        "prompt_style": task.prompt_style,
+        "status": "answered" if error is None else "error",
+        "output": output,
+        "truth": task.question.truth,
+        "verdicts": {rule: verdict._asdict() for rule, verdict in verdicts.items()},
+        "is_right": verdicts[DEFAULT_RULE].is_right is True,
+        "tokens_kept": tokens_kept,
+        "seconds": seconds,
+        "compile_seconds": compile_seconds,
+        **times,
+        "error": error,
+        "facts": dict(task.facts),
+    }

@@ -1,0 +1,300 @@
+"""Measure a checkpoint on a benchmark: accuracy per sub-task with intervals, resumable, one JSON line a question.
+
+    python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --split=test --output_dir=DIR
+    python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --scene_seeds=3000000:3000010 --output_dir=DIR
+
+The results directory holds config.json (the model's), run.json (settings, versions, device), predictions.jsonl,
+metrics.json and table.md. The same command started again goes on where the last one ended, however it ended. Several
+processes share a run with --shard=1/4 ... --shard=4/4 and one directory; --merge makes the metrics from what is there.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import flags
+
+from bat_jax.config import BatConfig
+from bat_jax.evals import results, uhr_mini
+from bat_jax.evals.runner import (
+    PREDICTIONS,
+    Picture,
+    PredictionLog,
+    anchor_view,
+    claim,
+    read_predictions,
+    run,
+    select_tasks,
+    shard_file,
+    shard_of,
+)
+from bat_jax.io.params import PARAMS_FOLDER
+from bat_jax.pipeline import BatModel
+from bat_jax.report.run_record import run_record, staged_file, write_json
+from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
+from bat_jax.scenes.splits import parse_seeds, seeds_of
+from experiments import cli
+from experiments import compressor_flags as compressor
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
+BENCHMARK = flags.DEFINE_enum("benchmark", None, [uhr_mini.NAME], "What to measure on.")
+SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
+SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results directory; an unfinished run in it goes on.")
+VIEWS = flags.DEFINE_enum(
+    "views", "all", ["all", "anchor"], "anchor: the coarsest view alone, with all of its tokens and no selection."
+)
+PROMPT = flags.DEFINE_enum(
+    "prompt",
+    "release",
+    ["release", "xlrs", "word"],
+    "How to ask: as the authors' script, as XLRS-Bench's harness, or for the option's text instead of its letter.",
+)
+RENDER_PX = flags.DEFINE_integer(
+    "render_px",
+    NATIVE_PX,
+    "Side of the painted pictures in pixels; below the finest view it would be enlarged.",
+    lower_bound=MIN_SIDE_PX,
+    upper_bound=MAX_SIDE_PX,
+)
+MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 8, "Most tokens of an answer.", lower_bound=1)
+OFFSET = flags.DEFINE_integer("offset", 0, "Leave out so many questions in front.", lower_bound=0)
+LIMIT = flags.DEFINE_integer("limit", None, "Ask so many questions at most.", lower_bound=1)
+IDS = flags.DEFINE_list("ids", [], "Ask these questions only, by id.")
+SHARD = flags.DEFINE_string("shard", None, "i/n: part i of n (from 1) of the pictures, for n processes on one run.")
+MERGE = flags.DEFINE_bool("merge", False, "Only make metrics.json and table.md from what is in --output_dir.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew: remove the run in --output_dir first.")
+NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads that paint pictures ahead of the model.", lower_bound=1)
+
+_RUN, _CONFIG, _METRICS, _TABLE = "run", "config.json", "metrics.json", "table.md"
+
+
+def seeds_of_flags() -> range:
+    """Return the scenes that --split or --scene_seeds names.
+
+    Raises:
+      ValueError: neither or both are given, or the text is no range.
+    """
+    if bool(SPLIT.value) == bool(SCENE_SEEDS.value):
+        raise ValueError("--split, --scene_seeds: give one of them")
+    return seeds_of(SPLIT.value) if SPLIT.value else parse_seeds(SCENE_SEEDS.value)
+
+
+def config_of_flags() -> BatConfig:
+    """Return the checkpoint's config with the flags' settings and views.
+
+    Raises:
+      ValueError: a flag does not fit the checkpoint or the others.
+    """
+    for flag in (compressor.LABEL_MAP, compressor.BANDS):
+        if flag.value:
+            raise ValueError(f"--{flag.name}: is for image files; {BENCHMARK.value} has none")
+    cfg = BatModel.read_config(CHECKPOINT.value)
+    if VIEWS.value == "all":
+        return compressor.configure(cfg)
+    if compressor.BUDGETS.value:
+        raise ValueError("--budgets: --views=anchor keeps all tokens of the anchor view; leave it out")
+    return anchor_view(compressor.configure(cfg))
+
+
+def shard_of_flag() -> tuple[int, int]:
+    """Return --shard as (i, n), (1, 1) without one.
+
+    Raises:
+      ValueError: it is not i/n with 1 <= i <= n.
+    """
+    first, _, second = (SHARD.value or "1/1").partition("/")
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise ValueError(f"--shard={SHARD.value}: write i/n with 1 <= i <= n")
+    return int(first), int(second)
+
+
+def fingerprint(checkpoint: pathlib.Path) -> str:
+    """Return what tells checkpoints apart, wherever they stand: config, tokenizer, names and sizes of weight files.
+
+    A weight file's name is drawn anew whenever weights are written.
+    """
+    digest = hashlib.sha256((checkpoint / "config.json").read_bytes())
+    for path in sorted((checkpoint / "tokenizer").iterdir()):
+        digest.update(path.read_bytes())
+    for path in sorted((checkpoint / PARAMS_FOLDER).rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(checkpoint).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def settings_of_flags(num_shards: int) -> dict[str, Any]:
+    """Return everything beside the config that the lines of one run have in common, ready for JSON."""
+    seeds = seeds_of_flags()
+    init = compressor.KMEANS_INIT.value
+    return {
+        "benchmark": BENCHMARK.value,
+        "scene_seeds": f"{seeds.start}:{seeds.stop}",
+        "prompt": PROMPT.value,
+        "render_px": RENDER_PX.value,
+        "views": VIEWS.value,
+        "offset": OFFSET.value,
+        "limit": LIMIT.value,
+        "ids": IDS.value,
+        "max_new_tokens": MAX_NEW_TOKENS.value,
+        "seed": compressor.SEED.value,
+        "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
+        "num_shards": num_shards,
+        "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
+    }
+
+
+def pictures_of(settings: Mapping[str, Any]) -> tuple[Picture, ...]:
+    """Return all pictures with the questions that a run's settings ask for."""
+    found = uhr_mini.pictures(parse_seeds(settings["scene_seeds"]), settings["render_px"], settings["prompt"])
+    return select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
+
+
+def stored_runs(output: pathlib.Path) -> list[dict[str, Any]]:
+    """Return what the processes of a run wrote about it; empty where there is no run."""
+    return [json.loads(path.read_text()) for path in sorted(output.glob(f"{_RUN}*.json"))]
+
+
+def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Yield "name: before -> now" for everything in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from differing(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
+
+
+def prepare_output(output: pathlib.Path, settings: Mapping[str, Any], cfg: BatConfig, run_file: str) -> None:
+    """Make the results directory and say in it what the run is, or check that the run in it is this one.
+
+    Raises:
+      ValueError: it holds something else or a run with other settings; names what differs.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output_dir={output}: is a file")
+    runs = stored_runs(output)
+    # Hidden files are what a killed process had not finished.
+    if output.exists() and not runs and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise ValueError(f"--output_dir={output}: is not empty and no run of this command; choose another")
+    if OVERWRITE.value and runs:
+        remove_run(output)
+        runs = []
+    if runs:
+        changes = [text for earlier in runs for text in differing(earlier["settings"], dict(settings))]
+        if (output / _CONFIG).exists():
+            changes += differing(json.loads((output / _CONFIG).read_text()), json.loads(cfg.to_json()))
+        if changes:
+            raise ValueError(
+                f"--output_dir={output}: holds a run with other settings ({'; '.join(dict.fromkeys(changes))}); "
+                "choose another directory, or give --overwrite"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    # First of all files, so that a run killed at any moment is known again.
+    if not (output / run_file).exists():
+        write_json(output / run_file, {"settings": dict(settings), "starts": []})
+    if not (output / _CONFIG).exists():
+        with staged_file(output / _CONFIG) as stage:
+            stage.write_text(cfg.to_json())
+
+
+def remove_run(output: pathlib.Path) -> None:
+    """Remove a run's files, unless a process is writing them."""
+    predictions = sorted(output.glob(f"{PREDICTIONS}*.jsonl"))
+    for path in predictions:
+        with path.open("rb") as file:
+            claim(file, path)
+    for path in (*predictions, *output.glob(f"{_RUN}*.json"), *(output / name for name in (_CONFIG, _METRICS, _TABLE))):
+        path.unlink(missing_ok=True)
+
+
+def add_start(path: pathlib.Path) -> None:
+    """Add this start of the process to its run file."""
+    content = json.loads(path.read_text())
+    start = {"flags": sys.argv[1:], "checkpoint": CHECKPOINT.value} | run_record(compressor.SEED.value)
+    write_json(path, content | {"starts": [*content["starts"], start]})
+
+
+def write_metrics(output: pathlib.Path, settings: Mapping[str, Any], pictures: tuple[Picture, ...]) -> results.Summary:
+    """Write metrics.json and table.md from all predictions of a results directory, and print the table."""
+    cfg = BatConfig.load(output / _CONFIG)
+    records = read_predictions(output)
+    summary = results.summarise(settings["benchmark"], pictures, records, uhr_mini.BREAKDOWNS)
+    starts = [start for stored in stored_runs(output) for start in stored["starts"]]
+    scales = zip(cfg.compressor.sizes_px, cfg.compressor.budgets, strict=True)
+    table = results.to_markdown(
+        summary,
+        [
+            *dict.fromkeys(f"checkpoint {start['checkpoint']}, {start['device']}" for start in starts),
+            f"{uhr_mini.describe_seeds(parse_seeds(settings['scene_seeds']))}, painted at {settings['render_px']} px; "
+            f"prompt {settings['prompt']}",
+            f"views {settings['views']}, at most {', '.join(f'{budget} of {size} px' for size, budget in scales)}",
+        ],
+    )
+    write_json(output / _METRICS, summary.as_dict())
+    with staged_file(output / _TABLE) as stage:
+        stage.write_text(table, encoding="utf-8")
+    print(table)
+    return summary
+
+
+def merge() -> results.Summary:
+    """Make the metrics of a results directory from what is in it.
+
+    Raises:
+      ValueError: there is no run in it.
+    """
+    output = pathlib.Path(OUTPUT_DIR.value)
+    runs = stored_runs(output)
+    if not runs or not (output / _CONFIG).is_file():
+        raise ValueError(f"--output_dir={output}: holds no run of this command")
+    return write_metrics(output, runs[0]["settings"], pictures_of(runs[0]["settings"]))
+
+
+def evaluate() -> results.Summary:
+    """Do what the flags ask: check everything, ask what is left, write the metrics."""
+    if not OUTPUT_DIR.value:
+        raise ValueError("--output_dir: name the results directory")
+    if MERGE.value:
+        return merge()
+    for flag in (CHECKPOINT, BENCHMARK):
+        if not flag.value:
+            raise ValueError(f"--{flag.name}: give one")
+    index, num_shards = shard_of_flag()
+    if OVERWRITE.value and num_shards > 1:
+        raise ValueError("--overwrite: would remove what the other shards write; remove the directory by hand")
+    output = pathlib.Path(OUTPUT_DIR.value)
+    cfg = config_of_flags()
+    settings = settings_of_flags(num_shards)
+    encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
+    pictures = pictures_of(settings)
+    own = shard_of(pictures, index, num_shards)
+    run_file = shard_file(_RUN, ".json", index, num_shards)
+    prepare_output(output, settings, cfg, run_file)
+    with PredictionLog(output / shard_file(PREDICTIONS, ".jsonl", index, num_shards)) as log:
+        add_start(output / run_file)
+        num_done = sum(task.id in log.ids for picture in own for task in picture.tasks)
+        num_asked = sum(len(picture.tasks) for picture in own)
+        print(f"{num_asked} questions about {len(own)} pictures, {num_done} of them answered before", flush=True)
+        if num_done < num_asked:
+            run(
+                BatModel.load(CHECKPOINT.value, cfg=cfg),
+                own,
+                log,
+                encode_options=encode_options,
+                ask_options={"max_new_tokens": MAX_NEW_TOKENS.value},
+                num_workers=NUM_WORKERS.value,
+                progress=sys.stderr.isatty(),
+            )
+    return write_metrics(output, settings, pictures)
+
+
+def main(_: list[str]) -> None:
+    """Measure what the flags ask."""
+    evaluate()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,246 @@
+"""The runner with models that are no models: what is asked, what is written, and what a new start finds."""
+
+import json
+import threading
+import types
+
+import numpy as np
+import pytest
+
+from bat_jax.config import BatConfig
+from bat_jax.evals import results, runner
+from bat_jax.evals.extract import Question
+from bat_jax.evals.runner import Pace, Picture, PredictionLog, Task
+from tests.tiny_model import tiny_config
+
+COLOUR, ROUTE = "Object properties/Object color", "Complex reasoning/Route planning"
+
+
+def make_task(id, truth="A", category=COLOUR, **facts):
+    question = Question(benchmark="uhr_mini", truth=truth, options=("red", "blue", "green", "white"))
+    return Task(
+        id=id, text=f"ask {id}", category=category, question=question, prompt_style="release", chance=0.25, facts=facts
+    )
+
+
+def make_picture(key, num_tasks, load=None):
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    tasks = tuple(make_task(f"{key}{number}") for number in range(num_tasks))
+    return Picture(key=key, load=load or (lambda: pixels), tasks=tasks)
+
+
+class FakeModel:
+    """Answers A; notes what it encodes and is asked, and fails where it is told to."""
+
+    def __init__(self, fail_on=()):
+        self.num_encoded, self.asked, self.fail_on = 0, [], fail_on
+
+    def encode(self, image, **options):
+        assert image.shape == (4, 4, 3) and options in ({}, {"seed": 3})
+        self.num_encoded += 1
+        return types.SimpleNamespace(ask=self.ask, compile_seconds={})
+
+    def ask(self, text, **options):
+        self.asked.append(text.removeprefix("ask "))
+        if self.asked[-1] in self.fail_on:
+            raise ValueError("too long\nfor the decoder")
+        return types.SimpleNamespace(text="A", tokens_kept=((3, 4),), compile_seconds={"prefill": 0.0})
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run_all(path, pictures, model=None, **options):
+    model = model or FakeModel()
+    with PredictionLog(path) as log:
+        runner.run(model, pictures, log, **options)
+    return model
+
+
+def test_one_encoded_picture_serves_all_of_its_questions(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    pictures = [make_picture("a", 3), make_picture("b", 2)]
+    model = run_all(path, pictures, encode_options={"seed": 3}, ask_options={"max_new_tokens": 2})
+    assert model.num_encoded == 2 and model.asked == ["a0", "a1", "a2", "b0", "b1"]
+    lines = lines_of(path)
+    assert [(line["id"], line["picture"]) for line in lines] == [(id, id[0]) for id in model.asked]
+    first = lines[0]
+    assert (first["status"], first["output"], first["truth"], first["is_right"]) == ("answered", "A", "A", True)
+    assert first["verdicts"]["strict"] == {"letters": "A", "is_right": True} and len(first["verdicts"]) == 4
+    assert first["tokens_kept"] == [3, 4] and first["sub_task"] == "object_colour" and first["error"] is None
+    assert first["seconds"] > 0 and first["encode_seconds"] > 0 and first["load_seconds"] >= 0
+
+
+def test_a_new_start_asks_what_is_left_and_loads_no_other_picture(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    loaded = []
+    pictures = [
+        make_picture(key, 3, load=lambda key=key: loaded.append(key) or np.zeros((4, 4, 3), np.uint8)) for key in "abc"
+    ]
+    run_all(path, pictures)
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for num_whole in range(len(lines)):
+        torn = lines[num_whole][: len(lines[num_whole]) // 2]
+        path.write_bytes(b"".join(lines[:num_whole]) + torn)
+        assert len(runner.read_predictions(tmp_path)) == num_whole, "a torn line does not count"
+        loaded.clear()
+        model = run_all(path, pictures)
+        assert model.asked == [json.loads(line)["id"] for line in lines[num_whole:]]
+        assert sorted(loaded) == sorted("abc"[num_whole // 3 :])
+        assert path.read_bytes().startswith(b"".join(lines[:num_whole]))
+        assert [line["id"] for line in lines_of(path)] == [json.loads(line)["id"] for line in lines]
+
+
+def test_what_fails_is_a_line_with_its_reason_and_the_run_goes_on(tmp_path):
+    def broken():
+        raise OSError("truncated file")
+
+    pictures = [
+        make_picture("a", 2, load=broken),
+        make_picture("b", 2),
+        make_picture("c", 1, load=lambda: np.zeros((9, 9, 3), np.uint8)),
+    ]
+    model = run_all(tmp_path / "predictions.jsonl", pictures, FakeModel(fail_on=("b0",)))
+    assert model.asked == ["b0", "b1"]
+    lines = lines_of(tmp_path / "predictions.jsonl")
+    assert [line["status"] for line in lines] == ["error", "error", "error", "answered", "error"]
+    assert lines[0]["error"] == lines[1]["error"] == "picture: OSError: truncated file"
+    assert lines[2]["error"] == "question: ValueError: too long for the decoder"
+    assert lines[4]["error"].startswith("picture: AssertionError")
+    assert not lines[0]["is_right"] and lines[0]["output"] is None and lines[0]["tokens_kept"] is None
+    assert run_all(tmp_path / "predictions.jsonl", pictures).asked == [], "failed ones are not asked again"
+
+
+def test_pictures_load_ahead_but_not_far(tmp_path):
+    lock, started, asked_at = threading.Lock(), [], []
+
+    def load(key):
+        with lock:
+            started.append(key)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    class Watching(FakeModel):
+        def ask(self, text, **options):
+            with lock:
+                asked_at.append(len(started) - len(asked_at))
+            return super().ask(text, **options)
+
+    pictures = [make_picture(key, 1, load=lambda key=key: load(key)) for key in "abcdefgh"]
+    run_all(tmp_path / "predictions.jsonl", pictures, Watching(), num_workers=2)
+    assert max(asked_at) <= 3 and sorted(started) == list("abcdefgh")
+
+
+def test_a_file_has_one_writer_and_damage_is_named(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    with PredictionLog(path):
+        with pytest.raises(ValueError, match="another process is writing it"):
+            PredictionLog(path)
+    run_all(path, [make_picture("a", 2)])
+    lines = path.read_text().splitlines()
+    path.write_text(f"{lines[0]}\nnonsense\n{lines[1]}\n")
+    with pytest.raises(ValueError, match="line 2 is no prediction"):
+        PredictionLog(path)
+    path.write_text(f"{lines[0]}\n{lines[0]}\n")
+    with pytest.raises(ValueError, match="id 'a0' occurs twice"):
+        runner.read_predictions(tmp_path)
+
+
+def ids_of(pictures):
+    return [task.id for picture in pictures for task in picture.tasks]
+
+
+def test_offset_limit_and_ids_choose_questions_in_order():
+    def pictures():
+        yield from (make_picture(key, 3) for key in "abc")
+        raise AssertionError("read further than needed")
+
+    assert ids_of(runner.select_tasks(pictures(), limit=4)) == ["a0", "a1", "a2", "b0"]
+    assert ids_of(runner.select_tasks(pictures(), offset=2, limit=3)) == ["a2", "b0", "b1"]
+    assert ids_of(runner.select_tasks(pictures(), ids=["b1", "a0"])) == ["a0", "b1"]
+    some = [make_picture(key, 3) for key in "abc"]
+    assert ids_of(runner.select_tasks(some, offset=7)) == ["c1", "c2"]
+    assert [picture.key for picture in runner.select_tasks(some, offset=3, limit=1)] == ["b"]
+    with pytest.raises(ValueError, match="ids: 1 belong to no question asked for, such as 'zz'"):
+        runner.select_tasks(some, ids=["a0", "zz"], limit=1)
+    with pytest.raises(ValueError, match="offset=9: no question is left of 9"):
+        runner.select_tasks(some, offset=9)
+
+
+def test_shards_are_all_of_the_pictures_in_equal_parts():
+    # as in UHR-Mini: one picture of many questions, then two of one each
+    pictures = [
+        make_picture(f"{scene}-{number}", 18 if not number else 1) for scene in range(30) for number in range(3)
+    ]
+    for num_shards in (1, 2, 3, 4):
+        parts = [runner.shard_of(pictures, index + 1, num_shards) for index in range(num_shards)]
+        assert sorted(ids_of([p for part in parts for p in part])) == sorted(ids_of(pictures))
+        sizes = [len(ids_of(part)) for part in parts]
+        assert max(sizes) - min(sizes) < 30
+    with pytest.raises(ValueError, match="shard=3/2"):
+        runner.shard_of(pictures, 3, 2)
+
+
+def test_the_time_left_is_judged_without_the_first_picture():
+    now = iter([100.0, 104.0, 106.0])
+    pace = Pace(30, clock=lambda: next(now))
+    assert pace.seconds_left is None
+    pace.add(10)  # ends at 100, however long it took
+    assert pace.seconds_left is None
+    pace.add(8)
+    assert pace.seconds_left == pytest.approx(4 / 8 * 12)
+    pace.add(12)
+    assert pace.seconds_left == 0
+
+
+def test_the_anchor_view_keeps_every_token_of_any_checkpoint():
+    for cfg, size, num_tokens in ((BatConfig.mini(), 224, 256), (BatConfig.uhr_bat_7b("paper"), 672, 2304)):
+        anchor = runner.anchor_view(cfg).compressor
+        assert (anchor.sizes_px, anchor.budgets, anchor.num_clusters) == ((size,), (num_tokens,), num_tokens)
+    assert runner.anchor_view(tiny_config()).compressor.budgets == (64,)
+
+
+def test_a_summary_is_counted_by_hand(tmp_path):
+    routes = tuple(make_task(f"r{number}", "B", ROUTE, kind="far") for number in range(2))
+    colours = (make_task("c0", kind="near"), make_task("c1", kind="far"), make_task("c2"), make_task("c3"))
+    pictures = (
+        Picture(key="r", load=lambda: np.zeros((4, 4, 3), np.uint8), tasks=routes),
+        Picture(key="c", load=lambda: np.zeros((4, 4, 3), np.uint8), tasks=colours),
+    )
+    model = FakeModel(fail_on=("c1",))
+    run_all(tmp_path / "predictions.jsonl", pictures[:1], model)
+    run_all(tmp_path / "predictions-002-of-002.jsonl", runner.select_tasks(pictures[1:], limit=3), model)
+    breakdowns = {"Kind": lambda task: task.facts.get("kind")}
+    summary = results.summarise("uhr_mini", pictures, runner.read_predictions(tmp_path), breakdowns)
+    overall = summary.report.micro["overall"]
+    assert (overall.total, overall.num_right, overall.num_missing, overall.num_errors) == (6, 2, 1, 1)
+    assert overall.chance == 0.25
+    assert summary.report.macro == {"perception": 0.5, "reasoning": 0.0, "overall": 0.25}
+    assert summary.status == {"answered": 4, "missing": 1, "error": 1} and summary.num_pictures == 2
+    assert [(cell.name, cell.total, cell.num_right) for cell in summary.breakdowns["Kind"]] == [
+        ("far", 3, 0),
+        ("near", 1, 1),
+    ]
+    assert summary.tokens_kept == 7 and summary.tokens_per_scale == (3.0, 4.0)
+    content = json.loads(json.dumps(summary.as_dict(), allow_nan=False))
+    assert content["overall"]["accuracy"] == pytest.approx(1 / 3) and content["overall"]["macro"] == 0.25
+    assert content["subtasks"]["route_planning"]["num_right"] == 0
+    assert content["errors"] == {"c1": "question: ValueError: too long for the decoder"}
+    table = results.to_markdown(summary, ["checkpoint small"])
+    assert table.startswith("# UHR-Mini: 33.3 [9.7, 70.0] percent right\n\n- checkpoint small\n")
+    assert "| object_colour | 4 | 1 | 1 | 50.0 [15.0, 85.0] |" in table
+    assert "| far | 3 | 0.0 [0.0, 56.1] | 25.0 |" in table
+    assert "4 answered, 1 failed, 1 missing" in table and "- c1: question: ValueError" in table
+    with pytest.raises(ValueError, match="2 ids are of no question"):
+        results.summarise("uhr_mini", pictures[1:], runner.read_predictions(tmp_path), {})
+
+
+def test_seconds_leave_out_what_compiled_where_something_did_not(tmp_path):
+    run_all(tmp_path / "predictions.jsonl", [make_picture("a", 3)])
+    records = runner.read_predictions(tmp_path)
+    for id, seconds, compiling in (("a0", 9.0, 8.0), ("a1", 2.0, 0.0), ("a2", 4.0, 0.0)):
+        records[id] |= {"seconds": seconds, "compile_seconds": compiling, "encode_seconds": 7.0}
+        records[id]["encode_compile_seconds"] = 6.0
+    summary = results.summarise("uhr_mini", [make_picture("a", 3)], records, {})
+    assert (summary.question_seconds, summary.encode_seconds) == (3.0, 1.0)

@@ -1,0 +1,188 @@
+"""experiments.evaluate as a user types it: what it prints and writes, kills and restarts, shards, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.command_batch import run_commands
+from tests.tiny_model import write_tiny_checkpoint
+
+SEEDS = "3000000:3000001"
+FILES = ["config.json", "metrics.json", "predictions.jsonl", "run.json", "table.md"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_tiny_checkpoint(folder / "checkpoint")
+    (folder / "full").mkdir()
+    (folder / "full" / "file").write_text("kept")
+    return folder
+
+
+def command(folder, output, **flags):
+    given = {
+        "checkpoint": folder / "checkpoint",
+        "benchmark": "uhr_mini",
+        "scene_seeds": SEEDS,
+        "output_dir": folder / output,
+        "render_px": 224,
+        "max_new_tokens": 2,
+    } | flags
+    return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def metrics_of(folder, output):
+    return json.loads((folder / output / "metrics.json").read_text())
+
+
+def kill_after(arguments, predictions, num_lines):
+    """Start the command and kill it (SIGKILL) once it has written so many lines."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.evaluate", *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    give_up = time.monotonic() + 120
+    while not predictions.exists() or predictions.read_bytes().count(b"\n") < num_lines:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    """Run all command lines that work, in order, after a run was killed: name -> (code, stdout, stderr)."""
+    killed = folder / "whole" / "predictions.jsonl"
+    kill_after(command(folder, "whole"), killed, 3)
+    before = killed.read_bytes()
+    killed.write_bytes(before + b'{"id": "torn')
+    (folder / "whole" / ".run.json.1.json").write_text("what a killed process had not finished")
+    (folder / "before").write_bytes(before)
+    cases = {
+        "resumed": command(folder, "whole"),
+        "again": command(folder, "whole"),
+        "other settings": command(folder, "whole", budgets="12,20", prompt="xlrs"),
+        "anchor": command(folder, "anchor", views="anchor", fidelity="paper", limit=2),
+        "word": command(folder, "word", prompt="word", limit=3, offset=2),
+        "replaced": command(folder, "word", limit=2, overwrite=True),
+        "shard 2": command(folder, "shards", shard="2/2", limit=22),
+        "shard 1": command(folder, "shards", shard="1/2", limit=22),
+        "merge": [f"--output_dir={folder}/shards", "--merge"],
+        "other shards": command(folder, "shards", shard="1/3", limit=22),
+    }
+    return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
+
+
+def test_a_killed_run_goes_on_without_loss_or_repetition(done, folder):
+    code, out, err = done["resumed"]
+    assert code == 0, err
+    before = (folder / "before").read_bytes()
+    path = folder / "whole" / "predictions.jsonl"
+    assert path.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    lines = lines_of(path)
+    assert len({line["id"] for line in lines}) == len(lines) == 23
+    assert {line["status"] for line in lines} == {"answered"} and lines[0]["tokens_kept"] == [12, 30]
+    num_before = before.count(b"\n")
+    assert 3 <= num_before < 23
+    assert f"23 questions about 3 pictures, {num_before} of them answered before" in out
+    assert sorted(path.name for path in (folder / "whole").iterdir() if path.name[0] != ".") == FILES
+
+
+def test_the_results_say_what_was_run_and_what_came(done, folder):
+    metrics, run = metrics_of(folder, "whole"), json.loads((folder / "whole" / "run.json").read_text())
+    assert metrics["status"] == {"answered": 23, "missing": 0, "error": 0} and metrics["overall"]["total"] == 23
+    assert metrics["tokens_kept"] == 42 and metrics["question_seconds"] > 0 and metrics["encode_seconds"] > 0
+    assert metrics["subtasks"]["overall_land_use"]["chance"] == 0.1
+    assert list(metrics["rules"]) == ["official", "release", "strict", "tolerant"]
+    assert len(run["starts"]) == 3 and run["settings"]["scene_seeds"] == SEEDS and run["starts"][0]["packages"]["jax"]
+    table = (folder / "whole" / "table.md").read_text()
+    assert table in done["resumed"][1] and "scenes 3000000 to 3000000, in no split" in table
+    assert "| overall_counting | 1 | 0 | 0 |" in table and "| existence/yes_no |" in table
+
+
+def test_a_finished_run_asks_nothing_and_other_settings_are_refused(done, folder):
+    assert done["again"][0] == 0 and "23 of them answered before" in done["again"][1]
+    code, _, err = done["other settings"]
+    assert code == 1 and len(err.strip().splitlines()) == 1
+    assert 'prompt: "release" -> "xlrs"' in err and "compressor.scales" in err and "--overwrite" in err
+    assert len(lines_of(folder / "whole" / "predictions.jsonl")) == 23
+    assert done["other shards"][0] == 1 and "num_shards: 2 -> 3" in done["other shards"][2]
+
+
+def test_views_and_prompts_and_parts(done, folder):
+    assert done["anchor"][0] == 0, done["anchor"][2]
+    anchor = lines_of(folder / "anchor" / "predictions.jsonl")
+    assert [line["tokens_kept"] for line in anchor] == [[64], [64]]
+    assert json.loads((folder / "anchor" / "config.json").read_text())["compressor"]["scales"] == [
+        {"budget": 64, "size_px": 112}
+    ]
+    assert done["word"][0] == 0 and "prompt word" in done["word"][1]
+    whole = lines_of(folder / "whole" / "predictions.jsonl")
+    assert "3 questions about" in done["word"][1]
+    assert done["replaced"][0] == 0, done["replaced"][2]
+    replaced = lines_of(folder / "word" / "predictions.jsonl")
+    assert [(line["id"], line["prompt_style"]) for line in replaced] == [(w["id"], "release") for w in whole[:2]]
+
+
+def test_shards_share_a_run(done, folder):
+    for name in ("shard 1", "shard 2", "merge"):
+        assert done[name][0] == 0, done[name][2]
+    files = {path.name: lines_of(path) for path in (folder / "shards").glob("predictions*")}
+    assert sorted(files) == ["predictions-001-of-002.jsonl", "predictions-002-of-002.jsonl"]
+    ids = [line["id"] for lines in files.values() for line in lines]
+    whole = {line["id"]: line["output"] for line in lines_of(folder / "whole" / "predictions.jsonl")[:22]}
+    assert sorted(ids) == sorted(whole)
+    assert all(line["output"] == whole[line["id"]] for lines in files.values() for line in lines)
+    assert "missing" in done["shard 2"][1] and " 0 missing" not in done["shard 2"][1]
+    assert metrics_of(folder, "shards")["status"] == {"answered": 22, "missing": 0, "error": 0}
+    assert (folder / "shards" / "table.md").read_text() in done["merge"][1]
+
+
+BAD = {
+    "no checkpoint": ({"checkpoint": None}, "--checkpoint"),
+    "checkpoint nowhere": ({"checkpoint": "nowhere"}, "nowhere"),
+    "no benchmark": ({"benchmark": None}, "--benchmark"),
+    "no output": ({"output_dir": None}, "--output_dir"),
+    "no scenes": ({"scene_seeds": None}, "--split, --scene_seeds"),
+    "both": ({"split": "test"}, "--split, --scene_seeds"),
+    "seeds": ({"scene_seeds": "7:3"}, "scene_seeds"),
+    "shard": ({"shard": "3/2"}, "--shard=3/2"),
+    "shard zero": ({"shard": "0/2"}, "--shard=0/2"),
+    "shard and overwrite": ({"shard": "1/2", "overwrite": True}, "--overwrite"),
+    "anchor budgets": ({"views": "anchor", "budgets": "3,7"}, "--budgets"),
+    "budgets": ({"budgets": "3,700"}, "budgets=700"),
+    "id": ({"ids": "3000000-nothing-0"}, "3000000-nothing-0"),
+    "offset": ({"offset": 23}, "offset=23"),
+    "small": ({"render_px": 100}, "render_px"),
+    "label map": ({"label_map": "x.png"}, "--label_map"),
+    "bands": ({"bands": "1,2,3"}, "--bands"),
+    "not ours": ({"output_dir": "FOLDER/full"}, "no run of this command"),
+    "a file": ({"output_dir": "FOLDER/full/file"}, "is a file"),
+    "not ours, overwrite": ({"output_dir": "FOLDER/full", "overwrite": True}, "no run of this command"),
+    "merge of nothing": ({"output_dir": "FOLDER/full", "merge": True}, "holds no run"),
+}
+
+
+def test_bad_input_gets_one_line_and_writes_nothing(folder):
+    lines = []
+    for flags, _ in BAD.values():
+        flags = {k: v.replace("FOLDER", str(folder)) if isinstance(v, str) else v for k, v in flags.items()}
+        lines.append(command(folder, "bad", **flags))
+    for (name, (_, text)), (code, _, err) in zip(BAD.items(), run_commands("experiments.evaluate", lines), strict=True):
+        assert code in (1, 2) and len(err.strip().splitlines()) == 1, (name, err)
+        assert err.startswith("error: ") and text in err, (name, err)
+    assert not (folder / "bad").exists() and [path.name for path in (folder / "full").iterdir()] == ["file"]
