@@ -31,7 +31,7 @@ def write_byte_tokenizer(directory: pathlib.Path, corpus: Iterable[str], vocab_s
 
 
 def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
-    """Write a tokenizer of whole words, single punctuation marks and newlines; spaces only separate.
+    """Write a tokenizer of whole words ("built-up" is one), single signs and newlines; spaces only separate.
 
     Args:
       words: the world's vocabulary; the template's words are added. Ids follow the sorted order, so the same words give
@@ -46,7 +46,7 @@ def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
     split = tokenizers.pre_tokenizers.Split
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
-            split(tokenizers.Regex(r"\n|[^\s\w]|\w+"), "isolated"),
+            split(tokenizers.Regex(r"\n|\w+(?:-\w+)*|[^\s\w]"), "isolated"),
             split(tokenizers.Regex(r"[ \t]+"), "removed"),
         ]
     )

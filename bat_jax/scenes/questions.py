@@ -140,9 +140,14 @@ class _Asker:
         return [right, *first, *others][:4]
 
 
-def generate_questions(scene: Scene) -> tuple[Question, ...]:
-    """Return all questions of a scene, some twenty, always the same ones."""
-    asker = _Asker(scene, Draws(scene.seed, _STREAM))
+def generate_questions(scene: Scene, round_number: int = 0) -> tuple[Question, ...]:
+    """Return the questions of a scene, some twenty, always the same ones.
+
+    Args:
+      round_number: further rounds ask about the same scene anew; the splits hold round 0 alone, training uses more. The
+        numbers in `question_id` begin anew in each round.
+    """
+    asker = _Asker(scene, Draws(scene.seed, _STREAM + round_number))
     for ask in (_counting, _land_use, _objects, _existence, _places, _anomaly, _route):
         ask(asker, scene, asker.draws)
     return tuple(asker.asked)

@@ -1,0 +1,80 @@
+"""What the frozen parts make of every training picture, computed once and kept on disk.
+
+DIR/vision.npy   (N, M, E) float16, the tower's features of all views, coarse to fine, tile-major
+DIR/regions.npy  (N, M) uint8, region ids, by the model's own K-means
+DIR/tokens.npy   (N, M, D) float16, projected and with the scale embedding, once the projector is trained
+"""
+
+import functools
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from bat_jax import model as bat
+from bat_jax.compress.compressor import initial_centres, partition_scale
+from bat_jax.config import BatConfig
+from bat_jax.io.views import normalisation_table
+from bat_jax.train.mini.decoder import project
+from bat_jax.train.mini.packed import position_embeddings
+from bat_jax.train.mini.pictures import PictureStore, grids
+from bat_jax.typing import Params
+
+_TILES_AT_ONCE = 38
+
+
+def open_array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+    """Open a file of this shape, or make it full of zeros."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def encode_pictures(cfg: BatConfig, params: Params, store: PictureStore, directory: pathlib.Path) -> tuple:
+    """Fill vision.npy and regions.npy; pictures that are done already stay. Returns both arrays."""
+    num_tokens = store.labels.shape[1]
+    vision = open_array(directory / "vision.npy", (store.num_pictures, num_tokens, cfg.vision.width), np.float16)
+    regions = open_array(directory / "regions.npy", (store.num_pictures, num_tokens), np.uint8)
+    done = open_array(directory / "done.npy", (store.num_pictures,), np.uint8)
+    table = jnp.asarray(normalisation_table())
+    tower = jax.jit(lambda params, tiles: _tower(cfg, params, table, tiles))
+    cluster = [jax.jit(functools.partial(_regions, cfg, index)) for index in range(len(cfg.compressor.scales))]
+    bounds = np.cumsum([0, *(grid.num_tokens for grid in grids(cfg))])
+    for index in tqdm(np.flatnonzero(done == 0), unit="picture", desc="features", disable=not sys.stderr.isatty()):
+        tiles = store.tiles[index]
+        parts = [tower(params, tiles[start : start + _TILES_AT_ONCE]) for start in range(0, len(tiles), _TILES_AT_ONCE)]
+        features = jnp.concatenate(parts)
+        vision[index] = np.asarray(features, np.float16)
+        key = jax.random.key(int(index))
+        labels = [part(key, features[bounds[i] : bounds[i + 1]]) for i, part in enumerate(cluster)]
+        regions[index] = np.concatenate([np.asarray(label, np.uint8) for label in labels])
+        done[index] = 1
+    return vision, regions
+
+
+def project_pictures(cfg: BatConfig, params: Params, vision: np.ndarray, directory: pathlib.Path) -> np.memmap:
+    """Write tokens.npy anew from the vision features."""
+    tokens = open_array(directory / "tokens.npy", (*vision.shape[:2], cfg.decoder.width), np.float16)
+    position = position_embeddings(cfg, params)
+    embed = jax.jit(lambda rows: (project(cfg, params, rows) + position).astype(jnp.float16))
+    for index in range(vision.shape[0]):
+        tokens[index] = np.asarray(embed(np.asarray(vision[index])))
+    return tokens
+
+
+def _tower(cfg: BatConfig, params: Params, table: jax.Array, tiles: jax.Array) -> jax.Array:
+    pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
+    patches = bat.modules(cfg)["vision_tower"].apply({"params": params["vision_tower"]}, pixels).patches
+    return patches.reshape(-1, cfg.vision.width)
+
+
+def _regions(cfg: BatConfig, scale: int, key: jax.Array, features: jax.Array) -> jax.Array:
+    settings = cfg.compressor
+    spec, grid = settings.scales[scale], grids(cfg)[scale]
+    valid = jnp.ones(grid.num_tokens, bool)
+    init = initial_centres(key, valid, spec.size_px, settings.num_clusters)
+    return partition_scale(settings, grid, features, valid, init, settings.num_clusters, settings.kmeans_iterations)

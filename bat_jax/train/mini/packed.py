@@ -1,0 +1,167 @@
+"""The decoder's loss when many questions stand on one image prefix.
+
+    [prefix, anchor tokens] ──> cache ──copied Q' times──> questions -> importance (Q', M1) -> auxiliary loss, selection
+    [prefix, visual tokens] ──> cache ──copied Q times───> questions and answers -> cross entropy of the answers
+
+Every question sees the image and itself, never another question, so it is answered as if it stood alone; the image's
+rows are computed once for all. `train.loss` does the same for one question with everything trained; this is what makes
+hundreds of thousands of short questions affordable.
+
+Letters as in `bat_jax.typing`; Q questions of a group, of which Q' teach importance, U visual rows, M1 anchor tokens.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bat_jax import model as bat
+from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.config import BatConfig
+from bat_jax.nn.qwen2 import KVCache, Qwen2
+from bat_jax.typing import Array, Bool, Float, Int, Params
+
+# <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
+_TEMPLATE_END = 5
+_SMALLEST_MASS = 1e-9
+
+
+class Texts(NamedTuple):
+    """Questions with their answers, tokenised (`bank.tokenized`). ids (.., T). question_end, end (..). weight (..)."""
+
+    ids: Int[Array, "*B T"]
+    question_end: Int[Array, "*B"]
+    end: Int[Array, "*B"]
+    weight: Float[Array, "*B"]
+
+
+class AnswerLoss(NamedTuple):
+    """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it."""
+
+    loss: Float[Array, "*B"]
+    is_right: Bool[Array, "*B"]
+
+
+def decoder(cfg: BatConfig, params: Params, num_layers: int | None = None) -> tuple[Qwen2, Params]:
+    """Return the decoder and its variables, cut to its first layers where only these matter."""
+    variables = params["decoder"]
+    if num_layers is None:
+        return Qwen2(cfg.decoder), {"params": variables}
+    lower = {**variables, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], variables["layers"])}
+    return Qwen2(dataclasses.replace(cfg.decoder, num_layers=num_layers)), {"params": lower}
+
+
+def position_embeddings(cfg: BatConfig, params: Params) -> Float[Array, "M D"]:
+    """Return the scale embedding of all tokens of all views, coarse to fine, each view tile-major (Eq. 5)."""
+    return jnp.concatenate([bat.scale_embedding(cfg, px, params) for px in cfg.compressor.sizes_px])
+
+
+def prefix_cache(
+    cfg: BatConfig,
+    params: Params,
+    prefix_ids: Int[Array, "T"],
+    visual: Float[Array, "U D"],
+    mask: Bool[Array, "U"],
+    copies: int,
+    num_layers: int | None = None,
+) -> KVCache:
+    """Return the cache of [prefix, visual tokens], as if for a batch of `copies` sequences."""
+    model, variables = decoder(cfg, params, num_layers)
+    prefix = model.apply(variables, prefix_ids[None], method="embed")[0]
+    embeddings = jnp.concatenate([prefix, visual])[None]
+    valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), mask])[None]
+    cache: KVCache = model.apply(variables, embeddings, valid).cache
+    return KVCache(
+        jnp.repeat(cache.key, copies, axis=1),
+        jnp.repeat(cache.value, copies, axis=1),
+        jnp.repeat(cache.valid, copies, axis=0),
+        cache.length,
+    )
+
+
+def question_importance(
+    cfg: BatConfig,
+    params: Params,
+    prefix_ids: Int[Array, "T"],
+    anchor: Float[Array, "M1 D"],
+    texts: Texts,
+    row_weight: Float[Array, "Q T"] | None = None,
+) -> Float[Array, "Q M1"]:
+    """Return a_i of the anchor's tokens for every question (Eq. 2); layers above the one that is read do not run.
+
+    `row_weight` reads other rows than the question's, which count alike by default.
+    """
+    num_layers = cfg.compressor.importance_layer % cfg.decoder.num_layers + 1
+    num_questions, length = texts.ids.shape
+    cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions, num_layers)
+    model, variables = decoder(cfg, params, num_layers)
+    if row_weight is None:
+        row_weight = question_rows(texts)
+    is_text = jnp.arange(length) < texts.end[:, None]
+    embeddings = model.apply(variables, texts.ids, method="embed")
+    output = model.apply(variables, embeddings, is_text, cache.grown(length), row_weight=row_weight)
+    start = prefix_ids.shape[0]
+    return output.importance[-1][:, start : start + anchor.shape[0]]
+
+
+def question_rows(texts: Texts) -> Float[Array, "Q T"]:
+    """Return 1/n on each of the question's n tokens, as `compress.importance.suffix_row_weight` does."""
+    place = jnp.arange(texts.ids.shape[1])
+    stop = (texts.question_end - _TEMPLATE_END)[:, None]
+    is_question = (place >= 1) & (place < stop)  # place 0 is the newline behind the image
+    return (is_question / jnp.maximum(stop - 1, 1)).astype(jnp.float32)
+
+
+def importance_loss(
+    importance: Float[Array, "Q M1"], target_mask: Bool[Array, "Q M1"]
+) -> tuple[Float[Array, "Q"], Float[Array, "Q"]]:
+    """Return (-log of the importance on the target's tokens, that importance); 0 and 0 without a target."""
+    mass = jnp.sum(jnp.where(target_mask, importance, 0.0), axis=-1)
+    return jnp.where(jnp.any(target_mask, axis=-1), -jnp.log(mass + _SMALLEST_MASS), 0.0), mass
+
+
+def answer_loss(cfg: BatConfig, params: Params, cache: KVCache, texts: Texts) -> AnswerLoss:
+    """Return the losses of answers that stand behind a cached prefix, (Q,) each."""
+    model, variables = decoder(cfg, params)
+    length = texts.ids.shape[1]
+    place = jnp.arange(length)
+    embeddings = model.apply(variables, texts.ids, method="embed")
+    hidden = model.apply(variables, embeddings, place < texts.end[:, None], cache.grown(length)).hidden
+    logits = model.apply(variables, hidden[:, :-1], method="logits")
+    labels = texts.ids[:, 1:]
+    is_answer = (place[1:] >= texts.question_end[:, None]) & (place[1:] < texts.end[:, None])
+    entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
+    is_hit = jnp.argmax(logits, axis=-1) == labels
+    return AnswerLoss(jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1), jnp.all(is_hit | ~is_answer, axis=1))
+
+
+def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "T"], texts: Texts) -> AnswerLoss:
+    """Return the losses of questions without a picture, (Q,) each."""
+    nothing = jnp.zeros((0, cfg.decoder.width))
+    cache = prefix_cache(cfg, params, prefix_ids, nothing, jnp.zeros(0, bool), texts.ids.shape[0])
+    return answer_loss(cfg, params, cache, texts)
+
+
+def select_visual(
+    cfg: BatConfig,
+    tokens: Float[Array, "M D"],
+    region_id: Int[Array, "M"],
+    importance: Float[Array, "M1"],
+    budgets: Int[Array, "S"],
+) -> tuple[Float[Array, "U D"], Bool[Array, "U"]]:
+    """Compress all views of a picture for one question; no gradient reaches tokens or importance."""
+    grids = tuple(bat.token_grid(cfg, px) for px in cfg.compressor.sizes_px)
+    bounds, low = [], 0
+    for grid in grids:
+        bounds.append((low, low + grid.num_tokens))
+        low += grid.num_tokens
+    scales = tuple(ScaleTokens(tokens[a:b], region_id[a:b].astype(jnp.int32), jnp.ones(b - a, bool)) for a, b in bounds)
+    capacity = tuple(cfg.compressor.num_clusters for _ in grids)
+    selections = select(cfg.compressor, grids, capacity, scales, jax.lax.stop_gradient(importance), budgets)
+    return jax.lax.stop_gradient(bat.visual_tokens(cfg, {}, selections))
+
+
+def weighted_mean(values: Array, weight: Float[Array, "*B"]) -> Float[Array, ""]:
+    """Return the mean of values with weight, 0 where there is none."""
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1.0)

@@ -1,0 +1,351 @@
+"""The mini model from nothing to a checkpoint, stage by stage; every stage resumes where it was killed.
+
+stage      learns                                 from                              leaves in DIR
+pictures   -                                      scenes, rendered and labelled     pictures/
+questions  -                                      scenes, asked and tokenised       tokenizer/, bank.npz
+tower      vision tower (and heads, dropped)      tiles, dense labels               tower.npz
+features   -                                      the frozen tower, K-means         features/
+letters    decoder                                text alone                        letters.npz
+word_bag   projector                              dense labels as words             word_bag.npz
+given      projector, scale embedding, decoder    tokens chosen by the truth        given.npz
+tokens     -                                      the frozen projector              features/tokens.npy
+selected   decoder                                tokens the method selects         selected.npz
+mixed      decoder                                all selections, random budgets    mixed.npz
+export     -                                      -                                 the checkpoint folder
+"""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bat_jax.config import BatConfig
+from bat_jax.io.prompts import load_tokenizer
+from bat_jax.scenes.question import SUB_TASKS
+from bat_jax.train.mini import decoder, export, features, tower
+from bat_jax.train.mini.bank import Bank, make_bank
+from bat_jax.train.mini.groups import GroupBatch, GroupBatches, Mix
+from bat_jax.train.mini.options import OptionBatches
+from bat_jax.train.mini.pictures import PictureStore, TokenTruth
+from bat_jax.train.mini.stage import StageSettings, run_stage
+from bat_jax.typing import Params
+
+STAGES = (
+    "pictures",
+    "questions",
+    "tower",
+    "features",
+    "options",
+    "letters",
+    "word_bag",
+    "attention",
+    "given",
+    "tokens",
+    "selected",
+    "mixed",
+    "export",
+)
+
+# Tokens of a picture that the word bag sees at once, and how much more often those that show something small.
+_TOKENS_TAUGHT, _OBJECTS_TAUGHT = 256, 60.0
+
+_TOWER = StageSettings(num_steps=1800, rate=1.2e-3, eval_every=700)
+_OPTIONS = StageSettings(num_steps=120, rate=2e-3, log_every=10)
+_LETTERS = StageSettings(num_steps=150, rate=1.5e-3, log_every=10)
+_WORD_BAG = StageSettings(num_steps=1500, rate=3e-3, weight_decay=0.0)
+_ATTENTION = StageSettings(num_steps=500, rate=1.5e-3, log_every=10)
+_ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, num_text_only=8, kinds=(0.8, 0.1, 0.1))
+_GIVEN = StageSettings(num_steps=1600, rate=1.5e-3)
+_GIVEN_MIX = Mix(num_pictures=6, num_questions=8, num_asking=3, num_given=48, num_text_only=8, kinds=(0.78, 0.06, 0.16))
+_SELECTED = StageSettings(num_steps=3000, rate=1.2e-3, eval_every=400)
+_SELECTED_MIX = Mix(
+    num_pictures=8,
+    num_questions=12,
+    forms=(0.25, 0.25, 0.5),
+    num_text_only=8,
+    selections=(0.7, 0.3, 0.0, 0.0, 0.0),
+)
+_MIXED = StageSettings(num_steps=2600, rate=1e-3, eval_every=500)
+_MIXED_MIX = Mix(
+    num_pictures=8,
+    num_questions=10,
+    forms=(0.05, 0.1, 0.85),
+    num_text_only=4,
+    selections=(0.55, 0.2, 0.08, 0.07, 0.1),
+    large_share=0.3,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MiniRecipe:
+    """Sizes and rates of all stages; the defaults are what the shipped checkpoint was trained with.
+
+    Attributes:
+      num_pictures, num_held_out: training pictures, the last of which only measure. num_rounds: rounds of questions a
+        scene.
+      tile_batch, option_batch, letter_batch, word_bag_pictures: samples of a step (tiles; texts; texts; pictures, 256
+        tokens of each).
+      importance_weight: of the auxiliary loss.
+      The others: a StageSettings a stage, a Mix a stage of packed questions.
+    """
+
+    num_pictures: int = 1000
+    num_held_out: int = 20
+    num_rounds: int = 8
+    tile_batch: int = 64
+    option_batch: int = 256
+    letter_batch: int = 96
+    word_bag_pictures: int = 8
+    importance_weight: float = 0.3
+    tower: StageSettings = _TOWER
+    options: StageSettings = _OPTIONS
+    letters: StageSettings = _LETTERS
+    word_bag: StageSettings = _WORD_BAG
+    attention: StageSettings = _ATTENTION
+    attention_mix: Mix = _ATTENTION_MIX
+    given: StageSettings = _GIVEN
+    given_mix: Mix = _GIVEN_MIX
+    selected: StageSettings = _SELECTED
+    selected_mix: Mix = _SELECTED_MIX
+    mixed: StageSettings = _MIXED
+    mixed_mix: Mix = _MIXED_MIX
+
+
+class MiniTraining:
+    """Runs the stages in one directory."""
+
+    def __init__(self, directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig | None = None, workers: int = 2):
+        self.directory, self.recipe, self.workers = directory, recipe, workers
+        self.cfg = BatConfig.mini() if cfg is None else cfg
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def run(self, stage: str, output: pathlib.Path | None = None) -> None:
+        """Run one stage; a finished one is left as it is. `output`: the folder that "export" writes.
+
+        Raises:
+          ValueError: there is no such stage, or a stage before it is missing.
+        """
+        if stage not in STAGES:
+            raise ValueError(f"stage={stage!r}: must be one of {', '.join(STAGES)}")
+        if stage == "export":
+            self.export(output)
+        elif not (self.directory / f"{stage}.npz").exists():
+            getattr(self, stage)()
+
+    def pictures(self) -> None:
+        self._store().fill(self.workers)
+
+    def questions(self) -> None:
+        tokenizer = self.directory / "tokenizer"
+        if not tokenizer.exists():
+            export.write_tokenizer(tokenizer, self.cfg.decoder.vocab_size)
+        path = self.directory / "bank.npz"
+        if not path.exists():
+            make_bank(self.cfg, tokenizer, range(self.recipe.num_pictures), self.recipe.num_rounds, self.workers).save(
+                path
+            )
+
+    def tower(self) -> None:
+        cfg, recipe, store = self.cfg, self.recipe, self._store()
+        batches = tower.TileBatches(cfg, store, len(self._training), recipe.tile_batch, recipe.tower.seed)
+        held_out = range(len(self._training), recipe.num_pictures)
+        self._stage(
+            "tower",
+            recipe.tower,
+            tower.init_params(cfg, jax.random.key(recipe.tower.seed)),
+            tower.tower_loss(cfg),
+            batches,
+            evaluate=lambda params: tower.held_out_accuracy(cfg, store, held_out, params),
+        )
+
+    def features(self) -> None:
+        features.encode_pictures(self.cfg, self._saved("tower"), self._store(), self.directory / "features")
+
+    def options(self) -> None:
+        cfg, recipe = self.cfg, self.recipe
+        batches = OptionBatches(self._tokenizer(), recipe.option_batch, recipe.options.seed)
+        params = {"decoder": self._untrained()["decoder"]}
+        self._stage("options", recipe.options, params, decoder.letters_loss(cfg, batches.prefix_ids), batches)
+
+    def letters(self) -> None:
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        mix = Mix(num_pictures=0, num_questions=0, num_text_only=recipe.letter_batch)
+        batches = GroupBatches(cfg, mix, bank, self._store().labels, self._training, recipe.letters.seed)
+        loss = decoder.letters_loss(cfg, bank.prefix_ids)
+        self._stage("letters", recipe.letters, self._saved("options"), loss, batches.text_only)
+
+    def word_bag(self) -> None:
+        cfg, recipe = self.cfg, self.recipe
+        vision, labels = self._features("vision"), self._store().labels
+
+        def batch_of(position: int) -> dict[str, np.ndarray]:
+            rng = np.random.default_rng([recipe.word_bag.seed, position])
+            rows = []
+            for picture in rng.integers(len(self._training), size=recipe.word_bag_pictures):
+                truth = TokenTruth.of(labels[picture])
+                chance = 1.0 + _OBJECTS_TAUGHT * ((truth.object_id > 0) | (truth.event > 0) | (truth.ring > 0))
+                rows.append((picture, rng.choice(chance.size, _TOKENS_TAUGHT, p=chance / chance.sum())))
+            return {
+                "vision": np.concatenate([vision[picture][index] for picture, index in rows]),
+                "labels": np.concatenate([labels[picture][index] for picture, index in rows]),
+            }
+
+        loss = decoder.word_bag_loss(cfg, self._tokenizer())
+        trained = {"projector": self._untrained()["projector"]}
+        self._stage("word_bag", recipe.word_bag, trained, loss, batch_of, fixed=self._saved("letters"))
+
+    def attention(self) -> None:
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        params = {"scale_embedding": self._untrained()["scale_embedding"]}
+        params |= self._saved("letters") | self._saved("word_bag")
+        loss = decoder.attention_loss(cfg, self._tokenizer(), bank.prefix_ids)
+        self._stage(
+            "attention",
+            recipe.attention,
+            params,
+            loss,
+            self._feature_batches(recipe.attention_mix, recipe.attention.seed),
+        )
+
+    def given(self) -> None:
+        recipe = self.recipe
+        loss = decoder.given_loss(self.cfg, self._bank().prefix_ids, recipe.importance_weight)
+        batches = self._feature_batches(recipe.given_mix, recipe.given.seed)
+        self._stage("given", recipe.given, self._saved("attention"), loss, batches)
+
+    def _feature_batches(self, mix: Mix, seed: int) -> Callable[[int], dict[str, Any]]:
+        """Return position -> {"groups", "vision" (B, U, E) of given tokens, "anchor" (B, M1, E)}."""
+        cfg, vision = self.cfg, self._features("vision")
+        batches = GroupBatches(cfg, mix, self._bank(), self._store().labels, self._training, seed)
+        num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
+
+        def batch_of(position: int) -> dict[str, Any]:
+            groups = batches(position)
+            rows = [vision[picture][index] for picture, index in zip(groups.picture, groups.token_index, strict=True)]
+            anchor = np.stack([vision[picture, :num_anchor] for picture in groups.picture])
+            return {"groups": groups, "vision": np.stack(rows), "anchor": anchor}
+
+        return batch_of
+
+    def tokens(self) -> None:
+        directory = self.directory / "features"
+        if not (directory / "tokens.done").exists():
+            features.project_pictures(self.cfg, self._saved("given"), self._features("vision"), directory)
+            (directory / "tokens.done").touch()
+
+    def selected(self) -> None:
+        self._selected_stage("selected", self.recipe.selected, self.recipe.selected_mix, "given")
+
+    def mixed(self) -> None:
+        self._selected_stage("mixed", self.recipe.mixed, self.recipe.mixed_mix, "selected")
+
+    def export(self, output: pathlib.Path | None, stage: str = "mixed") -> None:
+        """Write the checkpoint of the newest weights of all parts."""
+        if output is None:
+            raise ValueError("output: give the folder of the checkpoint")
+        params = self._saved("given") | self._saved(stage)
+        params["vision_tower"] = self._saved("tower")["vision_tower"]
+        export.write_checkpoint(output, self.cfg, params)
+
+    def _selected_stage(self, name: str, settings: StageSettings, mix: Mix, before: str) -> None:
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        labels = self._store().labels
+        batches = GroupBatches(cfg, mix, bank, labels, self._training, settings.seed)
+        fixed = {"tokens": jnp.asarray(self._features("tokens")), "regions": jnp.asarray(self._features("regions"))}
+        held_out = range(len(self._training), recipe.num_pictures)
+        loss = decoder.selected_loss(cfg, mix, bank.prefix_ids, recipe.importance_weight)
+        self._stage(
+            name,
+            settings,
+            {"decoder": self._saved(before)["decoder"]},
+            loss,
+            batches,
+            evaluate=_held_out(cfg, mix, bank, labels, held_out, fixed),
+            fixed=fixed,
+            mode_of=batches.mode,
+        )
+
+    def _stage(
+        self,
+        name: str,
+        settings: StageSettings,
+        params: Params,
+        loss: Any,
+        batch_of: Callable[[int], Any],
+        **options: Any,
+    ) -> Params:
+        """Run a stage and keep its weights as NAME.npz."""
+        trained = run_stage(self.directory / "stages" / name, settings, params, loss, batch_of, **options)
+        leaves = traverse_util.flatten_dict(jax.tree.map(np.asarray, trained), sep="/")
+        stage = self.directory / f".{name}.npz"
+        np.savez(stage, **leaves)
+        os.replace(stage, self.directory / f"{name}.npz")
+        return trained
+
+    def _untrained(self) -> dict[str, Any]:
+        return decoder.init_params(self.cfg, jax.random.key(self.recipe.options.seed))
+
+    @property
+    def _training(self) -> range:
+        return range(self.recipe.num_pictures - self.recipe.num_held_out)
+
+    def _saved(self, stage: str) -> dict[str, Any]:
+        path = self.directory / f"{stage}.npz"
+        if not path.exists():
+            raise ValueError(f"stage {stage} has not been run in {self.directory}")
+        with np.load(path, allow_pickle=False) as stored:
+            return traverse_util.unflatten_dict({name: jnp.asarray(stored[name]) for name in stored.files}, sep="/")
+
+    def _store(self) -> PictureStore:
+        return PictureStore(self.directory / "pictures", self.cfg, self.recipe.num_pictures)
+
+    def _bank(self) -> Bank:
+        path = self.directory / "bank.npz"
+        if not path.exists():
+            raise ValueError(f"stage questions has not been run in {self.directory}")
+        return Bank.load(path)
+
+    def _tokenizer(self) -> Any:
+        return load_tokenizer(self.directory / "tokenizer")
+
+    def _features(self, name: str) -> np.ndarray:
+        path = self.directory / "features" / f"{name}.npy"
+        if not path.exists():
+            raise ValueError(f"{path} is missing; run the stages before")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _held_out(
+    cfg: BatConfig, mix: Mix, bank: Bank, labels: np.ndarray, pictures: range, fixed: dict[str, Any]
+) -> Callable[[Params], dict[str, float]]:
+    """Return params -> accuracy a sub-task with letters, on pictures that nothing was trained on, at full budgets."""
+    mix = dataclasses.replace(mix, forms=(0.0, 0.0, 1.0), num_text_only=0, num_asking=1, large_share=1.0, lowest=0.999)
+    batches = GroupBatches(cfg, mix, bank, labels, pictures, seed=12345)
+    mode = ("uhr_bat", True)
+
+    @jax.jit
+    def answers_of(params: Params, fixed: dict[str, Any], groups: GroupBatch):
+        return decoder.selected_answers(cfg, mix, bank.prefix_ids, params, fixed, groups, mode)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        right, task = [], []
+        for position in range(12):
+            groups = batches(position)
+            answers, _, _ = answers_of(params, fixed, groups)
+            used = groups.texts.weight > 0
+            right.append(np.asarray(answers.is_right)[used])
+            task.append(groups.sub_task[used])
+        right, task = np.concatenate(right), np.concatenate(task)
+        return {
+            f"held_out_{name}": float(right[task == index].mean())
+            for index, name in enumerate(SUB_TASKS)
+            if np.any(task == index)
+        }
+
+    return evaluate
