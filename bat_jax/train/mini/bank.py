@@ -32,11 +32,17 @@ FORMS = ("open", "word", "letter", "told")
 TEXT_LENGTH = 64
 OPEN_LENGTH = 32
 KINDS = ("site", "circle", "wide")
-_MOST_SITES = 6
+_MOST_SITES, _MOST_OBJECTS = 6, 15
 _AROUND_DM = 600  # the land around a site's pad is judged in a ring this wide
 # How often a question is drawn among those of its group: what is hard to learn more often.
 _SUB_TASK_WEIGHTS = collections.defaultdict(
-    lambda: 1.0, object_colour=3.0, object_class=3.0, existence=2.0, motion_state=1.5
+    lambda: 0.7,
+    object_colour=4.0,
+    object_class=4.0,
+    existence=2.0,
+    location=2.0,
+    motion_state=1.5,
+    regional_land_use=1.5,
 )
 # Several options may be true in the open form of these.
 _NO_OPEN_FORM = ("existence/which", "overall_land_use/set")
@@ -49,6 +55,7 @@ class Group:
     Attributes:
       kind: one of KINDS. target_mask (M1,) bool: anchor tokens where importance should lie; all False for none.
       site_ids: the sites that matter. sub_task (Q,): index into SUB_TASKS. weight (Q,): how often it is drawn.
+      objects (Q, 15) uint8: ids of the objects that the answer is read from, 0 behind them.
       ids: per form (Q, T) uint8, question and answer, 0 behind their end. question_end, end (per form, Q): tokens of
         the question (up to and with "assistant\\n"), and of question and answer. end 0: there is no such form.
     """
@@ -58,6 +65,7 @@ class Group:
     site_ids: tuple[int, ...]
     sub_task: np.ndarray
     weight: np.ndarray
+    objects: np.ndarray
     ids: dict[str, np.ndarray]
     question_end: dict[str, np.ndarray]
     end: dict[str, np.ndarray]
@@ -155,6 +163,9 @@ def _make_group(cfg: BatConfig, tokenizer, scene: Scene, kind: str, asked: list[
         ids[form] = np.stack([row[0] for row in rows])
         question_end[form] = np.array([row[1] for row in rows], np.int32)
         end[form] = np.array([row[2] for row in rows], np.int32)
+    objects = np.zeros((len(asked), _MOST_OBJECTS), np.uint8)
+    for row, item in zip(objects, asked, strict=True):
+        row[: len(item.object_ids)] = item.object_ids
     sites = sorted({site_id for item in asked for site_id in item.site_ids})
     return Group(
         kind=kind,
@@ -162,6 +173,7 @@ def _make_group(cfg: BatConfig, tokenizer, scene: Scene, kind: str, asked: list[
         site_ids=tuple(sites),
         sub_task=np.array([tasks.index(item.sub_task) for item in asked], np.int32),
         weight=np.array([_SUB_TASK_WEIGHTS[item.sub_task] for item in asked]),
+        objects=objects,
         ids=ids,
         question_end=question_end,
         end=end,
@@ -191,6 +203,7 @@ class Bank:
             "site_ids": sites,
             "sub_task": np.concatenate([group.sub_task for _, group in flat]),
             "weight": np.concatenate([group.weight for _, group in flat]),
+            "objects": np.concatenate([group.objects for _, group in flat]),
         }
         for name in ("ids", "question_end", "end"):
             for form in FORMS:
@@ -214,6 +227,7 @@ class Bank:
                 site_ids=tuple(int(site) for site in arrays["site_ids"][row] if site),
                 sub_task=arrays["sub_task"][part],
                 weight=arrays["weight"][part],
+                objects=arrays["objects"][part],
                 **{
                     name: {form: arrays[f"{name}_{form}"][part] for form in FORMS}
                     for name in ("ids", "question_end", "end")

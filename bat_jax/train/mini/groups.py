@@ -22,7 +22,8 @@ class GroupBatch(NamedTuple):
     """texts: (B, Q, T). asking: (B, Q', T), whose importance is taught; the first is of the group and chooses.
 
     target_mask (B, Q', M1). picture (B,): row in the stores. token_index (B, U): tokens given instead of selected ones.
-    budgets (B, S). text_only: (Qt, T) questions without a picture; Qt may be 0. sub_task, form (B, Q): what each is.
+    objects (B, Q, 15): ids of the objects that the answer is read from, 0 behind them. budgets (B, S).
+    text_only: (Qt, T) questions without a picture; Qt may be 0. sub_task, form (B, Q): what each is.
     """
 
     texts: Texts
@@ -30,6 +31,7 @@ class GroupBatch(NamedTuple):
     target_mask: np.ndarray
     picture: np.ndarray
     token_index: np.ndarray
+    objects: np.ndarray
     budgets: np.ndarray
     text_only: Texts
     sub_task: np.ndarray
@@ -43,6 +45,7 @@ class Mix:
     Attributes:
       num_pictures, num_questions, num_asking: B, Q, Q'. num_given: U tokens chosen by the truth; 0: by selection.
       kinds: shares of groups about a site, a circle, several sites or all. forms: shares of open, word, letter.
+      crowding: a site with n objects is drawn n^crowding times as often; one alone teaches nothing about telling apart.
       num_text_only: Qt. selections: shares of SELECTIONS. large_share: share of batches at the config's full budgets
         instead of `small_budgets`; inside a batch budgets vary from `lowest` of that to all of it.
     """
@@ -53,6 +56,7 @@ class Mix:
     num_given: int = 0
     kinds: tuple[float, float, float] = (0.68, 0.1, 0.22)
     forms: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    crowding: int = 0
     num_text_only: int = 0
     selections: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
     large_share: float = 0.0
@@ -77,7 +81,8 @@ class GroupBatches:
         for picture in pictures:
             for group in bank.groups[picture]:
                 if any(np.any(group.end[form]) for form in wanted):
-                    self.by_kind[group.kind].append((picture, group))
+                    num_objects = np.unique(group.objects[group.objects > 0]).size if group.kind == "site" else 1
+                    self.by_kind[group.kind] += [(picture, group)] * max(num_objects, 1) ** mix.crowding
 
     def mode(self, position: int) -> tuple[str, bool]:
         """Return (selection, is_large) of a position."""
@@ -94,13 +99,13 @@ class GroupBatches:
             kind = str(rng.choice(KINDS, p=mix.kinds))
             pool = self.by_kind[kind]
             picture, group = pool[rng.integers(len(pool))]
-            texts, sub_task, form = self._draw(rng, group, mix.forms, mix.num_questions, length)
+            texts, sub_task, form, objects = self._draw(rng, group, mix.forms, mix.num_questions, length)
             asking, target = self._draw_asking(rng, picture, group)
             given = self._given(rng, picture, group) if mix.num_given else np.zeros(0, np.int32)
             share = rng.uniform(mix.lowest, 1)
             budgets = np.maximum(1, np.round(np.array(limits) * share)).astype(np.int32)
-            rows.append((texts, asking, target, picture, given, budgets, sub_task, form))
-        texts, asking, target, picture, given, budgets, sub_task, form = zip(*rows, strict=True)
+            rows.append((texts, asking, target, picture, given, objects, budgets, sub_task, form))
+        texts, asking, target, picture, given, objects, budgets, sub_task, form = zip(*rows, strict=True)
         texts, asking = (Texts(*(np.stack(leaves) for leaves in zip(*part, strict=True))) for part in (texts, asking))
         return GroupBatch(
             texts=texts,
@@ -108,6 +113,7 @@ class GroupBatches:
             target_mask=np.stack(target),
             picture=np.array(picture, np.int32),
             token_index=np.stack(given),
+            objects=np.stack(objects),
             budgets=np.stack(budgets),
             text_only=self.text_only(position),
             sub_task=np.stack(sub_task),
@@ -130,7 +136,7 @@ class GroupBatches:
     @staticmethod
     def _draw(
         rng: np.random.Generator, group: Group, forms: tuple[float, ...], num_wanted: int, length: int
-    ) -> tuple[Texts, np.ndarray, np.ndarray]:
+    ) -> tuple[Texts, np.ndarray, np.ndarray, np.ndarray]:
         """Draw different pairs of question and form from a group; what is missing at the end has weight 0."""
         share = np.stack([forms[i] * (group.end[form] > 0) for i, form in enumerate(FORMS[: len(forms)])])
         chance = (share * group.weight).reshape(-1)
@@ -151,6 +157,7 @@ class GroupBatches:
             Texts(ids, ends[0], ends[1], weight),
             np.pad(group.sub_task[question], (0, pad), constant_values=-1),
             np.pad(form, (0, pad), constant_values=-1).astype(np.int32),
+            np.pad(group.objects[question], ((0, pad), (0, 0))),
         )
 
     def _given(self, rng: np.random.Generator, picture: int, group: Group) -> np.ndarray:

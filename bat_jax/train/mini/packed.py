@@ -37,10 +37,14 @@ class Texts(NamedTuple):
 
 
 class AnswerLoss(NamedTuple):
-    """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it."""
+    """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it.
+
+    attention (.., S): of the rows that were asked for, in the layer that importance is read at.
+    """
 
     loss: Float[Array, "*B"]
     is_right: Bool[Array, "*B"]
+    attention: Float[Array, "*B S"]
 
 
 def decoder(cfg: BatConfig, params: Params, num_layers: int | None = None) -> tuple[Qwen2, Params]:
@@ -121,19 +125,35 @@ def importance_loss(
     return jnp.where(jnp.any(target_mask, axis=-1), -jnp.log(mass + _SMALLEST_MASS), 0.0), mass
 
 
-def answer_loss(cfg: BatConfig, params: Params, cache: KVCache, texts: Texts) -> AnswerLoss:
-    """Return the losses of answers that stand behind a cached prefix, (Q,) each."""
+def last_rows(texts: Texts) -> Float[Array, "Q T"]:
+    """Return 1 on the row that the answer begins at."""
+    return (jnp.arange(texts.ids.shape[1]) == texts.question_end[:, None] - 1).astype(jnp.float32)
+
+
+def answer_loss(
+    cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"] | None = None
+) -> AnswerLoss:
+    """Return the losses of answers that stand behind a cached prefix, and the attention of `row_weight`'s rows.
+
+    By default that is the row that the answer begins at.
+    """
     model, variables = decoder(cfg, params)
     length = texts.ids.shape[1]
     place = jnp.arange(length)
     embeddings = model.apply(variables, texts.ids, method="embed")
-    hidden = model.apply(variables, embeddings, place < texts.end[:, None], cache.grown(length)).hidden
-    logits = model.apply(variables, hidden[:, :-1], method="logits")
+    if row_weight is None:
+        row_weight = last_rows(texts)
+    output = model.apply(variables, embeddings, place < texts.end[:, None], cache.grown(length), row_weight=row_weight)
+    logits = model.apply(variables, output.hidden[:, :-1], method="logits")
     labels = texts.ids[:, 1:]
     is_answer = (place[1:] >= texts.question_end[:, None]) & (place[1:] < texts.end[:, None])
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
     is_hit = jnp.argmax(logits, axis=-1) == labels
-    return AnswerLoss(jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1), jnp.all(is_hit | ~is_answer, axis=1))
+    return AnswerLoss(
+        loss=jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1),
+        is_right=jnp.all(is_hit | ~is_answer, axis=1),
+        attention=output.importance[cfg.compressor.importance_layer],
+    )
 
 
 def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "T"], texts: Texts) -> AnswerLoss:
@@ -149,8 +169,12 @@ def select_visual(
     region_id: Int[Array, "M"],
     importance: Float[Array, "M1"],
     budgets: Int[Array, "S"],
-) -> tuple[Float[Array, "U D"], Bool[Array, "U"]]:
-    """Compress all views of a picture for one question; no gradient reaches tokens or importance."""
+) -> tuple[Float[Array, "U D"], Bool[Array, "U"], Int[Array, "U"]]:
+    """Compress all views of a picture for one question; no gradient reaches tokens or importance.
+
+    Returns:
+      The visual tokens, which of them are there, and each one's index among all M tokens, -1 for a merged one.
+    """
     grids = tuple(bat.token_grid(cfg, px) for px in cfg.compressor.sizes_px)
     bounds, low = [], 0
     for grid in grids:
@@ -159,7 +183,9 @@ def select_visual(
     scales = tuple(ScaleTokens(tokens[a:b], region_id[a:b].astype(jnp.int32), jnp.ones(b - a, bool)) for a, b in bounds)
     capacity = tuple(cfg.compressor.num_clusters for _ in grids)
     selections = select(cfg.compressor, grids, capacity, scales, jax.lax.stop_gradient(importance), budgets)
-    return jax.lax.stop_gradient(bat.visual_tokens(cfg, {}, selections))
+    visual, mask = jax.lax.stop_gradient(bat.visual_tokens(cfg, {}, selections))
+    index = [jnp.where(part.index >= 0, part.index + a, -1) for part, (a, _) in zip(selections, bounds, strict=True)]
+    return visual, mask, jnp.concatenate(index)
 
 
 def weighted_mean(values: Array, weight: Float[Array, "*B"]) -> Float[Array, ""]:

@@ -27,27 +27,28 @@ from bat_jax.scenes.masks import token_labels
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import NATIVE_PX, render
 from bat_jax.scenes.world import SIDE_DM, Marker, Scene
+from bat_jax.typing import Array
 
 _RING = 1
 
 
 class TokenTruth(NamedTuple):
-    """What tokens show, each (..., ) uint8, 0 where none; `scenes.masks.TokenLabels` and the red circle's ring."""
+    """What tokens show, each (...,) uint8, 0 where none; `scenes.masks.TokenLabels` and the red circle's ring."""
 
-    land_use: np.ndarray
-    site_kind: np.ndarray
-    object_kind: np.ndarray
-    colour: np.ndarray
-    state: np.ndarray
-    event: np.ndarray
-    site_id: np.ndarray
-    object_id: np.ndarray
-    ring: np.ndarray
+    land_use: np.ndarray | Array
+    site_kind: np.ndarray | Array
+    object_kind: np.ndarray | Array
+    colour: np.ndarray | Array
+    state: np.ndarray | Array
+    event: np.ndarray | Array
+    site_id: np.ndarray | Array
+    object_id: np.ndarray | Array
+    ring: np.ndarray | Array
 
     @classmethod
-    def of(cls, labels: np.ndarray) -> "TokenTruth":
+    def of(cls, labels: np.ndarray | Array) -> "TokenTruth":
         """Split the last axis of stored labels."""
-        return cls(*np.moveaxis(labels, -1, 0))
+        return cls(*(labels[..., index] for index in range(len(cls._fields))))
 
 
 class Picture(NamedTuple):

@@ -61,14 +61,14 @@ _LETTERS = StageSettings(num_steps=150, rate=1.5e-3, log_every=10)
 _WORD_BAG = StageSettings(num_steps=1500, rate=3e-3, weight_decay=0.0)
 _ATTENTION = StageSettings(num_steps=500, rate=1.5e-3, log_every=10)
 _ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, num_text_only=8, kinds=(0.8, 0.1, 0.1))
-_GIVEN = StageSettings(num_steps=1600, rate=1.5e-3)
-_GIVEN_MIX = Mix(num_pictures=6, num_questions=8, num_asking=3, num_given=48, num_text_only=8, kinds=(0.78, 0.06, 0.16))
-_SELECTED = StageSettings(num_steps=3000, rate=1.2e-3, eval_every=400)
+_GIVEN = StageSettings(num_steps=1400, rate=1.5e-3)
+_GIVEN_MIX = Mix(num_pictures=6, num_questions=8, num_given=48, num_text_only=6, kinds=(0.86, 0.04, 0.1), crowding=2)
+_SELECTED = StageSettings(num_steps=1000, rate=1.2e-3, eval_every=500)
 _SELECTED_MIX = Mix(
-    num_pictures=8,
-    num_questions=12,
-    forms=(0.25, 0.25, 0.5),
-    num_text_only=8,
+    num_pictures=6,
+    num_questions=8,
+    forms=(0.2, 0.2, 0.6),
+    num_text_only=12,
     selections=(0.7, 0.3, 0.0, 0.0, 0.0),
 )
 _MIXED = StageSettings(num_steps=2600, rate=1e-3, eval_every=500)
@@ -91,7 +91,7 @@ class MiniRecipe:
         scene.
       tile_batch, option_batch, letter_batch, word_bag_pictures: samples of a step (tiles; texts; texts; pictures, 256
         tokens of each).
-      importance_weight: of the auxiliary loss.
+      importance_weight, evidence_weight: of the auxiliary losses on attention.
       The others: a StageSettings a stage, a Mix a stage of packed questions.
     """
 
@@ -103,6 +103,7 @@ class MiniRecipe:
     letter_batch: int = 96
     word_bag_pictures: int = 8
     importance_weight: float = 0.3
+    evidence_weight: float = 0.5
     tower: StageSettings = _TOWER
     options: StageSettings = _OPTIONS
     letters: StageSettings = _LETTERS
@@ -215,21 +216,26 @@ class MiniTraining:
 
     def given(self) -> None:
         recipe = self.recipe
-        loss = decoder.given_loss(self.cfg, self._bank().prefix_ids, recipe.importance_weight)
+        loss = decoder.given_loss(
+            self.cfg, self._tokenizer(), self._bank().prefix_ids, recipe.importance_weight, recipe.evidence_weight
+        )
         batches = self._feature_batches(recipe.given_mix, recipe.given.seed)
         self._stage("given", recipe.given, self._saved("attention"), loss, batches)
 
     def _feature_batches(self, mix: Mix, seed: int) -> Callable[[int], dict[str, Any]]:
-        """Return position -> {"groups", "vision" (B, U, E) of given tokens, "anchor" (B, M1, E)}."""
+        """Return position -> {"groups", "vision" (B, U, E) and "object_id" (B, U) of given tokens, "anchor"}."""
         cfg, vision = self.cfg, self._features("vision")
-        batches = GroupBatches(cfg, mix, self._bank(), self._store().labels, self._training, seed)
+        labels = self._store().labels
+        batches = GroupBatches(cfg, mix, self._bank(), labels, self._training, seed)
         num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
 
         def batch_of(position: int) -> dict[str, Any]:
             groups = batches(position)
             rows = [vision[picture][index] for picture, index in zip(groups.picture, groups.token_index, strict=True)]
             anchor = np.stack([vision[picture, :num_anchor] for picture in groups.picture])
-            return {"groups": groups, "vision": np.stack(rows), "anchor": anchor}
+            shown = [labels[picture][index] for picture, index in zip(groups.picture, groups.token_index, strict=True)]
+            object_id = TokenTruth.of(np.stack(shown)).object_id
+            return {"groups": groups, "vision": np.stack(rows), "anchor": anchor, "object_id": object_id}
 
         return batch_of
 
@@ -258,8 +264,9 @@ class MiniTraining:
         labels = self._store().labels
         batches = GroupBatches(cfg, mix, bank, labels, self._training, settings.seed)
         fixed = {"tokens": jnp.asarray(self._features("tokens")), "regions": jnp.asarray(self._features("regions"))}
+        fixed["object_id"] = jnp.asarray(TokenTruth.of(np.asarray(labels)).object_id)
         held_out = range(len(self._training), recipe.num_pictures)
-        loss = decoder.selected_loss(cfg, mix, bank.prefix_ids, recipe.importance_weight)
+        loss = decoder.selected_loss(cfg, mix, bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight)
         self._stage(
             name,
             settings,
@@ -337,7 +344,7 @@ def _held_out(
         right, task = [], []
         for position in range(12):
             groups = batches(position)
-            answers, _, _ = answers_of(params, fixed, groups)
+            answers, *_ = answers_of(params, fixed, groups)
             used = groups.texts.weight > 0
             right.append(np.asarray(answers.is_right)[used])
             task.append(groups.sub_task[used])

@@ -17,7 +17,7 @@ from bat_jax.io.views import normalisation_table
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.mini.pictures import PictureStore, TokenTruth, grids
 from bat_jax.train.mini.stage import Loss
-from bat_jax.typing import Key, Params
+from bat_jax.typing import Array, Key, Params
 
 # Kind of label -> (classes with "none", weight of its loss, weight of a token that shows none).
 HEADS = {
@@ -34,7 +34,7 @@ _OBJECT_SHARE = 0.6
 _OBJECT_VIEWS = (0.05, 0.12, 0.28, 0.55)
 
 
-def init_params(cfg: BatConfig, key: Key) -> dict[str, Any]:
+def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights of the tower and the heads."""
     tower_key, head_key = jax.random.split(key)
     tile = cfg.vision.image_size_px

@@ -1,0 +1,57 @@
+"""All stages in small, from nothing to a checkpoint folder that answers."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from bat_jax.config import BatConfig
+from bat_jax.pipeline import BatModel
+from bat_jax.scenes.layout import generate_scene
+from bat_jax.scenes.questions import generate_questions
+from bat_jax.scenes.render import render
+from bat_jax.train.mini import decoder
+from bat_jax.train.mini.groups import Mix
+from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining
+from bat_jax.train.mini.stage import StageSettings
+
+SHORT = StageSettings(num_steps=2, rate=1e-3, log_every=1)
+SMALL = Mix(num_pictures=2, num_questions=2, num_text_only=2)
+RECIPE = MiniRecipe(
+    num_pictures=3,
+    num_held_out=1,
+    num_rounds=1,
+    tile_batch=4,
+    option_batch=4,
+    letter_batch=4,
+    word_bag_pictures=1,
+    attention_mix=SMALL,
+    given_mix=dataclasses.replace(SMALL, num_given=8),
+    selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
+    mixed_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
+    **dict.fromkeys(("tower", "options", "letters", "word_bag", "attention", "given", "selected", "mixed"), SHORT),
+)
+
+
+def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
+    training = MiniTraining(tmp_path / "work", RECIPE)
+    with pytest.raises(ValueError, match="stage tower has not been run"):
+        training.run("features")
+    for stage in STAGES:
+        training.run(stage, tmp_path / "mini")
+    untrained = decoder.init_params(training.cfg, jax.random.key(0))
+    model = BatModel.load(tmp_path / "mini")
+    assert model.cfg == BatConfig.mini()
+    moved = jax.tree.map(
+        lambda new, old: not np.allclose(np.asarray(new, np.float32), old, atol=1e-3), model.params, untrained
+    )
+    for part in ("vision_tower", "projector", "scale_embedding", "decoder"):
+        assert any(jax.tree.leaves(moved[part])), part
+    scene = generate_scene(5)
+    answer = model.encode(render(scene, 1344)).ask(generate_questions(scene)[0].prompt(), max_new_tokens=2)
+    assert answer.token_ids.size <= 2 and sum(answer.tokens_kept[0]) <= 729
+    # A finished stage is left as it is.
+    before = (tmp_path / "work" / "given.npz").stat().st_mtime_ns
+    training.run("given")
+    assert (tmp_path / "work" / "given.npz").stat().st_mtime_ns == before
