@@ -3,16 +3,18 @@
     python -m experiments.answer --checkpoint=DIR --image=FILE --question="How many ships are there?"
 
 Prints each answer, the tokens kept per scale and the seconds per stage (compiling apart). With --output_dir it writes
-answer.json and pictures: importance over the image, the fate of every token per scale, the region map.
+answer.json, report.html (all in one file, no network) and pictures: importance over the image, the fate of every token
+per scale, the region map.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
 from bat_jax.pipeline import Answer, BatModel, Scene
-from bat_jax.report import pictures
+from bat_jax.report.answer_page import About, Asked, write_report
 from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
 from bat_jax.stages import peak_device_bytes, peak_host_bytes
 from experiments import cli
@@ -24,7 +26,7 @@ QUESTION = flags.DEFINE_multi_string("question", None, "Question; several times 
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "Most tokens of an answer.", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: greedy; else sampling temperature.", lower_bound=0.0)
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens that reaches this probability.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write answer.json and pictures here.")
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write answer.json, report.html and pictures here.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
 
 
@@ -37,7 +39,7 @@ def seconds_table(title: str, run: dict[str, float], compiling: dict[str, float]
     return "\n".join(lines)
 
 
-def describe(answer: Answer, scenes: list[Scene]) -> str:
+def describe(answer: Answer, scenes: Sequence[Scene]) -> str:
     """Return the lines printed for one answer."""
     lines = [f"A: {answer.text}"]
     for image, kept in enumerate(answer.tokens_kept):
@@ -50,14 +52,14 @@ def describe(answer: Answer, scenes: list[Scene]) -> str:
     return "\n".join(lines)
 
 
-def answer_record(question: str, answer: Answer, scenes: list[Scene]) -> dict:
-    """Return what answer.json says about one question."""
-    per_image = []
+def answer_record(asked: Asked, scenes: Sequence[Scene]) -> dict:
+    """Return what answer.json says about one question; the truth and the verdict where they are known."""
+    answer, per_image = asked.answer, []
     for image, kept in enumerate(answer.tokens_kept):
         rows = zip(scenes[image].scales_px, kept, scenes[image].grids, strict=True)
         per_image.append([{"scale_px": size, "kept": count, "of": grid.num_tokens} for size, count, grid in rows])
-    return {
-        "question": question,
+    record = {
+        "question": asked.prompt,
         "answer": answer.text,
         "token_ids": answer.token_ids.tolist(),
         "tokens_kept": per_image,
@@ -65,46 +67,92 @@ def answer_record(question: str, answer: Answer, scenes: list[Scene]) -> dict:
         "run_seconds": answer.run_seconds,
         "compile_seconds": answer.compile_seconds,
     }
+    if asked.truth:
+        question = asked.truth.question
+        record |= {"question_id": question.question_id, "truth": question.answer, "is_right": asked.truth.is_right}
+    return record
 
 
-def write_report(
-    output: pathlib.Path, model: BatModel, images: list[str], scenes: list[Scene], asked: list[tuple[str, Answer]]
-) -> list[str]:
-    """Write answer.json and the pictures into `output`; returns the file names."""
-    record = {
-        "images": [
-            {"file": file, "size": list(scene.image_size), "note": scene.note}
-            for file, scene in zip(images, scenes, strict=True)
-        ],
-        "answers": [answer_record(question, answer, scenes) for question, answer in asked],
-        "encode_run_seconds": [scene.run_seconds for scene in scenes],
-        "encode_compile_seconds": [scene.compile_seconds for scene in scenes],
-        "num_compiles": dict(model.stages.num_compiles),
-        "peak_host_bytes": peak_host_bytes(),
-        "peak_device_bytes": peak_device_bytes(),
-        "config": dataclasses.asdict(model.cfg),
-    } | run_record(compressor.SEED.value)
-    with staged_dir(output) as stage:
-        write_json(stage / "answer.json", record)
-        for image, scene in enumerate(scenes):
-            suffix = f"_image{image + 1}" if len(scenes) > 1 else ""
-            pictures.save(pictures.regions_picture(scene), stage / f"regions{suffix}.png")
-            for number, (question, answer) in enumerate(asked, 1):
-                if image >= len(answer.selections):  # the release uses the first image only
-                    continue
-                heat = pictures.importance_picture(scene, answer.anchor_importance[image], question)
-                pictures.save(heat, stage / f"importance_q{number}{suffix}.png")
-                fates = pictures.tokens_picture(scene, answer.selections[image], question)
-                pictures.save(fates, stage / f"tokens_q{number}{suffix}.png")
-        return sorted(file.name for file in stage.iterdir())
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """A loaded checkpoint and encoded images, ready for questions; what the flags say holds for all of it."""
+
+    checkpoint: str
+    model: BatModel
+    images: tuple[str, ...]
+    scenes: tuple[Scene, ...]
+
+    @classmethod
+    def open(cls, checkpoint: str, images: Sequence[str]) -> "Session":
+        """Read config and images, then the weights; encode every image once and print the seconds.
+
+        Raises:
+          ValueError: a flag, the checkpoint or an image is at fault; before weights are read.
+        """
+        if not 0 < TOP_P.value <= 1:
+            raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
+        cfg = compressor.configure(BatModel.read_config(checkpoint))
+        sources = [compressor.read_source(path, cfg) for path in images]
+        options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
+        model = BatModel.load(checkpoint, cfg=cfg)
+        scenes = []
+        for path, source, option in zip(images, sources, options, strict=True):
+            scene = model.encode(source, **option)
+            scenes.append(scene)
+            note = f" ({scene.note})" if scene.note else ""
+            print(f"{path}: {scene.image_size[0]} x {scene.image_size[1]} px{note}")
+            print(seconds_table("image, once", scene.run_seconds, scene.compile_seconds), flush=True)
+        return cls(checkpoint=checkpoint, model=model, images=tuple(images), scenes=tuple(scenes))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all views of all images, before the compressor."""
+        return sum(grid.num_tokens for scene in self.scenes for grid in scene.grids)
+
+    def ask(self, question: str) -> Answer:
+        """Ask about all images at once."""
+        return self.model.ask(
+            self.scenes,
+            question,
+            max_new_tokens=MAX_NEW_TOKENS.value,
+            temperature=TEMPERATURE.value,
+            top_p=TOP_P.value,
+            seed=compressor.SEED.value,
+        )
+
+    def report(self, output: pathlib.Path, asked: Sequence[Asked], notice: str = "") -> None:
+        """Write answer.json, report.html and pictures into `output`, and say so."""
+        run = run_record(compressor.SEED.value)
+        record = {
+            "images": [
+                {"file": file, "size": list(scene.image_size), "note": scene.note}
+                for file, scene in zip(self.images, self.scenes, strict=True)
+            ],
+            "answers": [answer_record(item, self.scenes) for item in asked],
+            "encode_run_seconds": [scene.run_seconds for scene in self.scenes],
+            "encode_compile_seconds": [scene.compile_seconds for scene in self.scenes],
+            "num_compiles": dict(self.model.stages.num_compiles),
+            "peak_host_bytes": peak_host_bytes(),
+            "peak_device_bytes": peak_device_bytes(),
+            "config": dataclasses.asdict(self.model.cfg),
+        } | run
+        with staged_dir(output) as stage:
+            write_json(stage / "answer.json", record)
+            about = About(notice=notice, checkpoint=self.checkpoint, record=run)
+            write_report(stage, self.model.cfg, self.images, self.scenes, asked, about)
+            num_pictures = len(list(stage.glob("*.png")))
+        print(f"\nwrote report.html, answer.json and {num_pictures} pictures to {output}")
 
 
 def answer_questions(
-    checkpoint: str, images: list[str], questions: list[str], output_dir: str | None, overwrite: bool
-) -> list[Answer]:
+    checkpoint: str, images: list[str], questions: list[str], output_dir: str | None, overwrite: bool, notice: str = ""
+) -> None:
     """Encode every image once, ask every question, print what comes and write the report.
 
     Everything that can be checked is checked before weights are read.
+
+    Args:
+      notice: a warning for the top of the report.
     """
     if not images:
         raise ValueError("--image: give an image file")
@@ -113,41 +161,19 @@ def answer_questions(
     for question in questions:
         if not question.replace("<image>", "").strip():
             raise ValueError(f"--question={question!r}: is empty; ask something about the image")
-    if not 0 < TOP_P.value <= 1:
-        raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
     if output_dir is not None:
         check_output_dir(pathlib.Path(output_dir), overwrite)
-    cfg = compressor.configure(BatModel.read_config(checkpoint))
-    sources = [compressor.read_source(path, cfg) for path in images]
-    options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
-    model = BatModel.load(checkpoint, cfg=cfg)
-    scenes = []
-    for path, source, option in zip(images, sources, options, strict=True):
-        scene = model.encode(source, **option)
-        scenes.append(scene)
-        note = f" ({scene.note})" if scene.note else ""
-        print(f"{path}: {scene.image_size[0]} x {scene.image_size[1]} px{note}")
-        print(seconds_table("image, once", scene.run_seconds, scene.compile_seconds), flush=True)
+    session = Session.open(checkpoint, images)
     asked = []
     for question in questions:
-        answer = model.ask(
-            scenes,
-            question,
-            max_new_tokens=MAX_NEW_TOKENS.value,
-            temperature=TEMPERATURE.value,
-            top_p=TOP_P.value,
-            seed=compressor.SEED.value,
-        )
-        asked.append((question, answer))
-        print(f"\nQ: {question}\n{describe(answer, scenes)}", flush=True)
+        asked.append(Asked(prompt=question, answer=session.ask(question)))
+        print(f"\nQ: {question}\n{describe(asked[-1].answer, session.scenes)}", flush=True)
     peak = peak_device_bytes()
     device_memory = "" if peak is None else f"; peak device memory {peak / 2**30:.2f} GiB"
-    num_programs = sum(model.stages.num_compiles.values())
+    num_programs = sum(session.model.stages.num_compiles.values())
     print(f"\n{num_programs} programs compiled; peak host memory {peak_host_bytes() / 2**30:.2f} GiB{device_memory}")
     if output_dir is not None:
-        files = write_report(pathlib.Path(output_dir), model, images, scenes, asked)
-        print(f"\nwrote {', '.join(files)} to {output_dir}")
-    return [answer for _, answer in asked]
+        session.report(pathlib.Path(output_dir), asked, notice)
 
 
 def main(_: list[str]) -> None:

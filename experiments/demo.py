@@ -1,83 +1,124 @@
-"""The main job from end to end: an ultra-high-resolution picture, a checkpoint, questions, answers, pictures.
+"""Ask a small trained UHR-BAT about an ultra-high-resolution picture, and write a report that shows how it got there.
 
-    python -m experiments.demo [--image=FILE] [--output_dir=demo]
+    python -m experiments.demo                                            # a scene of the UHR-Mini test split
+    python -m experiments.demo --image=FILE --question="What is there?"   # a picture of yours
 
-No trained checkpoint ships yet, so the weights are random and the answers mean nothing; everything else (views, tokens,
-importance, regions, budget) is what a converted checkpoint goes through. It calls experiments.answer.
+The scene is rendered once, at 8192 x 8192. Its questions are chosen by a rule that knows nothing of the answers: of
+each sub-task in SUB_TASKS the scene's first question that needs no circle drawn into the picture. Everything runs
+through experiments.answer, whose flags (budgets, scales, seed ...) work here too.
 """
 
 import pathlib
-import shutil
+import time
 
-import numpy as np
 from absl import flags
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
-from bat_jax.io.random_checkpoint import write_random_checkpoint
-from bat_jax.report.run_record import staged_file
+from bat_jax.report.answer_page import Asked, Truth, summary
+from bat_jax.report.run_record import check_output_dir, staged_file
+from bat_jax.scenes.layout import generate_scene
+from bat_jax.scenes.question import LETTERS, Question
+from bat_jax.scenes.questions import generate_questions
+from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, render
+from bat_jax.scenes.splits import SPLITS
 from experiments import answer, cli
 
-DEMO_IMAGE_PX = 4096
-QUESTIONS = (
-    "How many ships are moored at the pier?",
-    "Which land use covers most of the image?",
-    "What colour is the field beside the river?",
+SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "checkpoints" / "uhr-bat-mini"
+SUB_TASKS = (
+    "object_colour",
+    "object_class",
+    "existence",
+    "motion_state",
+    "regional_counting",
+    "anomaly",
+    "location",
+    "overall_land_use",
+)
+OWN_PICTURE = (
+    "The shipped model knows only the small made-up world that it was trained on: its answers about real photographs "
+    "mean nothing. For answers that do, name another model with --checkpoint."
 )
 DEMO_DIR = flags.DEFINE_string("demo_dir", "demo", "Everything the demo makes goes here.")
+SCENE_SEED = flags.DEFINE_integer(
+    "scene_seed",
+    SPLITS["test"][0],
+    f"Which scene: {SPLITS['test'][0]} to {SPLITS['test'][-1]}, the test split.",
+    lower_bound=SPLITS["test"][0],
+    upper_bound=SPLITS["test"][-1],
+)
+RENDER_PX = flags.DEFINE_integer(
+    "render_px", 8192, "Pixels a side of the rendered scene.", lower_bound=MIN_SIDE_PX, upper_bound=MAX_SIDE_PX
+)
 
 flags.set_default(answer.MAX_NEW_TOKENS, 12)
 
 
-def render_scene(side: int, seed: int = 0) -> np.ndarray:
-    """Return a (side, side, 3) uint8 picture of fields, a river, a road, a pier with ships, and noise."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (side, side), (96, 118, 72))
-    draw = ImageDraw.Draw(image)
-    cell = side // 8
-    greens = [(122, 134, 72), (168, 158, 96), (88, 112, 58), (140, 120, 82), (70, 96, 52)]
-    for row in range(8):
-        for col in range(8):
-            margin = int(rng.integers(2, 14))
-            box = (col * cell + margin, row * cell + margin, (col + 1) * cell - margin, (row + 1) * cell - margin)
-            draw.rectangle(box, fill=greens[int(rng.integers(len(greens)))])
-    x = np.linspace(0, side, 200)
-    river = [(float(a), float(0.62 * side + 0.07 * side * np.sin(a / side * 7))) for a in x]
-    draw.line(river, fill=(52, 84, 110), width=side // 12, joint="curve")
-    draw.line([(0, int(0.3 * side)), (side, int(0.22 * side))], fill=(120, 120, 118), width=side // 160)
-    pier = int(0.4 * side)
-    top = int(0.62 * side + 0.07 * side * np.sin(0.4 * 7)) - side // 24
-    draw.rectangle((pier, top, pier + side // 200, top + side // 20), fill=(178, 172, 160))
-    for ship in range(6):
-        y = top + side // 100 + (ship // 2) * side // 64
-        left = pier + side // 150 if ship % 2 else pier - side // 90
-        hull = (left, y, left + side // 110, y + side // 400)
-        draw.ellipse(hull, fill=[(230, 230, 228), (170, 50, 44), (236, 200, 70)][ship % 3])
-    noise = Image.fromarray(rng.normal(128, 22, (side // 4, side // 4)).clip(0, 255).astype(np.uint8))
-    grain = noise.resize((side, side), Image.Resampling.BILINEAR).filter(ImageFilter.GaussianBlur(1))
-    shade = np.asarray(grain, np.int16)[..., None] - 128
-    return (np.asarray(image, np.int16) + shade // 2).clip(0, 255).astype(np.uint8)
+def choose_questions(questions: tuple[Question, ...]) -> list[Question]:
+    """Return the first question without a marker of every sub-task in SUB_TASKS that has one."""
+    plain = [question for question in questions if question.marker is None]
+    firsts = (next((question for question in plain if question.sub_task == name), None) for name in SUB_TASKS)
+    return [question for question in firsts if question is not None]
+
+
+def rendered_scene(folder: pathlib.Path, seed: int, side: int) -> str:
+    """Return the file of the rendered scene; it is made the first time."""
+    path = folder / f"scene-{seed}-{side}.png"
+    if not path.exists():
+        start = time.perf_counter()
+        with staged_file(path) as stage:
+            Image.fromarray(render(generate_scene(seed), side)).save(stage, compress_level=1)
+        print(f"rendered {path} in {time.perf_counter() - start:.1f} s", flush=True)
+    return str(path)
+
+
+def print_asked(number: int, asked: Asked, num_tokens: int) -> None:
+    """Print one question of the scene, the answer beside the truth, tokens and seconds."""
+    question, truth = asked.truth.question, asked.truth
+    options = "   ".join(f"{letter}. {text}" for letter, text in zip(LETTERS, question.options, strict=False))
+    run, compiling = (sum(s.values()) for s in (asked.answer.run_seconds, asked.answer.compile_seconds))
+    print(f"\n{number}. {question.text}   [{question.sub_task.replace('_', ' ')}]\n   {options}")
+    verdict = "right" if truth.is_right else "WRONG"
+    print(f"   answer {asked.answer_text}, truth {truth.right_text}: {verdict}")
+    print(
+        f"   {asked.num_kept:,} of {num_tokens:,} tokens kept; {run:.2f} s, compiling {compiling:.2f} s",
+        flush=True,
+    )
+
+
+def ask_scene(checkpoint: str, folder: pathlib.Path) -> None:
+    """Ask the chosen questions of the rendered scene and say how many answers are right."""
+    output = answer.OUTPUT_DIR.value
+    check_output_dir(pathlib.Path(output or folder / "report"), answer.OVERWRITE.value or output is None)
+    session = answer.Session.open(checkpoint, [rendered_scene(folder, SCENE_SEED.value, RENDER_PX.value)])
+    questions = choose_questions(generate_questions(generate_scene(SCENE_SEED.value)))
+    print(f"\n{len(questions)} questions about scene {SCENE_SEED.value} of UHR-Mini's test split")
+    asked = []
+    for number, question in enumerate(questions, 1):
+        prompt = question.prompt()
+        found = session.ask(prompt)
+        asked.append(Asked(prompt=prompt, answer=found, truth=Truth.of(question, found.text)))
+        print_asked(number, asked[-1], session.num_tokens)
+    print(f"\n{summary(asked)}")
+    session.report(pathlib.Path(output or folder / "report"), asked)
 
 
 def main(_: list[str]) -> None:
-    """Make what is missing below --demo_dir, then ask."""
+    """Ask about the user's picture if there is one, else about the rendered scene."""
     folder = pathlib.Path(DEMO_DIR.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "random-checkpoint"
-    if not checkpoint.exists():
-        unfinished = folder / ".random-checkpoint"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        write_random_checkpoint(unfinished).rename(checkpoint)
-    images = answer.IMAGE.value
-    if not images:
-        image = folder / f"scene-{DEMO_IMAGE_PX}.png"
-        if not image.exists():
-            with staged_file(image) as stage:
-                Image.fromarray(render_scene(DEMO_IMAGE_PX)).save(stage)
-        images = [str(image)]
-    report = answer.OUTPUT_DIR.value or str(folder / "report")
-    print("The weights are RANDOM, so the answers mean nothing. Real ones: see checkpoints/README.md.\n", flush=True)
-    answer.answer_questions(str(checkpoint), images, answer.QUESTION.value or list(QUESTIONS), report, overwrite=True)
-    print("\nThe weights were random; the pictures show what the system does with a view.")
+    is_shipped = not answer.CHECKPOINT.value
+    if is_shipped and not SHIPPED.is_dir():
+        raise ValueError(f"--checkpoint: the shipped model is not at {SHIPPED}; give a checkpoint folder")
+    checkpoint = answer.CHECKPOINT.value or str(SHIPPED)
+    if not answer.IMAGE.value and not answer.QUESTION.value:
+        ask_scene(checkpoint, folder)
+        return
+    images = answer.IMAGE.value or [rendered_scene(folder, SCENE_SEED.value, RENDER_PX.value)]
+    notice = OWN_PICTURE if is_shipped and answer.IMAGE.value else ""
+    if notice:
+        print(f"{notice}\n", flush=True)
+    output = answer.OUTPUT_DIR.value or str(folder / f"report-{pathlib.Path(images[0]).stem}")
+    overwrite = answer.OVERWRITE.value or not answer.OUTPUT_DIR.value
+    answer.answer_questions(checkpoint, images, answer.QUESTION.value or [], output, overwrite, notice)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from experiments import cli
 WORK_DIR = flags.DEFINE_string("work_dir", "results/mini", "Pictures, features, states and metrics go here.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the finished checkpoint; the stage export needs it.")
 STAGE = flags.DEFINE_multi_enum("stage", [], STAGES, "Only this stage; several times for several.")
+EXPORTED = flags.DEFINE_enum(
+    "exported", "mixed", ["given", "selected", "mixed"], "Stage whose decoder goes into the checkpoint."
+)
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
 
 
@@ -29,7 +32,7 @@ def main(_: list[str]) -> None:
     training = MiniTraining(work, MiniRecipe(), workers=WORKERS.value)
     for stage in stages:
         print(f"stage {stage}", flush=True)
-        training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None)
+        training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None, EXPORTED.value)
     write_json(work / "run.json", {"stages": list(stages)} | run_record(seed=0))
 
 

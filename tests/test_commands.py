@@ -138,7 +138,9 @@ def test_answer_writes_a_record_and_pictures(answers, files):
     assert answers["good report"][0] == 0
     report = files / "report"
     names = sorted(path.name for path in report.iterdir())
-    assert names == ["answer.json", "importance_q1.png", "regions.png", "tokens_q1.png"]
+    pictures = ["image.png", "importance_q1.png", "regions.png", "tokens_q1.png"]
+    assert names == sorted([*pictures, "answer.json", "report.html"])
+    assert QUESTION in (report / "report.html").read_text()
     record = json.loads((report / "answer.json").read_text())
     assert record["answers"][0]["question"] == QUESTION
     assert record["answers"][0]["tokens_kept"] == [
@@ -146,7 +148,7 @@ def test_answer_writes_a_record_and_pictures(answers, files):
     ]
     assert record["config"]["compressor"]["fidelity"] == "paper"
     assert record["packages"]["jax"] and record["device"].startswith("cpu") and record["seed"] == 0
-    for name in names[1:]:
+    for name in pictures:
         with Image.open(report / name) as picture:
             picture.load()
             assert min(picture.size) > 300

@@ -1,174 +1,218 @@
-"""Pictures of one answer: importance over the image, what became of every token, and the region map.
+"""Panels of one answer, and the sheets of panels that are written as PNG files.
 
-All take a Scene and, where it matters, an Answer (pipeline.py) and return a matplotlib Figure; nothing is shown or
-written here. Grids cover the padded square; pictures are cut to the image.
+A panel is a picture with a line of text: importance over the image, what became of every token of a scale, a region
+map, the evidence as one view shows it. The same panels go into the HTML report (answer_page.py).
 """
 
+import io
+import math
+import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from bat_jax.compress.compressor import ScaleTokens
-from bat_jax.compress.partition import ALONE
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
-
-THUMBNAIL_PX = 1400
-DPI = 130
-KEPT, MERGED, DROPPED, PADDING = 0, 1, 2, 3
-FATE_NAMES = ("kept", "merged", "dropped", "padding")
-FATE_COLOURS = np.array(
-    [(0.13, 0.80, 0.35, 0.62), (1.0, 0.72, 0.10, 0.50), (0.0, 0.0, 0.0, 0.62), (0.5, 0.5, 0.5, 0.9)]
+from bat_jax.report.layers import (
+    FATE_COLOURS,
+    FATE_NAMES,
+    IMPORTANCE_MAP,
+    Backdrop,
+    UnitBox,
+    draw_frames,
+    fate_layer,
+    font,
+    importance_layer,
+    region_layer,
+    token_fate,
 )
+from bat_jax.typing import UInt8
+
+ZOOM_PX = 420
+# A box that covers nearly the whole picture marks nothing.
+WHOLE = 0.9
+_GAP, _INK, _PAPER = 18, (28, 36, 32), (255, 255, 255)
+
+Swatch = tuple[str, tuple[int, int, int]]
 
 
-class TokenFate(NamedTuple):
-    """fate (M,) of KEPT, MERGED, DROPPED, PADDING; counts of each; num_merged_rows: rows that hold merged tokens."""
+class Panel(NamedTuple):
+    """A picture and what is written below it."""
 
-    fate: np.ndarray
-    counts: tuple[int, int, int, int]
-    num_merged_rows: int
+    pixels: UInt8[np.ndarray, "H W 3"]
+    caption: str
 
-
-def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
-    """Say of every token of a scale whether it reached the decoder by itself, inside a merged row, or not at all."""
-    region_id, valid = np.asarray(tokens.region_id), np.asarray(tokens.valid)
-    selection = jax.tree.map(np.asarray, selection)
-    is_merged_row = selection.mask & (selection.index < 0)
-    fate = np.full(region_id.shape, DROPPED)
-    is_redundant = valid & ~selection.is_kept & (region_id != ALONE)
-    fate[is_redundant & np.isin(region_id, selection.region[is_merged_row])] = MERGED
-    fate[selection.index[selection.mask & (selection.index >= 0)]] = KEPT
-    fate[~valid] = PADDING
-    counts = tuple(int(np.sum(fate == kind)) for kind in range(4))
-    return TokenFate(fate, counts, int(is_merged_row.sum()))
+    def jpeg(self, quality: int = 80) -> bytes:
+        """Return the picture as a JPEG file."""
+        file = io.BytesIO()
+        Image.fromarray(self.pixels).save(file, "JPEG", quality=quality, optimize=True)
+        return file.getvalue()
 
 
-class _Canvas(NamedTuple):
-    """A thumbnail of the image and its place (left, right, bottom, top) in the padded square's [0, 1]^2."""
-
-    thumbnail: np.ndarray
-    extent: tuple[float, float, float, float]
-
-    @classmethod
-    def of(cls, scene: SceneData) -> "_Canvas":
-        height, width = scene.pixels.shape[:2]
-        image = Image.fromarray(scene.pixels)
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), reducing_gap=2.0)
-        side = max(height, width)
-        left, top = (side - width) // 2 / side, (side - height) // 2 / side
-        return cls(np.asarray(image), (left, left + width / side, top + height / side, top))
-
-    def draw(self, axes, fade: float = 0.0) -> None:
-        """Draw the image, faded to grey by `fade`, and cut the axes to it."""
-        grey = self.thumbnail.mean(axis=-1, keepdims=True)
-        axes.imshow((self.thumbnail * (1 - fade) + grey * fade) / 255, extent=self.extent, interpolation="bilinear")
-
-    def finish(self, axes, title: str) -> None:
-        axes.set_xlim(self.extent[0], self.extent[1])
-        axes.set_ylim(self.extent[2], self.extent[3])
-        axes.set_aspect("equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_title(title, fontsize=9)
+def fate_swatches() -> tuple[Swatch, ...]:
+    """Return name and colour of every fate, as a legend shows them."""
+    colours = np.rint(FATE_COLOURS[:, :3] * 255).astype(int)
+    return tuple((name, tuple(map(int, colour))) for name, colour in zip(FATE_NAMES, colours, strict=True))
 
 
-def _figure(canvas: _Canvas, num_panels: int, caption: str) -> tuple[Figure, list]:
-    """Return a figure of panels in the image's aspect, in two rows unless the image is tall, with a caption on top."""
-    width, height = canvas.extent[1] - canvas.extent[0], canvas.extent[2] - canvas.extent[3]
-    rows = 1 if num_panels <= 2 or height > 1.3 * width else 2
-    columns = -(-num_panels // rows)
-    panel_width = 6.0 * max(min(width / height, 1.0), 0.6)
-    figure = Figure(
-        figsize=(panel_width * columns, (panel_width * height / width + 0.6) * rows + 0.9),
-        dpi=DPI,
-        layout="constrained",
-    )
-    panels = list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
-    for spare in panels[num_panels:]:
-        spare.axis("off")
-    figure.suptitle(caption, fontsize=11, wrap=True)
-    return figure, panels[:num_panels]
+def importance_swatches(num: int = 7) -> tuple[Swatch, ...]:
+    """Return the colours of importance from low to high; the first and the last have a name."""
+    colours = np.rint(matplotlib.colormaps[IMPORTANCE_MAP](np.linspace(0, 1, num))[:, :3] * 255).astype(int)
+    names = ["less attention", *[""] * (num - 2), "more attention"]
+    return tuple((name, tuple(map(int, colour))) for name, colour in zip(names, colours, strict=True))
 
 
-def importance_picture(scene: SceneData, anchor_importance: np.ndarray, question: str) -> Figure:
-    """Draw the anchor's importance over the image, beside the image itself.
-
-    The colour scale is logarithmic between the 2nd and the 99.8th percentile of the image's tokens: a softmax row spans
-    orders of magnitude.
-    """
-    canvas = _Canvas.of(scene)
-    figure, (plain, heat) = _figure(canvas, 2, question)
-    canvas.draw(plain)
-    canvas.finish(plain, f"image, {scene.image_size[0]} x {scene.image_size[1]} px")
-    grid = scene.grids[0]
-    valid = np.asarray(scene.scales[0].valid)
-    positive = anchor_importance[valid & (anchor_importance > 0)]
-    low, high = np.percentile(positive, [2, 99.8]) if positive.size else (1e-9, 1.0)
-    norm = matplotlib.colors.LogNorm(max(low, 1e-12), max(high, low * 1.001, 2e-12), clip=True)
-    scores = np.where(valid, np.maximum(anchor_importance, 1e-12), np.nan)
-    canvas.draw(heat, fade=0.8)
-    drawn = heat.imshow(
-        grid.to_grid(scores), extent=(0, 1, 1, 0), cmap="magma", norm=norm, alpha=0.62, interpolation="nearest"
-    )
-    canvas.finish(heat, f"query-aware importance at {scene.scales_px[0]} px ({int(valid.sum())} tokens)")
-    bar = figure.colorbar(drawn, ax=[plain, heat], fraction=0.03, pad=0.01)
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label("attention from the question (log scale)", fontsize=8)
-    return figure
+def importance_panel(
+    scene: SceneData, backdrop: Backdrop, anchor_importance: np.ndarray, boxes: Sequence[UnitBox] = ()
+) -> Panel:
+    """Show the anchor's importance over the image; frames mark the evidence."""
+    pixels = backdrop.paint(importance_layer(scene, anchor_importance), fade=0.8)
+    num_tokens = int(np.sum(scene.scales[0].valid))
+    caption = f"Importance of the {num_tokens:,} tokens of the {scene.scales_px[0]} px view for this question."
+    return Panel(draw_frames(pixels, boxes), caption)
 
 
-def tokens_picture(scene: SceneData, selections: tuple[Selection, ...], question: str) -> Figure:
-    """Draw, for every scale, which tokens the decoder saw by themselves, merged, or not at all."""
-    canvas = _Canvas.of(scene)
-    figure, panels = _figure(canvas, len(selections), question)
-    has_padding = False
-    for scale, (axes, selection) in enumerate(zip(panels, selections, strict=True)):
+def fate_panels(
+    scene: SceneData, backdrop: Backdrop, selections: Sequence[Selection], boxes: Sequence[UnitBox] = ()
+) -> tuple[Panel, ...]:
+    """Show, for every scale, which tokens the decoder saw by themselves, merged, or not at all."""
+    panels = []
+    for scale, selection in enumerate(selections):
         fate = token_fate(scene.scales[scale], selection)
         kept, merged, dropped, padding = fate.counts
-        canvas.draw(axes)
-        colours = FATE_COLOURS[scene.grids[scale].to_grid(fate.fate)]
-        axes.imshow(colours, extent=(0, 1, 1, 0), interpolation="nearest")
-        has_padding |= padding > 0
-        padded = f", {padding} padding" if padding else ""
-        title = (
-            f"{scene.scales_px[scale]} px: {int(selection.mask.sum())} rows\n"
-            f"{kept} tokens kept + {fate.num_merged_rows} merged rows\n"
-            f"({merged} tokens merged, {dropped} dropped{padded})"
+        caption = (
+            f"{scene.scales_px[scale]} px view: {kept:,} tokens kept, {merged:,} merged into "
+            f"{fate.num_merged_rows:,} rows, {dropped:,} dropped"
         )
-        canvas.finish(axes, title)
-    shown = FATE_NAMES if has_padding else FATE_NAMES[:PADDING]
-    handles = [Patch(color=colour, label=name) for colour, name in zip(FATE_COLOURS, shown, strict=False)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return figure
+        caption += f", {padding:,} padding" if padding else ""
+        panels.append(Panel(draw_frames(backdrop.paint(fate_layer(scene, scale, fate)), boxes), caption))
+    return tuple(panels)
 
 
-def regions_picture(scene: SceneData) -> Figure:
-    """Draw the region map of every scale; a token that is a region of its own shows the image."""
-    canvas = _Canvas.of(scene)
-    figure, panels = _figure(canvas, len(scene.scales), "region partition, independent of the question")
-    rng = np.random.default_rng(0)
-    for scale, (axes, tokens) in enumerate(zip(panels, scene.scales, strict=True)):
-        region_id = np.asarray(tokens.region_id)
-        hue = rng.permutation(np.linspace(0, 1, max(int(region_id.max()) + 1, 1), endpoint=False))
-        value = rng.uniform(0.55, 1.0, hue.size)
-        palette = matplotlib.colors.hsv_to_rgb(np.stack([hue, np.full(hue.size, 0.75), value], axis=1))
-        colours = np.zeros((region_id.size, 4))
-        is_region = (region_id != ALONE) & np.asarray(tokens.valid)
-        colours[is_region, :3] = palette[region_id[is_region]]
-        colours[is_region, 3] = 0.55
-        canvas.draw(axes, fade=0.5)
-        axes.imshow(scene.grids[scale].to_grid(colours), extent=(0, 1, 1, 0), interpolation="nearest")
-        count = scene.num_regions[scale]
-        canvas.finish(axes, f"{scene.scales_px[scale]} px: {count} regions over {int(np.sum(tokens.valid))} tokens")
-    return figure
+def fates_in_boxes(scene: SceneData, selections: Sequence[Selection], boxes: Sequence[UnitBox]) -> str:
+    """Say in words what became of the tokens that boxes of a square image touch: "224 px: 1 kept; 448 px: 2 merged"."""
+    parts = []
+    for scale, selection in enumerate(selections):
+        fate = scene.grids[scale].to_grid(token_fate(scene.scales[scale], selection).fate)
+        is_touched = np.zeros(fate.shape, bool)
+        for left, top, right, bottom in boxes:
+            rows, columns = (
+                slice(int(a * len(fate)), math.ceil(b * len(fate))) for a, b in ((top, bottom), (left, right))
+            )
+            is_touched[rows, columns] = True
+        counts = [f"{np.sum(fate[is_touched] == kind):,} {name}" for kind, name in enumerate(FATE_NAMES)]
+        shown = ", ".join(text for text in counts if not text.startswith("0 "))
+        parts.append(f"{scene.scales_px[scale]} px: {shown}")
+    return "; ".join(parts)
 
 
-def save(figure: Figure, path) -> None:
-    """Write a figure as PNG."""
-    figure.savefig(path)
+def region_panels(scene: SceneData, backdrop: Backdrop) -> tuple[Panel, ...]:
+    """Show the region map of every scale; a token that is a region of its own shows the image."""
+    counts = zip(scene.scales_px, scene.num_regions, scene.scales, strict=True)
+    captions = [f"{px} px view: {num} regions over {int(np.sum(s.valid)):,} tokens" for px, num, s in counts]
+    return tuple(
+        Panel(backdrop.paint(region_layer(scene, scale), fade=0.5), caption) for scale, caption in enumerate(captions)
+    )
+
+
+def evidence_boxes(boxes: Sequence[UnitBox]) -> tuple[UnitBox, ...]:
+    """Return the smallest boxes: of objects rather than of the site they are on. Empty where there are none."""
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
+    return tuple(box for box, area in zip(boxes, areas, strict=True) if area <= 4 * min(areas))
+
+
+def evidence_frame(boxes: Sequence[UnitBox]) -> UnitBox:
+    """Return a square around all boxes, of 4 % of the picture's side at least, so that it can be found."""
+    return _square(boxes, 0.0, 0.04)
+
+
+def evidence_window(boxes: Sequence[UnitBox]) -> UnitBox:
+    """Return a square around all boxes and what is near: by the first box's side, at most 6 % of the picture's."""
+    return _square(boxes, min(boxes[0][2] - boxes[0][0], 0.06), 0.0)
+
+
+def _square(boxes: Sequence[UnitBox], margin: float, shortest: float) -> UnitBox:
+    left, top = (min(box[i] for box in boxes) for i in (0, 1))
+    right, bottom = (max(box[i] for box in boxes) for i in (2, 3))
+    side = min(max(right - left + 2 * margin, bottom - top + 2 * margin, shortest), 1.0)
+    x, y = (min(max(middle / 2 - side / 2, 0.0), 1.0 - side) for middle in (left + right, top + bottom))
+    return x, y, x + side, y + side
+
+
+def zoom_panels(scene: SceneData, backdrop: Backdrop, boxes: Sequence[UnitBox]) -> tuple[Panel, ...]:
+    """Show the place of the evidence as the coarsest view, the finest view and the file have it.
+
+    Args:
+      boxes: the evidence, from `evidence_boxes`; each gets a frame.
+    """
+    window = evidence_window(boxes)
+    side = window[2] - window[0]
+    framed = [tuple((box[i] - window[i % 2]) / side for i in range(4)) for box in boxes]
+    width = max(boxes[0][2] - boxes[0][0], boxes[0][3] - boxes[0][1])
+    file_px = max(scene.image_size)
+    names = {scene.scales_px[0]: "Coarsest view", scene.scales_px[-1]: "Finest view", None: "The picture itself"}
+    panels = []
+    for size_px, name in names.items():
+        view = backdrop.view(size_px)
+        x0, y0, x1, y1 = (window[i] * view.size[i % 2] for i in range(4))
+        # The window's own pixels stay visible as squares where it has few of them.
+        few = Image.Resampling.NEAREST if x1 - x0 < ZOOM_PX / 2 else Image.Resampling.BICUBIC
+        crop = view.resize((ZOOM_PX, ZOOM_PX), few, box=(x0, y0, x1, y1))
+        pixels = width * (size_px or file_px)
+        caption = f"{name}, {size_px or file_px} px"
+        if width < WHOLE:
+            caption += f": the frame is {pixels:.{0 if pixels >= 10 else 1}f} px wide"
+        panels.append(Panel(draw_frames(np.asarray(crop), framed), caption))
+    return tuple(panels)
+
+
+def sheet(title: str, panels: Sequence[Panel], columns: int, swatches: Sequence[Swatch] = ()) -> Image.Image:
+    """Return panels in columns under a title, each with its caption, and a legend at the foot."""
+    height, width = panels[0].pixels.shape[:2]
+    title_lines = _wrap(title, columns * (width + _GAP), 20)
+    captions = [_wrap(panel.caption, width, 14) for panel in panels]
+    caption_height = 20 * max(map(len, captions)) + 8
+    rows = -(-len(panels) // columns)
+    top = 2 * _GAP + 28 * len(title_lines)
+    whole = (
+        columns * (width + _GAP) + _GAP,
+        top + rows * (height + caption_height + _GAP) + (44 if swatches else 0),
+    )
+    image = Image.new("RGB", whole, _PAPER)
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(title_lines):
+        draw.text((_GAP, _GAP + 28 * i), line, fill=_INK, font=font(20))
+    for i, (panel, lines) in enumerate(zip(panels, captions, strict=True)):
+        x, y = _GAP + (i % columns) * (width + _GAP), top + (i // columns) * (height + caption_height + _GAP)
+        image.paste(Image.fromarray(panel.pixels), (x, y))
+        for number, line in enumerate(lines):
+            draw.text((x, y + height + 8 + 20 * number), line, fill=_INK, font=font(14))
+    _draw_legend(draw, _GAP, whole[1] - 44, swatches)
+    return image
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, swatches: Sequence[Swatch]) -> None:
+    """Draw swatches in a row, each before its name; where some have none, a scale between the first and last name."""
+    is_scale = any(not name for name, _ in swatches)
+
+    def write(text: str) -> int:
+        draw.text((x, y + 13), text, fill=_INK, font=font(14), anchor="lm")
+        return round(draw.textlength(text, font(14))) + 10
+
+    for number, (name, colour) in enumerate(swatches):
+        if is_scale and number == 0:
+            x += write(name)
+        draw.rectangle((x, y + 4, x + 26, y + 22), fill=colour)
+        x += 27 if is_scale else 34
+        if name and not (is_scale and number == 0):
+            x += 8 * is_scale
+            x += write(name) + 16
+
+
+def _wrap(text: str, width: int, size: int) -> list[str]:
+    """Break a text into lines that fit, by the mean width of a letter."""
+    letters = max(int(width / (0.60 * size)), 12)
+    return [line for part in text.splitlines() for line in textwrap.wrap(part, letters) or [""]]

@@ -36,7 +36,7 @@ from bat_jax.train.mini.packed import (
 )
 from bat_jax.train.mini.pictures import TokenTruth
 from bat_jax.train.mini.stage import Loss
-from bat_jax.typing import Array, Bool, Float, Int, Key, Params
+from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 # The words that describe what a token shows, per kind of label, and how strongly they count in its embedding.
 _WORDS = {
@@ -79,7 +79,7 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     return params
 
 
-def letters_loss(cfg: BatConfig, prefix_ids: Int[np.ndarray, "T"]) -> Loss:
+def letters_loss(cfg: BatConfig, prefix_ids: Int[np.ndarray, "Tp"]) -> Loss:
     """Return the loss of questions that say their answer, over a Texts batch."""
 
     def loss(params: Params, fixed: None, batch: Texts, mode: None):
@@ -90,7 +90,7 @@ def letters_loss(cfg: BatConfig, prefix_ids: Int[np.ndarray, "T"]) -> Loss:
     return loss
 
 
-def true_words(cfg: BatConfig, tokenizer: Any, embedding: Float[Array, "V D"], labels: Int[Array, "M 9"]):
+def true_words(cfg: BatConfig, tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "M 9"]):
     """Return (M, D): the sum of the words' embeddings that are true of each token."""
     del cfg
     truth = TokenTruth.of(labels)
@@ -129,7 +129,7 @@ def naming_rows(texts: Texts, ids: Int[np.ndarray, "_"], others: Float[Array, "Q
     return jnp.where(num > 0, is_naming / jnp.maximum(num, 1), others).astype(jnp.float32)
 
 
-def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "T"]) -> Loss:
+def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"]) -> Loss:
     """Return the auxiliary loss over {"groups": GroupBatch, "anchor": (B, M1, E)}, and that of text alone.
 
     The first half of a picture's questions is read at the words that name a place, where the match is nearly given (the
@@ -167,7 +167,7 @@ def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "
 
 
 def given_loss(
-    cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "T"], importance_weight: float, evidence_weight: float
+    cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], importance_weight: float, evidence_weight: float
 ) -> Loss:
     """Return the loss over {"groups": GroupBatch, "vision": (B, U, E), "anchor": (B, M1, E)}; three parts learn.
 
@@ -206,13 +206,13 @@ def given_loss(
     return loss
 
 
-def shows_objects(objects: Int[Array, "Q O"], object_id: Int[Array, "U"]) -> Bool[Array, "Q U"]:
+def shows_objects(objects: UInt8[Array, "Q O"], object_id: UInt8[Array, "U"]) -> Bool[Array, "Q U"]:
     """Return which tokens show one of a question's objects; object_id 0 shows none."""
     return jnp.any((objects[:, None, :] == object_id[None, :, None]) & (objects[:, None, :] > 0), axis=-1)
 
 
 def selected_loss(
-    cfg: BatConfig, mix: Mix, prefix_ids: Int[np.ndarray, "T"], importance_weight: float, evidence_weight: float
+    cfg: BatConfig, mix: Mix, prefix_ids: Int[np.ndarray, "Tp"], importance_weight: float, evidence_weight: float
 ) -> Loss:
     """Return the loss over GroupBatch with fixed = {"tokens": (N, M, D), "regions", "object_id": (N, M)}.
 
@@ -246,13 +246,13 @@ def mode_config(cfg: BatConfig, mix: Mix, mode: tuple[str, bool]) -> BatConfig:
 def selected_answers(
     cfg: BatConfig,
     mix: Mix,
-    prefix_ids: Int[np.ndarray, "T"],
+    prefix_ids: Int[np.ndarray, "Tp"],
     params: Params,
     fixed: dict[str, Array],
     groups: GroupBatch,
     mode: tuple[str, bool],
-) -> tuple[AnswerLoss, Float[Array, "B Q"], Float[Array, "B Q"], Int[Array, "B U"]]:
-    """Return answers (B, Q), auxiliary loss and mass of the questions that teach importance, and the tokens kept."""
+) -> tuple[AnswerLoss, Float[Array, "B A"], Float[Array, "B A"], Int[Array, "B U"]]:
+    """Return answers (B, Q), auxiliary loss and mass of the A = Q' questions that teach importance, and tokens kept."""
     selecting = mode_config(cfg, mix, mode)
     num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
     prefix = jnp.asarray(prefix_ids)
@@ -273,11 +273,11 @@ def selected_answers(
 def _total(
     cfg: BatConfig,
     params: Params,
-    prefix_ids: Int[np.ndarray, "T"],
+    prefix_ids: Int[np.ndarray, "Tp"],
     groups: GroupBatch,
     answers: AnswerLoss,
-    auxiliary: Float[Array, "B Q"],
-    mass: Float[Array, "B Q"],
+    auxiliary: Float[Array, "B A"],
+    mass: Float[Array, "B A"],
     shown: Bool[Array, "B Q U"],
     weights: tuple[float, float],
 ) -> tuple[Float[Array, ""], dict[str, Array]]:

@@ -31,7 +31,7 @@ def write_tokenizer(directory: pathlib.Path, vocab_size: int) -> None:
 
 
 def write_checkpoint(directory: pathlib.Path, cfg: BatConfig, params: Params, dtype: str = "bfloat16") -> None:
-    """Write a whole checkpoint folder; it appears under its name when it is whole and replaces an earlier one."""
+    """Write a checkpoint folder beside its name and move it in when it is whole; other files of the folder stay."""
     directory = directory.absolute()
     stage = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(stage, ignore_errors=True)
@@ -42,5 +42,8 @@ def write_checkpoint(directory: pathlib.Path, cfg: BatConfig, params: Params, dt
     leaves = {path: leaf.astype(DTYPES[dtype]) for path, leaf in leaves.items()}
     with orbax_context():
         ocp.save(stage / PARAMS_FOLDER, traverse_util.unflatten_dict(leaves, sep="/"))
-    shutil.rmtree(directory, ignore_errors=True)
-    stage.rename(directory)
+    directory.mkdir(exist_ok=True)
+    for part in (TOKENIZER_FOLDER, CONFIG_NAME, PARAMS_FOLDER):
+        shutil.rmtree(directory / part, ignore_errors=True)
+        (stage / part).replace(directory / part)
+    stage.rmdir()

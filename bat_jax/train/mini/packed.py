@@ -20,7 +20,7 @@ from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.config import BatConfig
 from bat_jax.nn.qwen2 import KVCache, Qwen2
-from bat_jax.typing import Array, Bool, Float, Int, Params
+from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 # <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
 _TEMPLATE_END = 5
@@ -64,7 +64,7 @@ def position_embeddings(cfg: BatConfig, params: Params) -> Float[Array, "M D"]:
 def prefix_cache(
     cfg: BatConfig,
     params: Params,
-    prefix_ids: Int[Array, "T"],
+    prefix_ids: Int[Array, "Tp"],
     visual: Float[Array, "U D"],
     mask: Bool[Array, "U"],
     copies: int,
@@ -87,7 +87,7 @@ def prefix_cache(
 def question_importance(
     cfg: BatConfig,
     params: Params,
-    prefix_ids: Int[Array, "T"],
+    prefix_ids: Int[Array, "Tp"],
     anchor: Float[Array, "M1 D"],
     texts: Texts,
     row_weight: Float[Array, "Q T"] | None = None,
@@ -118,8 +118,8 @@ def question_rows(texts: Texts) -> Float[Array, "Q T"]:
 
 
 def importance_loss(
-    importance: Float[Array, "Q M1"], target_mask: Bool[Array, "Q M1"]
-) -> tuple[Float[Array, "Q"], Float[Array, "Q"]]:
+    importance: Float[Array, "*B M1"], target_mask: Bool[Array, "*B M1"]
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
     """Return (-log of the importance on the target's tokens, that importance); 0 and 0 without a target."""
     mass = jnp.sum(jnp.where(target_mask, importance, 0.0), axis=-1)
     return jnp.where(jnp.any(target_mask, axis=-1), -jnp.log(mass + _SMALLEST_MASS), 0.0), mass
@@ -156,7 +156,7 @@ def answer_loss(
     )
 
 
-def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "T"], texts: Texts) -> AnswerLoss:
+def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "Tp"], texts: Texts) -> AnswerLoss:
     """Return the losses of questions without a picture, (Q,) each."""
     nothing = jnp.zeros((0, cfg.decoder.width))
     cache = prefix_cache(cfg, params, prefix_ids, nothing, jnp.zeros(0, bool), texts.ids.shape[0])
@@ -166,7 +166,7 @@ def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "T"], 
 def select_visual(
     cfg: BatConfig,
     tokens: Float[Array, "M D"],
-    region_id: Int[Array, "M"],
+    region_id: UInt8[Array, "M"],
     importance: Float[Array, "M1"],
     budgets: Int[Array, "S"],
 ) -> tuple[Float[Array, "U D"], Bool[Array, "U"], Int[Array, "U"]]:

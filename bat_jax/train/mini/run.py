@@ -126,8 +126,11 @@ class MiniTraining:
         self.cfg = BatConfig.mini() if cfg is None else cfg
         directory.mkdir(parents=True, exist_ok=True)
 
-    def run(self, stage: str, output: pathlib.Path | None = None) -> None:
-        """Run one stage; a finished one is left as it is. `output`: the folder that "export" writes.
+    def run(self, stage: str, output: pathlib.Path | None = None, exported: str = "mixed") -> None:
+        """Run one stage; a finished one is left as it is.
+
+        Args:
+          output: the folder that "export" writes. exported: the stage whose decoder goes into it.
 
         Raises:
           ValueError: there is no such stage, or a stage before it is missing.
@@ -135,7 +138,7 @@ class MiniTraining:
         if stage not in STAGES:
             raise ValueError(f"stage={stage!r}: must be one of {', '.join(STAGES)}")
         if stage == "export":
-            self.export(output)
+            self.export(output, exported)
         elif not (self.directory / f"{stage}.npz").exists():
             getattr(self, stage)()
 
@@ -251,8 +254,8 @@ class MiniTraining:
     def mixed(self) -> None:
         self._selected_stage("mixed", self.recipe.mixed, self.recipe.mixed_mix, "selected")
 
-    def export(self, output: pathlib.Path | None, stage: str = "mixed") -> None:
-        """Write the checkpoint of the newest weights of all parts."""
+    def export(self, output: pathlib.Path | None, stage: str) -> None:
+        """Write the checkpoint: decoder of a stage, the other parts as they were when they were trained last."""
         if output is None:
             raise ValueError("output: give the folder of the checkpoint")
         params = self._saved("given") | self._saved(stage)

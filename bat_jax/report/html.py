@@ -1,0 +1,288 @@
+"""A report as one HTML file: a pure function from content to text, with the pictures inside and no script.
+
+Every text is escaped; the page asks nothing of a network, fits a phone and follows the reader's light or dark mode.
+"""
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+from html import escape
+
+Rgb = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A JPEG and what is written below it; alt: for who cannot see it."""
+
+    jpeg: bytes
+    caption: str
+    alt: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """One of a question's options. is_true, is_chosen: by the ground truth, by the model."""
+
+    letter: str
+    text: str
+    is_true: bool
+    is_chosen: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Group:
+    """Figures beside each other under a heading and a line of text, with a legend (name, colour)."""
+
+    heading: str
+    text: str
+    figures: tuple[Figure, ...]
+    legend: tuple[tuple[str, Rgb], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question and what came of it.
+
+    Attributes:
+      kind: its sub-task in words, "" for a user's own. options: empty for a user's own.
+      answer: as the model wrote it. truth: None where it is not known; is_right likewise.
+      kept: "729 of 14,592". seconds: running, without compiling.
+    """
+
+    kind: str
+    text: str
+    options: tuple[Option, ...]
+    answer: str
+    truth: str | None
+    is_right: bool | None
+    kept: str
+    seconds: float
+    groups: tuple[Group, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text; the first column is on the left, the others on the right. title: above it."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Page:
+    """A whole report.
+
+    Attributes:
+      notice: a warning on top, or "".
+      steps: from picture to answer: (number, what it is).
+      terms: words of the report and what they mean.
+      lead: what this is, in a sentence or two.
+      images: for every image its groups: the image, its regions.
+    """
+
+    title: str
+    lead: str
+    summary: str
+    notice: str
+    steps: tuple[tuple[str, str], ...]
+    terms: tuple[tuple[str, str], ...]
+    images: tuple[tuple[Group, ...], ...]
+    questions: tuple[Question, ...]
+    tables: tuple[Table, ...]
+
+
+_STYLE = """
+:root{color-scheme:light dark;--bg:#f3f5f3;--card:#fff;--ink:#1b2420;--soft:#5a6862;--line:#dde3df;--tint:#e4eeea;
+--accent:#0b6b5d;--good:#17703f;--goodbg:#e2f4e8;--bad:#b3261e;--badbg:#fbe7e5;--note:#7a4b00;--notebg:#fff3d6}
+@media (prefers-color-scheme:dark){:root{--bg:#121715;--card:#1b2220;--ink:#e6ece9;--soft:#9fada7;--line:#303a36;
+--tint:#222c29;--accent:#5cc9b5;--good:#6fd495;--goodbg:#173524;--bad:#ff938a;--badbg:#431d1a;--note:#f2cd85;
+--notebg:#3a2c10}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1120px;margin:0 auto;padding:28px 16px 56px}
+h1{font-size:1.75rem;line-height:1.2;margin:0 0 6px}
+h2{font-size:1.25rem;margin:36px 0 12px}
+h3{font-size:.98rem;margin:22px 0 2px}
+p{margin:4px 0}
+.soft,figcaption,.group>p{color:var(--soft);font-size:.88rem}
+.summary{font-size:1.15rem;font-weight:600}
+.notice{background:var(--notebg);color:var(--note);border-radius:10px;padding:10px 14px;margin:14px 0}
+.card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:18px 20px;margin:14px 0}
+.steps{display:flex;flex-wrap:wrap;gap:10px;list-style:none;margin:18px 0 0;padding:0}
+.steps li{flex:1 1 150px;background:var(--tint);border-radius:10px;padding:10px 14px;position:relative}
+.steps b{display:block;font-size:1.15rem;color:var(--accent)}
+.steps li:not(:last-child):after{content:"\\203A";position:absolute;right:-9px;top:50%;transform:translateY(-54%);
+font-size:1.5rem;color:var(--soft)}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:6px 16px;margin:0}
+dt{font-weight:600}dd{margin:0}
+.figures{display:grid;gap:12px;margin:10px 0 0}
+.n1{grid-template-columns:minmax(0,640px)}
+.n2{grid-template-columns:repeat(2,minmax(0,1fr))}
+.n3{grid-template-columns:repeat(3,minmax(0,1fr))}
+.n4{grid-template-columns:repeat(4,minmax(0,1fr))}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:8px 28px;align-items:start}
+.pair .n4{grid-template-columns:repeat(2,minmax(0,1fr))}
+.card .group>h2,.card .group>h3{margin-top:0}.card .pair,.card .group{margin-top:18px}
+.card>.group:first-child,.card>.pair:first-child,.pair>.group{margin-top:0}
+figure{margin:0}
+figure img{width:100%;height:auto;display:block;border-radius:8px;border:1px solid var(--line)}
+figcaption{margin-top:5px;line-height:1.35}
+.legend{display:flex;flex-wrap:wrap;gap:4px 16px;margin-top:8px;font-size:.86rem}
+.legend i{display:inline-block;width:22px;height:14px;border-radius:3px;margin-right:6px;vertical-align:-2px;
+border:1px solid var(--line)}
+.legend.scale{gap:0;align-items:center}.legend.scale i{border-radius:0;border:0;margin:0}
+.legend.scale span:first-child i{margin-left:8px}.legend.scale span:last-child i{margin-right:8px}
+.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-size:.94rem}
+th,td{text-align:right;padding:7px 10px;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+th{font-weight:600;color:var(--soft);font-size:.82rem}
+th:first-child,td:first-child,.left th,.left td{text-align:left}
+.left .num{text-align:right;white-space:nowrap}
+tr:last-child td{border-bottom:0}
+a{color:inherit}
+.mark{display:inline-block;border-radius:99px;padding:1px 11px;font-weight:600;font-size:.85rem;white-space:nowrap}
+.right{background:var(--goodbg);color:var(--good)}.wrong{background:var(--badbg);color:var(--bad)}
+.head{display:flex;justify-content:space-between;gap:12px;align-items:flex-start}
+.ask{font-size:1.15rem;font-weight:600;white-space:pre-wrap;overflow-wrap:anywhere}
+.options{display:flex;flex-wrap:wrap;gap:8px;list-style:none;margin:10px 0;padding:0}
+.options li{border:1px solid var(--line);border-radius:8px;padding:3px 12px}
+.options .true{border-color:var(--good);box-shadow:inset 0 0 0 1px var(--good)}
+.options .chosen{background:var(--goodbg)}.options .chosen.false{background:var(--badbg)}
+.options small{color:var(--soft)}
+@media (max-width:760px){.n3,.n4{grid-template-columns:repeat(2,minmax(0,1fr))}.card{padding:14px}
+.head{flex-direction:column-reverse;gap:4px}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:8px}
+.steps li:after{display:none}
+.asked thead,.asked .num{display:none}.asked tr{display:flex;flex-wrap:wrap;gap:2px 12px;padding:9px 0;
+border-bottom:1px solid var(--line)}.asked tr:last-child{border:0}.asked td{border:0;padding:0}
+.asked td:nth-child(2){flex:1 1 80%}
+.asked td:nth-child(n+3):before{content:attr(data-name) " ";color:var(--soft)}
+table{font-size:.85rem}th,td{padding:6px}}
+@media print{.card{break-inside:avoid}}
+"""
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML text."""
+    parts = [f"<h1>{escape(page.title)}</h1>", f"<p>{escape(page.lead)}</p>"]
+    parts.append(f'<p class="summary">{escape(page.summary)}</p>')
+    if page.notice:
+        parts.append(f'<p class="notice">{escape(page.notice)}</p>')
+    steps = "".join(f"<li><b>{escape(number)}</b>{escape(text)}</li>" for number, text in page.steps)
+    parts.append(f'<ol class="steps">{steps}</ol>')
+    parts.append(_overview(page.questions))
+    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in page.terms)
+    parts.append(f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>')
+    parts += [f'<div class="card">{_groups(groups, "h2")}</div>' for groups in page.images]
+    parts.append("<h2>Question by question</h2>")
+    parts += [_question(number, question) for number, question in enumerate(page.questions, 1)]
+    parts += [_table(table) for table in page.tables]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(page.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(parts)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _mark(is_right: bool | None) -> str:
+    """Return the badge of a verdict; nothing where there is none."""
+    if is_right is None:
+        return ""
+    return '<span class="mark right">✓ right</span>' if is_right else '<span class="mark wrong">✗ wrong</span>'
+
+
+def _overview(questions: Sequence[Question]) -> str:
+    has_truth = any(question.truth is not None for question in questions)
+    names = ["", "question", "answer", *(["truth", ""] if has_truth else [])]
+    rows = []
+    for number, question in enumerate(questions, 1):
+        cells = [str(number), f'<a href="#q{number}">{escape(question.text)}</a>', escape(question.answer)]
+        if has_truth:
+            cells += [escape(question.truth or ""), _mark(question.is_right)]
+        numbers = (escape(question.kept), f"{question.seconds:.2f}")
+        columns = "".join(f'<td data-name="{name}">{cell}</td>' for name, cell in zip(names, cells, strict=True))
+        rows.append(f"<tr>{columns}" + "".join(f'<td class="num">{cell}</td>' for cell in numbers) + "</tr>")
+    header = "".join(f"<th>{name}</th>" for name in names)
+    header += '<th class="num">tokens kept</th><th class="num">seconds</th>'
+    return (
+        '<h2>Questions and answers</h2><div class="card scroll"><table class="left asked">'
+        f"<thead><tr>{header}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _groups(groups: Sequence[Group], level: str) -> str:
+    """Return groups two by two beside each other; of an odd number the first has the whole width."""
+    alone = len(groups) % 2
+    parts = [_group(group, level) for group in groups[:alone]]
+    for left, right in zip(groups[alone::2], groups[alone + 1 :: 2], strict=True):
+        parts.append(f'<div class="pair">{_group(left, level)}{_group(right, level)}</div>')
+    return "".join(parts)
+
+
+def _group(group: Group, level: str) -> str:
+    figures = "".join(_figure(figure) for figure in group.figures)
+    columns = min(len(group.figures), 4)
+    text = f"<p>{escape(group.text)}</p>" if group.text else ""
+    return (
+        f'<div class="group"><{level}>{escape(group.heading)}</{level}>{text}'
+        f'<div class="figures n{columns}">{figures}</div>{_legend(group.legend)}</div>'
+    )
+
+
+def _figure(figure: Figure) -> str:
+    data = base64.b64encode(figure.jpeg).decode("ascii")
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
+    return (
+        f'<figure><img loading="lazy" alt="{escape(figure.alt)}" src="data:image/jpeg;base64,{data}">{caption}</figure>'
+    )
+
+
+def _legend(legend: Sequence[tuple[str, Rgb]]) -> str:
+    """Return swatches with names; where only the ends have one, a scale."""
+    if not legend:
+        return ""
+    swatches = [f'<i style="background:rgb{colour}"></i>' for _, colour in legend]
+    names = [escape(name) for name, _ in legend]
+    is_scale = "" in names
+    pairs = list(zip(swatches, names, strict=True))
+    items = [f"<span>{swatch}{name}</span>" for swatch, name in pairs]
+    if is_scale:
+        items[0] = f"<span>{names[0]}{swatches[0]}</span>"
+    return f'<div class="legend{" scale" if is_scale else ""}">{"".join(items)}</div>'
+
+
+def _question(number: int, question: Question) -> str:
+    options = "".join(_option(option) for option in question.options)
+    said = [f"The model answers <b>{escape(question.answer) or '(nothing)'}</b>"]
+    if question.truth is not None:
+        said.append(f"the truth is <b>{escape(question.truth)}</b>")
+    facts = f"{escape(question.kept)} tokens kept, {question.seconds:.2f} s"
+    kind = f'<div class="soft">{escape(question.kind)}</div>' if question.kind else ""
+    listed = f'<ul class="options">{options}</ul>' if options else ""
+    return (
+        f'<section class="card" id="q{number}">{kind}<div class="head">'
+        f'<div class="ask">{number}. {escape(question.text)}</div>{_mark(question.is_right)}</div>{listed}'
+        f'<p>{"; ".join(said)}. <span class="soft">{facts}</span></p>'
+        f"{_groups(question.groups, 'h3')}</section>"
+    )
+
+
+def _option(option: Option) -> str:
+    classes = [name for name, holds in (("true", option.is_true), ("chosen", option.is_chosen)) if holds]
+    classes += [] if option.is_true else ["false"]
+    notes = [name for name, holds in (("answer", option.is_chosen), ("truth", option.is_true)) if holds]
+    note = f" <small>{' and '.join(notes)}</small>" if notes else ""
+    return f'<li class="{" ".join(classes)}">{escape(option.letter)}. {escape(option.text)}{note}</li>'
+
+
+def _table(table: Table) -> str:
+    header = "".join(f"<th>{escape(name)}</th>" for name in table.header)
+    head = f"<thead><tr>{header}</tr></thead>" if table.header else ""
+    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    kind = "" if table.header else ' class="left"'
+    return (
+        f'<h2>{escape(table.title)}</h2><div class="card scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>'
+    )

@@ -1,0 +1,169 @@
+"""What lies over an image in a report: importance, the fate of every token, regions, frames; and the image below it.
+
+A layer is (Q, Q, 4) RGBA in [0, 1], one cell a token of a Q x Q grid. Grids cover the padded square; `Backdrop` paints
+them over the image and cuts the square to it. Nothing is written here.
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm, hsv_to_rgb
+from PIL import Image, ImageDraw, ImageFont
+
+from bat_jax.compress.compressor import ScaleTokens
+from bat_jax.compress.partition import ALONE
+from bat_jax.compress.preserve_merge import Selection
+from bat_jax.encoding import SceneData
+from bat_jax.typing import Float, UInt8
+
+# Side of a panel's padded square: a whole multiple of the usual grids (16, 32, 48, 64, 96, 192, 288).
+PANEL_PX = 576
+# A long, narrow image is painted on a larger square, up to four times, so that its short side shows something.
+_SHORT_PX, _MOST_SQUARES = 320, 4
+KEPT, MERGED, DROPPED, PADDING = 0, 1, 2, 3
+FATE_NAMES = ("kept", "merged", "dropped", "padding")
+FATE_COLOURS = np.array(
+    [(0.16, 0.86, 0.42, 0.55), (1.0, 0.70, 0.08, 0.52), (0.04, 0.05, 0.09, 0.70), (0.5, 0.5, 0.5, 0.9)]
+)
+IMPORTANCE_MAP = "magma"
+FRAME_RGB = (255, 255, 255)
+_FRAME_EDGE = (0, 0, 0)
+
+UnitBox = tuple[float, float, float, float]
+
+
+class TokenFate(NamedTuple):
+    """fate (M,) of KEPT, MERGED, DROPPED, PADDING; counts of each; num_merged_rows: rows that hold merged tokens."""
+
+    fate: np.ndarray
+    counts: tuple[int, int, int, int]
+    num_merged_rows: int
+
+
+def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
+    """Say of every token of a scale whether it reached the decoder by itself, inside a merged row, or not at all."""
+    region_id, valid = np.asarray(tokens.region_id), np.asarray(tokens.valid)
+    selection = jax.tree.map(np.asarray, selection)
+    is_merged_row = selection.mask & (selection.index < 0)
+    fate = np.full(region_id.shape, DROPPED)
+    is_redundant = valid & ~selection.is_kept & (region_id != ALONE)
+    fate[is_redundant & np.isin(region_id, selection.region[is_merged_row])] = MERGED
+    fate[selection.index[selection.mask & (selection.index >= 0)]] = KEPT
+    fate[~valid] = PADDING
+    counts = tuple(int(np.sum(fate == kind)) for kind in range(4))
+    return TokenFate(fate, counts, int(is_merged_row.sum()))
+
+
+def importance_layer(scene: SceneData, anchor_importance: np.ndarray) -> Float[np.ndarray, "Q Q 4"]:
+    """Colour the anchor's tokens by importance (M,).
+
+    Logarithmic between the 2nd and the 99.8th percentile of the image's tokens, since a softmax row spans orders of
+    magnitude.
+    """
+    valid = np.asarray(scene.scales[0].valid)
+    positive = anchor_importance[valid & (anchor_importance > 0)]
+    low, high = np.percentile(positive, [2, 99.8]) if positive.size else (1e-9, 1.0)
+    norm = LogNorm(max(low, 1e-12), max(high, low * 1.001, 2e-12), clip=True)
+    colours = matplotlib.colormaps[IMPORTANCE_MAP](norm(np.maximum(anchor_importance, 1e-12)))
+    colours[:, 3] = np.where(valid, 0.68, 0.0)
+    return scene.grids[0].to_grid(colours)
+
+
+def fate_layer(scene: SceneData, scale: int, fate: TokenFate) -> Float[np.ndarray, "Q Q 4"]:
+    """Colour the tokens of a scale by their fate."""
+    return FATE_COLOURS[scene.grids[scale].to_grid(fate.fate)]
+
+
+def region_layer(scene: SceneData, scale: int) -> Float[np.ndarray, "Q Q 4"]:
+    """Colour the regions of a scale; a token that is a region of its own is left clear."""
+    region_id = np.asarray(scene.scales[scale].region_id)
+    rng = np.random.default_rng(scale)
+    hue = rng.permutation(np.linspace(0, 1, max(int(region_id.max()) + 1, 1), endpoint=False))
+    value = rng.uniform(0.55, 1.0, hue.size)
+    palette = hsv_to_rgb(np.stack([hue, np.full(hue.size, 0.75), value], axis=1))
+    colours = np.zeros((region_id.size, 4))
+    is_region = (region_id != ALONE) & np.asarray(scene.scales[scale].valid)
+    colours[is_region, :3] = palette[region_id[is_region]]
+    colours[is_region, 3] = 0.6
+    return scene.grids[scale].to_grid(colours)
+
+
+class Backdrop:
+    """An image made small once, for many panels; paints layers over it."""
+
+    def __init__(self, scene: SceneData):
+        """Take the image from an encoded scene."""
+        self._image = Image.fromarray(scene.pixels)
+        self._views: dict[tuple[int, int], Image.Image] = {}
+        width, height = self._image.size
+        self._side = max(width, height)
+        squares = -(-_SHORT_PX * self._side // (PANEL_PX * min(width, height)))
+        self.square_px = PANEL_PX * min(max(squares, 1), _MOST_SQUARES)
+        left, top = (((self._side - length) // 2) * self.square_px // self._side for length in (width, height))
+        sizes = (max(round(length * self.square_px / self._side), 1) for length in (width, height))
+        columns, rows = sizes
+        self._place = (slice(top, top + rows), slice(left, left + columns))
+        self.size = (columns, rows)
+
+    def picture(self, times: int = 1) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the image at a panel's size, or `times` that."""
+        return np.asarray(self._resized((self.size[0] * times, self.size[1] * times)))
+
+    def paint(self, layer: Float[np.ndarray, "Q Q 4"], fade: float = 0.0) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a panel: the image, faded to grey by `fade`, under a layer."""
+        below = self.picture().astype(np.float32) / 255
+        below += (below.mean(axis=-1, keepdims=True) - below) * fade
+        cell = (np.arange(self.square_px) * len(layer) // self.square_px).clip(0, len(layer) - 1)
+        above = layer[cell[self._place[0]]][:, cell[self._place[1]]].astype(np.float32)
+        alpha = above[..., 3:]
+        return np.rint((below * (1 - alpha) + above[..., :3] * alpha) * 255).astype(np.uint8)
+
+    def view(self, size_px: int | None) -> Image.Image:
+        """Return the image as a view of this size has it (without the padding), or as it was read."""
+        if size_px is None:
+            return self._image
+        return self._resized(tuple(max(round(length * size_px / self._side), 1) for length in self._image.size))
+
+    def _resized(self, size: tuple[int, int]) -> Image.Image:
+        if size not in self._views:
+            self._views[size] = self._image.resize(size, Image.Resampling.BICUBIC)
+        return self._views[size]
+
+
+def draw_frames(
+    pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = ()
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return the picture with thin white frames, edged in black, around boxes given as fractions of its sides.
+
+    Args:
+      labels: what to write at each frame; nothing by default.
+    """
+    image = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(image)
+    places = []
+    for left, top, right, bottom in boxes:
+        x0, y0 = round(left * image.width), round(top * image.height)
+        x1, y1 = max(round(right * image.width), x0 + 2), max(round(bottom * image.height), y0 + 2)
+        for grow, colour in ((0, _FRAME_EDGE), (3, _FRAME_EDGE), (2, FRAME_RGB), (1, FRAME_RGB)):
+            draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=colour)
+        places.append((x0, y0, y1))
+    letters = font(max(image.width // 48, 13))
+    for text, (x, top, bottom) in zip(labels, places, strict=False):
+        height = round(letters.size * 1.4)
+        y = top - height - 4 if top > height + 4 else min(bottom + 5, image.height - height)
+        x = min(max(x - 3, 0), image.width - round(draw.textlength(text, letters)) - height // 2)
+        plate = (x, y, x + draw.textlength(text, letters) + height // 2, y + height)
+        draw.rounded_rectangle(plate, radius=height // 4, fill=FRAME_RGB, outline=_FRAME_EDGE)
+        draw.text((x + height // 4, y + height / 2), text, fill=_FRAME_EDGE, font=letters, anchor="lm")
+    return np.asarray(image)
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of all pictures (DejaVu Sans, which comes with matplotlib)."""
+    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
