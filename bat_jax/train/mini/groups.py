@@ -83,6 +83,8 @@ class GroupBatches:
                 if any(np.any(group.end[form]) for form in wanted):
                     num_objects = np.unique(group.objects[group.objects > 0]).size if group.kind == "site" else 1
                     self.by_kind[group.kind] += [(picture, group)] * max(num_objects, 1) ** mix.crowding
+        shares = [share if self.by_kind[kind] else 0.0 for kind, share in zip(KINDS, mix.kinds, strict=True)]
+        self.kinds = np.array(shares) / max(sum(shares), 1e-9)
 
     def mode(self, position: int) -> tuple[str, bool]:
         """Return (selection, is_large) of a position."""
@@ -96,7 +98,7 @@ class GroupBatches:
         length = OPEN_LENGTH if form_share[1:].sum() == 0 else TEXT_LENGTH
         limits = self.cfg.compressor.budgets if self.mode(position)[1] else mix.small_budgets
         for _ in range(mix.num_pictures):
-            kind = str(rng.choice(KINDS, p=mix.kinds))
+            kind = str(rng.choice(KINDS, p=self.kinds))
             pool = self.by_kind[kind]
             picture, group = pool[rng.integers(len(pool))]
             texts, sub_task, form, objects = self._draw(rng, group, mix.forms, mix.num_questions, length)
