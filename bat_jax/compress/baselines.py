@@ -46,7 +46,8 @@ def global_shares(
 def random_scores(key: Key[Array, ""], importance: Float[Array, "M1"], num_tokens: int) -> Float[Array, "M"]:
     """Return scores in [0, 1) that have nothing to do with importance but change with it, as a hash does."""
     bits = jax.lax.bitcast_convert_type(importance.astype(jnp.float32), jnp.uint32)
-    return jax.random.uniform(jax.random.fold_in(key, jnp.sum(bits, dtype=jnp.uint32)), (num_tokens,))
+    odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1  # places count: the same values elsewhere are another draw
+    return jax.random.uniform(jax.random.fold_in(key, jnp.sum(bits * odd, dtype=jnp.uint32)), (num_tokens,))
 
 
 def pool_grid(

@@ -47,13 +47,11 @@ def test_keep_top_is_the_sorted_top(anchor):
 
 def test_global_topk_keeps_the_best_of_all_scales(anchor):
     scales = _scales(np.random.default_rng(0))
-    everything = _select("topk", scales, anchor)
     aligned = [np.asarray(align_importance(jnp.asarray(anchor), GRIDS[0], grid)) for grid in GRIDS]
     best = np.sort(np.concatenate(aligned))[::-1][:14]
     kept = _select("topk_global", scales, anchor)
     scores = np.concatenate([np.asarray(item.importance)[np.asarray(item.mask)] for item in kept])
     np.testing.assert_allclose(np.sort(scores)[::-1], best, rtol=1e-6)
-    assert [int(item.mask.sum()) for item in kept] != [int(item.mask.sum()) for item in everything]
 
 
 def test_random_keeps_distinct_valid_tokens_and_changes_with_the_question(anchor):
