@@ -6,6 +6,7 @@ Without --stage all stages run, one after another (bat_jax/train/mini/run.py lis
 stopped, at any moment, the command goes on where it was. The work folder grows to 17 GB.
 """
 
+import dataclasses
 import pathlib
 
 from absl import flags
@@ -29,11 +30,12 @@ def main(_: list[str]) -> None:
     if "export" in stages and not OUTPUT_DIR.value:
         raise ValueError("--output_dir: give the folder of the checkpoint")
     work = pathlib.Path(WORK_DIR.value)
-    training = MiniTraining(work, MiniRecipe(), workers=WORKERS.value)
+    recipe = MiniRecipe()
+    training = MiniTraining(work, recipe, workers=WORKERS.value)
+    write_json(work / "run.json", {"stages": list(stages), "recipe": dataclasses.asdict(recipe)} | run_record(seed=0))
     for stage in stages:
         print(f"stage {stage}", flush=True)
         training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None, EXPORTED.value)
-    write_json(work / "run.json", {"stages": list(stages)} | run_record(seed=0))
 
 
 if __name__ == "__main__":

@@ -147,9 +147,7 @@ def sample_loss(
     with jax.named_scope("decoder"):
         hidden = _decoder(cfg, recipe, params, spliced.embeddings, spliced.valid).hidden[0]
     answer, num_targets = _answer_loss(cfg, params, hidden, spliced.valid[0], sample)
-    mass = jnp.sum(jnp.where(sample.target_mask, importance, 0.0))
-    has_targets = jnp.any(sample.target_mask) & sample.has_image
-    auxiliary = jnp.where(has_targets, -jnp.log(mass + _SMALLEST_MASS), 0.0)
+    auxiliary, mass = importance_loss(importance, sample.target_mask & sample.has_image)
     return SampleLoss(
         total=answer + recipe.importance_loss_weight * auxiliary,
         answer=answer,
@@ -175,6 +173,14 @@ def batch_loss(
     losses = jax.vmap(lambda sample: sample_loss(cfg, recipe, table, params, key, sample))(samples)
     # An empty slot may hold anything, and 0 * NaN is NaN.
     return jnp.sum(jnp.where(samples.weight > 0, samples.weight * losses.total, 0.0)), losses
+
+
+def importance_loss(
+    importance: Float[Array, "*B M1"], target_mask: Bool[Array, "*B M1"]
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
+    """Return (-log of the importance on the target's tokens, that importance); 0 and 0 without a target."""
+    mass = jnp.sum(jnp.where(target_mask, importance, 0.0), axis=-1)
+    return jnp.where(jnp.any(target_mask, axis=-1), -jnp.log(mass + _SMALLEST_MASS), 0.0), mass
 
 
 def region_capacity(cfg: BatConfig) -> tuple[int, ...]:

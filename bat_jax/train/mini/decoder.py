@@ -19,12 +19,12 @@ from bat_jax import model as bat
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.scenes.question import SUB_TASKS
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.train.loss import importance_loss
 from bat_jax.train.mini.groups import GroupBatch, Mix
 from bat_jax.train.mini.packed import (
     AnswerLoss,
     Texts,
     answer_loss,
-    importance_loss,
     last_rows,
     position_embeddings,
     prefix_cache,
@@ -57,8 +57,8 @@ _TOLD_WEIGHT = 0.5
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights of all parts, so that words and tokens are still themselves behind an untrained layer.
 
-    What layers add to the residual stream begins small against the embeddings (otherwise it is five times as large, and
-    a token cannot be matched with its word). The scale embedding's base grid begins as two-dimensional sinusoids.
+    What layers add to the residual stream begins small against the embeddings (it would be eight times as large after
+    one layer, and a token would hardly resemble its word). The scale embedding's base grid begins as sinusoids.
     """
     params = bat.init_params(cfg, key)
     layers = params["decoder"]["layers"]

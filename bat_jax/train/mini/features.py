@@ -14,24 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from bat_jax import model as bat
 from bat_jax.compress.compressor import initial_centres, partition_scale
 from bat_jax.config import BatConfig
-from bat_jax.io.views import normalisation_table
 from bat_jax.train.mini.decoder import project
 from bat_jax.train.mini.packed import position_embeddings
-from bat_jax.train.mini.pictures import PictureStore, grids
+from bat_jax.train.mini.pictures import PictureStore, grids, open_array
+from bat_jax.train.mini.tower import patch_features
 from bat_jax.typing import Params
 
 _TILES_AT_ONCE = 38
-
-
-def open_array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
-    """Open a file of this shape, or make it full of zeros."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-    return np.lib.format.open_memmap(path, "r+")
 
 
 def encode_pictures(cfg: BatConfig, params: Params, store: PictureStore, directory: pathlib.Path) -> tuple:
@@ -40,8 +31,7 @@ def encode_pictures(cfg: BatConfig, params: Params, store: PictureStore, directo
     vision = open_array(directory / "vision.npy", (store.num_pictures, num_tokens, cfg.vision.width), np.float16)
     regions = open_array(directory / "regions.npy", (store.num_pictures, num_tokens), np.uint8)
     done = open_array(directory / "done.npy", (store.num_pictures,), np.uint8)
-    table = jnp.asarray(normalisation_table())
-    tower = jax.jit(lambda params, tiles: _tower(cfg, params, table, tiles))
+    tower = jax.jit(lambda params, tiles: patch_features(cfg, params, tiles).reshape(-1, cfg.vision.width))
     cluster = [jax.jit(functools.partial(_regions, cfg, index)) for index in range(len(cfg.compressor.scales))]
     bounds = np.cumsum([0, *(grid.num_tokens for grid in grids(cfg))])
     for index in tqdm(np.flatnonzero(done == 0), unit="picture", desc="features", disable=not sys.stderr.isatty()):
@@ -64,12 +54,6 @@ def project_pictures(cfg: BatConfig, params: Params, vision: np.ndarray, directo
     for index in range(vision.shape[0]):
         tokens[index] = np.asarray(embed(np.asarray(vision[index])))
     return tokens
-
-
-def _tower(cfg: BatConfig, params: Params, table: jax.Array, tiles: jax.Array) -> jax.Array:
-    pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
-    patches = bat.modules(cfg)["vision_tower"].apply({"params": params["vision_tower"]}, pixels).patches
-    return patches.reshape(-1, cfg.vision.width)
 
 
 def _regions(cfg: BatConfig, scale: int, key: jax.Array, features: jax.Array) -> jax.Array:

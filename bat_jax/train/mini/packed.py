@@ -24,7 +24,6 @@ from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 # <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
 _TEMPLATE_END = 5
-_SMALLEST_MASS = 1e-9
 
 
 class Texts(NamedTuple):
@@ -115,14 +114,6 @@ def question_rows(texts: Texts) -> Float[Array, "Q T"]:
     stop = (texts.question_end - _TEMPLATE_END)[:, None]
     is_question = (place >= 1) & (place < stop)  # place 0 is the newline behind the image
     return (is_question / jnp.maximum(stop - 1, 1)).astype(jnp.float32)
-
-
-def importance_loss(
-    importance: Float[Array, "*B M1"], target_mask: Bool[Array, "*B M1"]
-) -> tuple[Float[Array, "*B"], Float[Array, "*B"]]:
-    """Return (-log of the importance on the target's tokens, that importance); 0 and 0 without a target."""
-    mass = jnp.sum(jnp.where(target_mask, importance, 0.0), axis=-1)
-    return jnp.where(jnp.any(target_mask, axis=-1), -jnp.log(mass + _SMALLEST_MASS), 0.0), mass
 
 
 def last_rows(texts: Texts) -> Float[Array, "Q T"]:

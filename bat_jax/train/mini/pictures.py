@@ -131,9 +131,11 @@ class PictureStore:
             os.replace(stage, stored)
         if json.loads(stored.read_text()) != facts:
             raise ValueError(f"{directory}: holds pictures made as {stored.read_text()}, wanted {facts}")
-        self.tiles = _array(directory / "tiles.npy", (num_pictures, num_tiles, tile, tile, 3), np.uint8)
-        self.labels = _array(directory / "labels.npy", (num_pictures, num_tokens, len(TokenTruth._fields)), np.uint8)
-        self.done = _array(directory / "done.npy", (num_pictures,), np.uint8)
+        self.tiles = open_array(directory / "tiles.npy", (num_pictures, num_tiles, tile, tile, 3), np.uint8)
+        self.labels = open_array(
+            directory / "labels.npy", (num_pictures, num_tokens, len(TokenTruth._fields)), np.uint8
+        )
+        self.done = open_array(directory / "done.npy", (num_pictures,), np.uint8)
 
     def fill(self, workers: int = 2, progress: bool = True) -> None:
         """Make the missing pictures in `workers` processes."""
@@ -162,9 +164,10 @@ def _make(job: tuple[pathlib.Path, BatConfig, int, int]) -> None:
     store.done[index] = 1
 
 
-def _array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
+def open_array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """Open a file as an array, or create it full of zeros (a sparse file: it takes room as it fills)."""
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         stage = path.with_suffix(".partial")
         np.lib.format.open_memmap(stage, "w+", dtype, shape).flush()
         os.replace(stage, path)

@@ -15,6 +15,7 @@ export     -                                      -                             
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -178,7 +179,7 @@ class MiniTraining:
         self._stage("options", recipe.options, params, decoder.letters_loss(cfg, batches.prefix_ids), batches)
 
     def letters(self) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank
         mix = Mix(num_pictures=0, num_questions=0, num_text_only=recipe.letter_batch)
         batches = GroupBatches(cfg, mix, bank, self._store().labels, self._training, recipe.letters.seed)
         loss = decoder.letters_loss(cfg, bank.prefix_ids)
@@ -205,7 +206,7 @@ class MiniTraining:
         self._stage("word_bag", recipe.word_bag, trained, loss, batch_of, fixed=self._saved("letters"))
 
     def attention(self) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank
         params = {"scale_embedding": self._untrained()["scale_embedding"]}
         params |= self._saved("letters") | self._saved("word_bag")
         loss = decoder.attention_loss(cfg, self._tokenizer(), bank.prefix_ids)
@@ -220,7 +221,7 @@ class MiniTraining:
     def given(self) -> None:
         recipe = self.recipe
         loss = decoder.given_loss(
-            self.cfg, self._tokenizer(), self._bank().prefix_ids, recipe.importance_weight, recipe.evidence_weight
+            self.cfg, self._tokenizer(), self._bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
         )
         batches = self._feature_batches(recipe.given_mix, recipe.given.seed)
         self._stage("given", recipe.given, self._saved("attention"), loss, batches)
@@ -229,7 +230,7 @@ class MiniTraining:
         """Return position -> {"groups", "vision" (B, U, E) and "object_id" (B, U) of given tokens, "anchor"}."""
         cfg, vision = self.cfg, self._features("vision")
         labels = self._store().labels
-        batches = GroupBatches(cfg, mix, self._bank(), labels, self._training, seed)
+        batches = GroupBatches(cfg, mix, self._bank, labels, self._training, seed)
         num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
 
         def batch_of(position: int) -> dict[str, Any]:
@@ -263,7 +264,7 @@ class MiniTraining:
         export.write_checkpoint(output, self.cfg, params)
 
     def _selected_stage(self, name: str, settings: StageSettings, mix: Mix, before: str) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank()
+        cfg, recipe, bank = self.cfg, self.recipe, self._bank
         labels = self._store().labels
         batches = GroupBatches(cfg, mix, bank, labels, self._training, settings.seed)
         fixed = {"tokens": jnp.asarray(self._features("tokens")), "regions": jnp.asarray(self._features("regions"))}
@@ -289,14 +290,13 @@ class MiniTraining:
         loss: Any,
         batch_of: Callable[[int], Any],
         **options: Any,
-    ) -> Params:
+    ) -> None:
         """Run a stage and keep its weights as NAME.npz."""
         trained = run_stage(self.directory / "stages" / name, settings, params, loss, batch_of, **options)
         leaves = traverse_util.flatten_dict(jax.tree.map(np.asarray, trained), sep="/")
         stage = self.directory / f".{name}.npz"
         np.savez(stage, **leaves)
         os.replace(stage, self.directory / f"{name}.npz")
-        return trained
 
     def _untrained(self) -> dict[str, Any]:
         return decoder.init_params(self.cfg, jax.random.key(self.recipe.options.seed))
@@ -315,6 +315,7 @@ class MiniTraining:
     def _store(self) -> PictureStore:
         return PictureStore(self.directory / "pictures", self.cfg, self.recipe.num_pictures)
 
+    @functools.cached_property
     def _bank(self) -> Bank:
         path = self.directory / "bank.npz"
         if not path.exists():

@@ -46,12 +46,16 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     return {"vision_tower": tower, "heads": heads}
 
 
-def head_logits(cfg: BatConfig, params: Params, tiles: jax.Array) -> dict[str, jax.Array]:
-    """Return (B, P, classes) of every head."""
+def patch_features(cfg: BatConfig, params: Params, tiles: jax.Array) -> jax.Array:
+    """Return (B, P, E), the tower's features of (B, t, t, 3) uint8 tiles."""
     table = jnp.asarray(normalisation_table())
     pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
-    tower = bat.modules(cfg)["vision_tower"]
-    patches = tower.apply({"params": params["vision_tower"]}, pixels).patches
+    return bat.modules(cfg)["vision_tower"].apply({"params": params["vision_tower"]}, pixels).patches
+
+
+def head_logits(cfg: BatConfig, params: Params, tiles: jax.Array) -> dict[str, jax.Array]:
+    """Return (B, P, classes) of every head."""
+    patches = patch_features(cfg, params, tiles)
     return {name: patches @ head["kernel"] + head["bias"] for name, head in params["heads"].items()}
 
 

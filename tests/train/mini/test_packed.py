@@ -11,6 +11,7 @@ from bat_jax.config import BatConfig
 from bat_jax.io.prompts import build_prompt, end_of_turn_id, load_tokenizer
 from bat_jax.scenes.layout import generate_scene
 from bat_jax.scenes.questions import generate_questions
+from bat_jax.train.loss import importance_loss
 from bat_jax.train.mini import decoder, packed
 from bat_jax.train.mini.bank import answer_text, prompt_text, tokenized
 from bat_jax.train.mini.export import write_tokenizer
@@ -96,7 +97,7 @@ def test_packed_importance_is_the_models(case):
 
 def test_importance_loss_is_minus_the_log_of_the_mass_and_nothing_without_a_target():
     importance = jnp.asarray([[0.1, 0.2, 0.3], [0.0, 0.5, 0.1]])
-    loss, mass = packed.importance_loss(importance, jnp.asarray([[False, True, True]] * 2))
+    loss, mass = importance_loss(importance, jnp.asarray([[False, True, True]] * 2))
     np.testing.assert_allclose(mass, [0.5, 0.6], rtol=1e-6)
     np.testing.assert_allclose(loss, -np.log([0.5, 0.6]), rtol=1e-5)
-    assert packed.importance_loss(importance, jnp.zeros((2, 3), bool))[0].tolist() == [0, 0]
+    assert importance_loss(importance, jnp.zeros((2, 3), bool))[0].tolist() == [0, 0]
