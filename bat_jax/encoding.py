@@ -1,6 +1,7 @@
 """The half that depends on the image alone: read, tile, tower, projector, scale embedding, partition, anchor prefix.
 
-`SceneEncoder.encode` takes an image through these stages once; what it returns serves every question (SceneData).
+`SceneEncoder.encode` takes an image through these stages once; what it returns serves every question (SceneData). Its
+two steps stand apart for grids of settings: `encode_views` runs the networks of the image, `make_scene` the rest.
 Tiles go through the tower in micro-batches of one fixed size, so memory does not grow with the image.
 """
 
@@ -69,6 +70,16 @@ class SceneData:
         return tuple(counts)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedViews:
+    """What no setting of the compressor but its views' sizes changes: `source`, and each view's tiles and features."""
+
+    source: SourceImage
+    sizes_px: tuple[int, ...]
+    tiles: tuple[np.ndarray, ...]
+    features: tuple[bat.TileFeatures, ...]
+
+
 class SceneEncoder:
     """Runs the image half of a model; shares its stages (compiled programs and clocks) with the question half."""
 
@@ -89,6 +100,7 @@ class SceneEncoder:
         seed: int = 0,
         prefix_ids: np.ndarray | None = None,
         keep_intermediates: bool = False,
+        max_clusters: int | None = None,
     ) -> SceneData:
         """Encode an image.
 
@@ -98,27 +110,77 @@ class SceneEncoder:
           kmeans_init: first centres per scale (token indices), instead of drawing them from `seed`.
           prefix_ids: the prompt's text before the image; the template's by default.
           keep_intermediates: also return pixels, features and embeddings as NumPy arrays.
+          max_clusters: compile for as many; any number of clusters up to it then shares the programs.
         """
-        cfg, settings = self.cfg, self.cfg.compressor
         self.stages.reset_clocks()
         source = self._source(image)
+        # Before the networks run: a label map that does not fit should cost nothing.
         regions = self._label_regions(label_map, source)
+        views = self._encode_source(source)
+        return self._make_scene(views, regions, kmeans_init, seed, prefix_ids, keep_intermediates, max_clusters)
+
+    def encode_views(self, image: ImageLike) -> EncodedViews:
+        """Run the tower and the projector over all views of an image; for `make_scene`."""
+        return self._encode_source(self._source(image))
+
+    def make_scene(
+        self,
+        views: EncodedViews,
+        *,
+        label_map: np.ndarray | None = None,
+        kmeans_init: Mapping[int, np.ndarray] | None = None,
+        seed: int = 0,
+        max_clusters: int | None = None,
+    ) -> SceneData:
+        """Make of encoded views what `encode` returns, under this encoder's settings; its arguments.
+
+        Raises:
+          ValueError: the views have other sizes than the settings'.
+        """
+        if views.sizes_px != self.cfg.compressor.sizes_px:
+            raise ValueError(
+                f"views: have sizes {list(views.sizes_px)}, the settings {list(self.cfg.compressor.sizes_px)}"
+            )
+        self.stages.reset_clocks()
+        regions = self._label_regions(label_map, views.source)
+        return self._make_scene(views, regions, kmeans_init, seed, None, False, max_clusters)
+
+    def _encode_source(self, source: SourceImage) -> EncodedViews:
+        settings = self.cfg.compressor
+        tiles = tuple(make_tiles(source.pixels, settings.sizes_px, self.cfg.vision.image_size_px))
+        return EncodedViews(
+            source=source,
+            sizes_px=settings.sizes_px,
+            tiles=tiles,
+            features=tuple(self._encode_view(view) for view in tiles),
+        )
+
+    def _make_scene(
+        self,
+        views: EncodedViews,
+        regions: tuple[LabelRegions, ...] | None,
+        kmeans_init: Mapping[int, np.ndarray] | None,
+        seed: int,
+        prefix_ids: np.ndarray | None,
+        keep_intermediates: bool,
+        max_clusters: int | None,
+    ) -> SceneData:
+        cfg, settings, source = self.cfg, self.cfg.compressor, views.source
         if prefix_ids is None:
             prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
-        views = make_tiles(source.pixels, settings.sizes_px, cfg.vision.image_size_px)
         scales, grids, capacity, labels, centres = [], [], [], [], []
         kept: dict[str, np.ndarray] = {}
         attention_tokens = None
-        for index, (spec, tiles) in enumerate(zip(settings.scales, views, strict=True)):
+        for index, (spec, tiles, features) in enumerate(zip(settings.scales, views.tiles, views.features, strict=True)):
             grid = bat.token_grid(cfg, spec.size_px)
-            features = self._encode_view(tiles)
             tokens = self._with_embedding(spec, "answer", features.projected)
             valid = self._valid_tokens(source, spec.size_px, grid)
             if regions is None:
                 clustered = features.vision if settings.cluster_features == "vision" else tokens
                 init = self._first_centres(spec, valid, kmeans_init, seed)
-                region_id = self._partition(spec, grid, clustered, valid, init)
-                capacity.append(max(init.size, 1))
+                room = max(init.size, max_clusters or 1)
+                region_id = self._partition(spec, grid, clustered, valid, init, room)
+                capacity.append(room)
                 labels.append(None)
             else:
                 init = np.zeros(0, np.int32)
@@ -217,7 +279,7 @@ class SceneEncoder:
 
     def _with_embedding(self, spec: ScaleSpec, path: str, projected: jax.Array) -> jax.Array:
         repeats = self.cfg.compressor.embedding_repeats(path)
-        static = (self.cfg, spec.size_px, repeats)
+        static = (self.cfg.networks_with("scale_embedding_extent"), spec.size_px, repeats)
         return self.stages.run("scale_embedding", bat.with_scale_embedding, static, self.params, projected)
 
     def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
@@ -252,8 +314,10 @@ class SceneEncoder:
             )
         return init.astype(np.int32)
 
-    def _partition(self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray):
-        """Return (M,) region ids of a scale by K-means or a regular grid."""
+    def _partition(
+        self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray, room: int
+    ) -> jax.Array:
+        """Return (M,) region ids of a scale by K-means or a regular grid, compiled for `room` regions."""
         settings = self.cfg.compressor
         # Only the rules that partitioning reads; budgets and the like must not compile it anew.
         rules = CompressorConfig.release(
@@ -268,7 +332,7 @@ class SceneEncoder:
             (rules, grid),
             features,
             jnp.asarray(valid),
-            jnp.asarray(init),
+            jnp.asarray(np.pad(init, (0, room - init.size))),
             jnp.int32(init.size),
             jnp.int32(settings.kmeans_iterations),
         )

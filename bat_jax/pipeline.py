@@ -21,11 +21,11 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.alignment import align_importance
-from bat_jax.compress.compressor import select
+from bat_jax.compress.compressor import SELECTION_RULES, select
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.encoding import TILE_BATCH, ImageLike, SceneData, SceneEncoder
+from bat_jax.encoding import TILE_BATCH, EncodedViews, ImageLike, SceneData, SceneEncoder
 from bat_jax.generate import generate
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
@@ -140,9 +140,20 @@ class BatModel:
 
         Args:
           image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
-          options: label_map, kmeans_init, seed, prefix_ids, keep_intermediates, see `SceneEncoder.encode`.
+          options: label_map, kmeans_init, seed, prefix_ids, keep_intermediates, max_clusters, see
+            `SceneEncoder.encode`.
         """
-        data = self.encoder.encode(image, **options)
+        return self._scene(self.encoder.encode(image, **options))
+
+    def encode_views(self, image: ImageLike) -> EncodedViews:
+        """Run the networks of an image alone, for `make_scene` under many settings."""
+        return self.encoder.encode_views(image)
+
+    def make_scene(self, views: EncodedViews, **options: Any) -> Scene:
+        """Return what `encode` would, from encoded views; see `SceneEncoder.make_scene` for the options."""
+        return self._scene(self.encoder.make_scene(views, **options))
+
+    def _scene(self, data: SceneData) -> Scene:
         return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
 
     def ask(self, scenes: Sequence[Scene], question: str, **options: Any) -> Answer:
@@ -182,7 +193,8 @@ class BatModel:
 
         Args:
           suffix: the text behind the image on the attention path; by default the prompt's last piece.
-          budgets: tokens per scale, at most the config's; these are traced, so no value compiles anew.
+          budgets: tokens per scale, at most the config's, of which some may be 0; these are traced, so no value
+            compiles anew.
           temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
           stop: end at the end-of-turn token; False always writes `max_new_tokens`.
 
@@ -242,6 +254,8 @@ class BatModel:
             end_of_turn_id=end_of_turn_id(self.tokenizer),
             is_space=lambda token: self.tokenizer.decode([token]).isspace(),
         )
+        # What only partitioning or importance reads must not compile the selection anew.
+        rules = self.cfg.networks_with(*SELECTION_RULES).compressor
         compressions = []
         for scene, shares in zip(scenes, self._shares(budgets, len(scenes)), strict=True):
             self._check_length(scene.cache.key.shape[2] + suffix.size)
@@ -259,12 +273,13 @@ class BatModel:
             selections = self.stages.run(
                 "preserve_merge",
                 select,
-                (settings, scene.grids, scene.region_capacity),
+                (rules, scene.grids, scene.region_capacity),
                 scene.scales,
                 importance,
                 jnp.asarray(shares, jnp.int32),
             )
-            tokens, mask = self.stages.run("token_mlp", bat.visual_tokens, (self.cfg,), self.params, selections)
+            static = (self.cfg.networks_with("scales", "token_mlp"),)
+            tokens, mask = self.stages.run("token_mlp", bat.visual_tokens, static, self.params, selections)
             compressions.append(
                 Compression(tokens=tokens, mask=mask, selections=selections, anchor_importance=importance)
             )
@@ -301,8 +316,11 @@ class BatModel:
         """Divide every B_s among the images, the remainder to the first ones."""
         limits = self.cfg.compressor.budgets
         budgets = limits if budgets is None else tuple(budgets)
-        if len(budgets) != len(limits) or any(not 0 < b <= limit for b, limit in zip(budgets, limits, strict=False)):
-            raise ValueError(f"budgets={list(budgets)}: need {len(limits)} values, each from 1 to {list(limits)}")
+        is_allowed = all(0 <= budget <= limit for budget, limit in zip(budgets, limits, strict=False))
+        if len(budgets) != len(limits) or not is_allowed or not any(budgets):
+            raise ValueError(
+                f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
+            )
         return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
 
     def _check_length(self, num_rows: int) -> None:

@@ -24,6 +24,10 @@ from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
 
+# The fields of CompressorConfig that `select` reads.
+SELECTION_RULES = ("scales", "mask_padding", "selection", "preserve_equal", "coverage")
+
+
 class ScaleTokens(NamedTuple):
     """One scale as the question sees it: everything the image alone decides.
 

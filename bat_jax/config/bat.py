@@ -147,6 +147,12 @@ class BatConfig:
         )
         return dataclasses.replace(self, compressor=blank, prompt=PromptConfig())
 
+    def networks_with(self, *names: str) -> "BatConfig":
+        """Return `networks` with some of the compressor's settings, for what reads only these."""
+        networks = self.networks
+        kept = {name: getattr(self.compressor, name) for name in names}
+        return dataclasses.replace(networks, compressor=dataclasses.replace(networks.compressor, **kept))
+
     @classmethod
     def uhr_bat_7b(cls, fidelity: Fidelity = "release", **overrides: Any) -> "BatConfig":
         """UHR-BAT-7B's sizes: CLIP ViT-L/14-336, LongVA-7B, residual grids for the four scales, token MLP."""

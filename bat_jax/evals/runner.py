@@ -302,7 +302,7 @@ def run(
         futures.ThreadPoolExecutor(num_workers) as pool,
     ):
         for picture, loading in _load_ahead(pool, todo, num_workers + 1):
-            for record in _answer_picture(model, picture, loading, encode_options or {}, ask_options or {}):
+            for record in answer_picture(model, picture, loading.result, encode_options or {}, ask_options or {}):
                 log.append(record)
                 counts.update(asked=1, right=record["is_right"], errors=record["status"] == "error")
                 left = pace.seconds_left
@@ -336,17 +336,21 @@ def _timed_load(picture: Picture) -> tuple[np.ndarray | SourceImage, float]:
     return picture.load(), time.perf_counter() - start
 
 
-def _answer_picture(
+def answer_picture(
     model: Any,
     picture: Picture,
-    loading: futures.Future,
+    load: Callable[[], tuple[Any, float]],
     encode_options: Mapping[str, Any],
     ask_options: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Yield a line for every question of a picture."""
+    """Yield a line for every question of a picture; for the arguments see `run`.
+
+    Args:
+      load: returns what the model encodes, and the seconds that loading it took.
+    """
     times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
     try:
-        image, times["load_seconds"] = loading.result()
+        image, times["load_seconds"] = load()
         start = time.perf_counter()
         scene = model.encode(image, **encode_options)
         times["encode_seconds"] = time.perf_counter() - start

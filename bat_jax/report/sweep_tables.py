@@ -1,0 +1,115 @@
+"""The results of a grid of settings as Markdown, CSV and a plot; the paper's numbers beside ours."""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+
+import matplotlib.figure
+
+from bat_jax.study.grids import Grid
+from bat_jax.study.sweep import CellResult
+
+
+def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:
+    """Return the table of a grid.
+
+    Args:
+      facts: lines of text on what was asked, for the top.
+    """
+    published = list(dict.fromkeys(name for result in results for name in result.cell.published))
+    subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
+    lines = [f"# {grid.title}", "", *(f"- {fact}" for fact in facts)]
+    lines.append(
+        "- right: percent of answers [95 % interval]; to first: percent points to the first row on the same questions "
+        "[95 % interval]; right-hand columns: percent by sub-task"
+    )
+    if published:
+        lines.append("- paper: what the paper prints for this cell, on its own benchmark and model")
+    heads = ["setting", "budgets", "kept", "right", "to first", *(f"paper {name}" for name in published), *subtasks]
+    lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for result in results:
+        cell = result.cell
+        row = [
+            cell.key.replace(" | ", ", "),
+            "/".join(map(str, cell.budgets)),
+            f"{result.tokens:.0f}",
+            f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]",
+            _difference(result),
+            *(_number(cell.published.get(name)) for name in published),
+            *(_number(result.subtasks.get(name)) for name in subtasks),
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _difference(result: CellResult) -> str:
+    if result.difference is None:
+        return ""
+    middle, low, high = result.difference
+    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def to_csv(results: Sequence[CellResult]) -> str:
+    """Return one line a cell: name, budgets, questions, tokens, accuracy with its interval, difference, seconds."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
+    writer.writerow(
+        ["name", "column", "budgets", "questions", "tokens", "right", "low", "high"]
+        + ["to_first", "to_first_low", "to_first_high", "seconds", *subtasks]
+    )
+    for result in results:
+        difference = result.difference or ("", "", "")
+        writer.writerow(
+            [result.cell.name, result.cell.column, "/".join(map(str, result.cell.budgets)), result.num_questions]
+            + [f"{value:.2f}" for value in (result.tokens, result.accuracy, *result.interval)]
+            + [value if value == "" else f"{value:.2f}" for value in difference]
+            + [f"{result.seconds:.4f}", *(f"{result.subtasks.get(name, float('nan')):.2f}" for name in subtasks)]
+        )
+    return text.getvalue()
+
+
+def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
+    """Draw accuracy with its interval as a PNG: against kept tokens where cells form series, else one bar a cell."""
+    figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if any(result.cell.column for result in results):
+        for name in dict.fromkeys(result.cell.name for result in results):
+            series = sorted((one for one in results if one.cell.name == name), key=lambda one: one.tokens)
+            axes.errorbar(
+                [one.tokens for one in series],
+                [one.accuracy for one in series],
+                yerr=[
+                    [one.accuracy - one.interval[0] for one in series],
+                    [one.interval[1] - one.accuracy for one in series],
+                ],
+                marker="o",
+                capsize=2,
+                linewidth=1,
+                label=name,
+            )
+        axes.set_xlabel("tokens kept")
+        axes.legend(fontsize="small")
+    else:
+        place = range(len(results))
+        axes.errorbar(
+            [one.accuracy for one in results],
+            place,
+            xerr=[
+                [one.accuracy - one.interval[0] for one in results],
+                [one.interval[1] - one.accuracy for one in results],
+            ],
+            fmt="o",
+            capsize=2,
+        )
+        axes.set_yticks(place, [one.cell.name for one in results])
+        axes.invert_yaxis()
+    axes.set_title(grid.title)
+    (axes.set_ylabel if any(one.cell.column for one in results) else axes.set_xlabel)("percent right")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, format="png", dpi=120)
