@@ -26,7 +26,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.evals import categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import extract
 
 AVERAGINGS = ("paper", "leaderboard", "micro", "macro", "macro_all")
 STATUSES = ("answered", "missing", "error")

@@ -29,7 +29,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.evals.categories import benchmark as find_benchmark
+from bat_jax.data.categories import benchmark as find_benchmark
 from bat_jax.evals.question_prompts import release_truth
 
 RULES = ("official", "release", "strict", "tolerant")

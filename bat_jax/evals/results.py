@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bat_jax.evals import aggregate, categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract
 from bat_jax.evals.aggregate import Cell, Outcome, Prediction
 from bat_jax.evals.runner import DEFAULT_RULE, Picture, Task
 

@@ -32,7 +32,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bat_jax.config import BatConfig, ScaleSpec
-from bat_jax.evals import aggregate, categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract
 from bat_jax.io.images import SourceImage, one_line
 
 DEFAULT_RULE = "official"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bat_jax.evals import aggregate, categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract
 from bat_jax.evals.aggregate import Item, Prediction
 
 FOUR = ("(A) one", "(B) two", "(C) three", "(D) four")
