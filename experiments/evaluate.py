@@ -2,6 +2,10 @@
 
     python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --split=test --output_dir=DIR
     python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --scene_seeds=3000000:3000010 --output_dir=DIR
+    python -m experiments.evaluate --checkpoint=DIR --benchmark=xlrs --data=XLRS-Bench-lite --output_dir=DIR
+
+Benchmarks that come as files: xlrs, mme_realworld, rshr and llava (any LLaVA conversations); docs/benchmarks.md says
+how to get each one and which forms are read.
 
 The results directory holds config.json (the model's), run.json (settings, versions, device), predictions.jsonl,
 metrics.json and table.md. The same command started again goes on where the last one ended, however it ended. Several
@@ -12,12 +16,13 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
 
 from bat_jax.config import BatConfig
+from bat_jax.data.benchmarks.containers import data_files
 from bat_jax.evals import results, uhr_mini
 from bat_jax.evals.runner import (
     PREDICTIONS,
@@ -31,6 +36,7 @@ from bat_jax.evals.runner import (
     shard_file,
     shard_of,
 )
+from bat_jax.evals.sources import SOURCES
 from bat_jax.io.params import PARAMS_FOLDER
 from bat_jax.pipeline import BatModel
 from bat_jax.report.run_record import run_record, staged_file, write_json
@@ -40,18 +46,31 @@ from experiments import cli
 from experiments import compressor_flags as compressor
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
-BENCHMARK = flags.DEFINE_enum("benchmark", None, [uhr_mini.NAME], "What to measure on.")
+BENCHMARK = flags.DEFINE_enum("benchmark", None, list(SOURCES), "What to measure on.")
 SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
+DATA = flags.DEFINE_string(
+    "data", None, "File or folder of a benchmark that comes as files, in any of the forms it is distributed in."
+)
+IMAGE_FOLDER = flags.DEFINE_string(
+    "image_folder", None, "Where the image files of --data stand. Default: beside it, also in images/, imgs/ or data/."
+)
+LEAK_HINT = flags.DEFINE_bool(
+    "leak_hint",
+    False,
+    "Add the release's sentence that several answers are right where they are: it tells the model about the truth.",
+)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results directory; an unfinished run in it goes on.")
 VIEWS = flags.DEFINE_enum(
     "views", "all", ["all", "anchor"], "anchor: the coarsest view alone, with all of its tokens and no selection."
 )
 PROMPT = flags.DEFINE_enum(
     "prompt",
-    "release",
-    ["release", "xlrs", "word"],
-    "How to ask: as the authors' script, as XLRS-Bench's harness, or for the option's text instead of its letter.",
+    None,
+    sorted({style for source in SOURCES.values() for style in source.prompts}),
+    "How to ask: as the authors' script (release), the benchmark's own (official) or VLMEvalKit; uhr_mini also as "
+    "XLRS-Bench's harness (xlrs) or for the option's text instead of its letter (word). Default: "
+    + ", ".join(f"{name} {source.prompts[0]}" for name, source in SOURCES.items()),
 )
 RENDER_PX = flags.DEFINE_integer(
     "render_px",
@@ -60,14 +79,22 @@ RENDER_PX = flags.DEFINE_integer(
     lower_bound=MIN_SIDE_PX,
     upper_bound=MAX_SIDE_PX,
 )
-MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 8, "Most tokens of an answer.", lower_bound=1)
+MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens",
+    None,
+    "Most tokens of an answer. Default: "
+    + ", ".join(f"{name} {source.max_new_tokens}" for name, source in SOURCES.items()),
+    lower_bound=1,
+)
 OFFSET = flags.DEFINE_integer("offset", 0, "Leave out so many questions in front.", lower_bound=0)
 LIMIT = flags.DEFINE_integer("limit", None, "Ask so many questions at most.", lower_bound=1)
 IDS = flags.DEFINE_list("ids", [], "Ask these questions only, by id.")
 SHARD = flags.DEFINE_string("shard", None, "i/n: part i of n (from 1) of the pictures, for n processes on one run.")
 MERGE = flags.DEFINE_bool("merge", False, "Only make metrics.json and table.md from what is in --output_dir.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew: remove the run in --output_dir first.")
-NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "Threads that paint pictures ahead of the model.", lower_bound=1)
+NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers", 2, "Threads that paint or read pictures ahead of the model.", lower_bound=1
+)
 
 _RUN, _CONFIG, _METRICS, _TABLE = "run", "config.json", "metrics.json", "table.md"
 
@@ -83,6 +110,51 @@ def seeds_of_flags() -> range:
     return seeds_of(SPLIT.value) if SPLIT.value else parse_seeds(SCENE_SEEDS.value)
 
 
+def scene_settings() -> dict[str, Any]:
+    """Return the settings of uhr_mini."""
+    seeds = seeds_of_flags()
+    return {"scene_seeds": f"{seeds.start}:{seeds.stop}", "render_px": RENDER_PX.value}
+
+
+def file_settings() -> dict[str, Any]:
+    """Return the settings of a benchmark that comes as files.
+
+    Raises:
+      ValueError: --data is missing or none of the forms that can be read.
+    """
+    if not DATA.value:
+        raise ValueError(f"--data: name the file or folder of {BENCHMARK.value}")
+    path = pathlib.Path(DATA.value).absolute()
+    return {
+        "data": str(path),
+        "file_bytes": {file.name: file.stat().st_size for file in data_files(path)},
+        "image_folder": str(pathlib.Path(IMAGE_FOLDER.value).absolute()) if IMAGE_FOLDER.value else None,
+        "leak_hint": LEAK_HINT.value,
+        "max_pixels": compressor.MAX_PIXELS.value,
+    }
+
+
+# What reads a benchmark's own flags, and which flags these are.
+_SETTINGS: Mapping[str, Callable[[], dict[str, Any]]] = {uhr_mini.NAME: scene_settings}
+_SCENE_FLAGS = (SPLIT, SCENE_SEEDS, RENDER_PX)
+_FILE_FLAGS = (DATA, IMAGE_FOLDER, LEAK_HINT)
+
+
+def prompt_of_flags() -> str:
+    """Return --prompt, or the benchmark's default.
+
+    Raises:
+      ValueError: the benchmark has no such prompt, or a flag is given that belongs to other benchmarks.
+    """
+    source = SOURCES[BENCHMARK.value]
+    for flag in _FILE_FLAGS if BENCHMARK.value in _SETTINGS else _SCENE_FLAGS:
+        if flag.present:
+            raise ValueError(f"--{flag.name}: is not for --benchmark={BENCHMARK.value}; leave it out")
+    if PROMPT.value not in (None, *source.prompts):
+        raise ValueError(f"--prompt={PROMPT.value}: {BENCHMARK.value} offers {', '.join(source.prompts)}")
+    return PROMPT.value or source.prompts[0]
+
+
 def config_of_flags() -> BatConfig:
     """Return the checkpoint's config with the flags' settings and views.
 
@@ -91,7 +163,7 @@ def config_of_flags() -> BatConfig:
     """
     for flag in (compressor.LABEL_MAP, compressor.BANDS):
         if flag.value:
-            raise ValueError(f"--{flag.name}: is for image files; {BENCHMARK.value} has none")
+            raise ValueError(f"--{flag.name}: is for single images; leave it out with --benchmark={BENCHMARK.value}")
     cfg = BatModel.read_config(CHECKPOINT.value)
     if VIEWS.value == "all":
         return compressor.configure(cfg)
@@ -128,18 +200,17 @@ def fingerprint(checkpoint: pathlib.Path) -> str:
 
 def settings_of_flags(num_shards: int) -> dict[str, Any]:
     """Return everything beside the config that the lines of one run have in common, ready for JSON."""
-    seeds = seeds_of_flags()
+    prompt = prompt_of_flags()
     init = compressor.KMEANS_INIT.value
     return {
         "benchmark": BENCHMARK.value,
-        "scene_seeds": f"{seeds.start}:{seeds.stop}",
-        "prompt": PROMPT.value,
-        "render_px": RENDER_PX.value,
+        "prompt": prompt,
+        **_SETTINGS.get(BENCHMARK.value, file_settings)(),
         "views": VIEWS.value,
         "offset": OFFSET.value,
         "limit": LIMIT.value,
         "ids": IDS.value,
-        "max_new_tokens": MAX_NEW_TOKENS.value,
+        "max_new_tokens": MAX_NEW_TOKENS.value or SOURCES[BENCHMARK.value].max_new_tokens,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
         "num_shards": num_shards,
@@ -147,10 +218,11 @@ def settings_of_flags(num_shards: int) -> dict[str, Any]:
     }
 
 
-def pictures_of(settings: Mapping[str, Any]) -> tuple[Picture, ...]:
-    """Return all pictures with the questions that a run's settings ask for."""
-    found = uhr_mini.pictures(parse_seeds(settings["scene_seeds"]), settings["render_px"], settings["prompt"])
-    return select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
+def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
+    """Return all pictures with the questions that a run's settings ask for, and one line on where they come from."""
+    found, description = SOURCES[settings["benchmark"]].open(settings)
+    chosen = select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
+    return chosen, description
 
 
 def stored_runs(output: pathlib.Path) -> list[dict[str, Any]]:
@@ -217,19 +289,22 @@ def add_start(path: pathlib.Path) -> None:
     write_json(path, content | {"starts": [*content["starts"], start]})
 
 
-def write_metrics(output: pathlib.Path, settings: Mapping[str, Any], pictures: tuple[Picture, ...]) -> results.Summary:
+def write_metrics(
+    output: pathlib.Path, settings: Mapping[str, Any], pictures: tuple[Picture, ...], description: str
+) -> results.Summary:
     """Write metrics.json and table.md from all predictions of a results directory, and print the table."""
     cfg = BatConfig.load(output / _CONFIG)
     records = read_predictions(output)
-    summary = results.summarise(settings["benchmark"], pictures, records, uhr_mini.BREAKDOWNS)
+    source = SOURCES[settings["benchmark"]]
+    name = pictures[0].tasks[0].question.benchmark
+    summary = results.summarise(name, pictures, records, source.breakdowns, source.averaging)
     starts = [start for stored in stored_runs(output) for start in stored["starts"]]
     scales = zip(cfg.compressor.sizes_px, cfg.compressor.budgets, strict=True)
     table = results.to_markdown(
         summary,
         [
             *dict.fromkeys(f"checkpoint {start['checkpoint']}, {start['device']}" for start in starts),
-            f"{uhr_mini.describe_seeds(parse_seeds(settings['scene_seeds']))}, painted at {settings['render_px']} px; "
-            f"prompt {settings['prompt']}",
+            f"{description}; prompt {settings['prompt']}",
             f"views {settings['views']}, at most {', '.join(f'{budget} of {size} px' for size, budget in scales)}",
         ],
     )
@@ -250,7 +325,7 @@ def merge() -> results.Summary:
     runs = stored_runs(output)
     if not runs or not (output / _CONFIG).is_file():
         raise ValueError(f"--output_dir={output}: holds no run of this command")
-    return write_metrics(output, runs[0]["settings"], pictures_of(runs[0]["settings"]))
+    return write_metrics(output, runs[0]["settings"], *pictures_of(runs[0]["settings"]))
 
 
 def evaluate() -> results.Summary:
@@ -269,7 +344,7 @@ def evaluate() -> results.Summary:
     cfg = config_of_flags()
     settings = settings_of_flags(num_shards)
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
-    pictures = pictures_of(settings)
+    pictures, description = pictures_of(settings)
     own = shard_of(pictures, index, num_shards)
     run_file = shard_file(_RUN, ".json", index, num_shards)
     prepare_output(output, settings, cfg, run_file)
@@ -284,11 +359,11 @@ def evaluate() -> results.Summary:
                 own,
                 log,
                 encode_options=encode_options,
-                ask_options={"max_new_tokens": MAX_NEW_TOKENS.value},
+                ask_options={"max_new_tokens": settings["max_new_tokens"]},
                 num_workers=NUM_WORKERS.value,
                 progress=sys.stderr.isatty(),
             )
-    return write_metrics(output, settings, pictures)
+    return write_metrics(output, settings, pictures, description)
 
 
 def main(_: list[str]) -> None:

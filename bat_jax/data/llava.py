@@ -152,7 +152,7 @@ def parse_record(values: Any, index: int) -> Record:
     if not isinstance(values, dict):
         raise RecordError("is no JSON object")
     name = values.get("id")
-    turns = _turns(values.get("conversations"))
+    turns = parse_turns(values.get("conversations"))
     images = _images(values)
     turns = _placed_images(turns, len(images))
     return Record(
@@ -190,7 +190,12 @@ def _boxes(values: Any) -> tuple[tuple[float, float, float, float], ...]:
     return tuple(boxes)
 
 
-def _turns(conversations: Any) -> tuple[Turn, ...]:
+def parse_turns(conversations: Any) -> tuple[Turn, ...]:
+    """Return a conversation's turns, texts as they stand: user and assistant in turn, perhaps a system turn in front.
+
+    Raises:
+      RecordError: it is no conversation with a question and an answer.
+    """
     if isinstance(conversations, str):
         try:
             conversations = json.loads(conversations)

@@ -8,7 +8,8 @@
                 there), macro for RSHR-Bench ("P.Avg.", "R.Avg." and the mean over all 14)
     leaderboard what the benchmarks' own tables print: macro for XLRS-Bench-lite, micro for MME, macro for RSHR
 
-UHR-Mini stands in no paper; both names mean for it what they mean for XLRS-Bench, whose form it has.
+UHR-Mini stands in no paper; both names mean for it what they mean for XLRS-Bench, whose form it has. For a file of
+LLaVA conversations both mean micro.
 
 An XLRS number under `paper` and one under `leaderboard` are not comparable.
 
@@ -26,19 +27,28 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.evals import categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import extract
 
 AVERAGINGS = ("paper", "leaderboard", "micro", "macro", "macro_all")
 STATUSES = ("answered", "missing", "error")
 _Z = statistics.NormalDist().inv_cdf(0.975)
 _NAMED = {
-    "paper": {"xlrs_lite": "micro", "mme_rs_lite": "micro", "mme_rs": "micro", "rshr": "macro", "uhr_mini": "micro"},
+    "paper": {
+        "xlrs_lite": "micro",
+        "mme_rs_lite": "micro",
+        "mme_rs": "micro",
+        "rshr": "macro",
+        "uhr_mini": "micro",
+        "llava": "micro",
+    },
     "leaderboard": {
         "xlrs_lite": "macro",
         "mme_rs_lite": "micro",
         "mme_rs": "micro",
         "rshr": "macro",
         "uhr_mini": "macro",
+        "llava": "micro",
     },
 }
 _SINGLE_TURN = (categories.PERCEPTION, categories.REASONING)
@@ -225,7 +235,7 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
         parts[categories.subtask(name, outcome.item.category).abbreviation].append(outcome)
     cells = {abbreviation: _cell(abbreviation, part, rule) for abbreviation, part in parts.items()}
     groups = {group: [item.abbreviation for item in entry.in_group(group)] for group in _SINGLE_TURN}
-    groups["overall"] = [*groups[categories.PERCEPTION], *groups[categories.REASONING]]
+    groups["overall"] = [item.abbreviation for item in entry.subtasks if item.group != categories.MULTI_TURN]
     micro = {group: _cell(group, [o for key in keys for o in parts[key]], rule) for group, keys in groups.items()}
     means = {
         mean: {

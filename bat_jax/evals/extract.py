@@ -2,7 +2,8 @@
 
     official   the benchmark's own scorer, literally: XLRS as in lmms-eval (VLMEvalKit's is identical), UHR-Mini as
                XLRS, MME as in `eval_your_results.py`. RSHR's own scorer is not published; set equality of letters is
-               all that is known of it, so its official rule is the release's.
+               all that is known of it, so its official rule is the release's; LLaVA files have no scorer and take it
+               as well.
     release    the release's evaluation scripts: every letter A-F (MME: the question's letters among A-E) anywhere in
                the text, upper-cased, inside words too.
     strict     ours: exactly the form that was asked for and nothing else.
@@ -14,7 +15,8 @@ wrong on XLRS (every letter counts, inside words too), "Best answer: C" is B on 
 text is A on MME (the empty text is part of the first option's).
 
 A question that asks for an option's text instead of its letter (`Question.answer_form`) is read in one way only: the
-exact text, whatever the case; several with commas between. All four rules then say the same.
+exact text, whatever the case; several with commas between. An open question has no options: the text must be that of
+the truth, whatever the case, blanks and a full stop at the end. All four rules then say the same.
 
 Every rule compares sets of letters, so several answers have no partial credit and no order. A prediction that does not
 exist is wrong under every rule; an empty text is a prediction.
@@ -29,7 +31,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.evals.categories import benchmark as find_benchmark
+from bat_jax.data.categories import benchmark as find_benchmark
 from bat_jax.evals.question_prompts import release_truth
 
 RULES = ("official", "release", "strict", "tolerant")
@@ -73,11 +75,11 @@ class Question:
     Attributes:
       benchmark: a key of categories.BENCHMARKS.
       truth: the answer as the data holds it: a letter, "(B)", "B) text", "ABD", an option's text, or a list of these.
-      options: as the data holds them, in order, with or without labels of their own.
-      is_multi_answer: of the sub-task; see categories. RSHR's data does not say, so several letters are read there.
+      options: as the data holds them, in order, with or without labels of their own; none for an open question.
+      is_multi_answer: of the sub-task; see categories. RSHR's and LLaVA's data do not say, so several letters are read.
       conversation: the question's text where the record holds a conversation; the release's MME script reads the
         letters that can be chosen from it.
-      answer_form: what the prompt asks for: "letters", or the options' "texts".
+      answer_form: what the prompt asks for: "letters", or the options' "texts"; "open" where there are no options.
     """
 
     benchmark: str
@@ -89,8 +91,12 @@ class Question:
 
     def __post_init__(self):
         find_benchmark(self.benchmark)
-        if self.answer_form not in ("letters", "texts"):
-            raise ValueError(f"answer_form={self.answer_form!r}: must be letters or texts")
+        if self.answer_form not in ("letters", "texts", "open"):
+            raise ValueError(f"answer_form={self.answer_form!r}: must be letters, texts or open")
+        if self.answer_form == "open":
+            if self.options or not isinstance(self.truth, str) or not self.truth.strip():
+                raise ValueError(f"truth={self.truth!r}: an open question has one text as its truth and no options")
+            return
         if not 2 <= len(self.options) <= len(LETTERS):
             raise ValueError(f"options={self.options!r}: must be 2 to {len(LETTERS)}")
         truth_letters(self.truth, self.options)
@@ -113,11 +119,14 @@ def judge(
     """
     if output is None:
         return dict.fromkeys(RULES, Verdict("", False))
+    if question.answer_form == "open":
+        is_right = _open_text(output) == _open_text(question.truth)
+        return dict.fromkeys(RULES, Verdict("", is_right))
     truth = truth_letters(question.truth, question.options)
     if question.answer_form == "texts":
         letters = text_letters(output, question.options, question.is_multi_answer)
         return dict.fromkeys(RULES, Verdict(letters, letters == truth))
-    several = question.is_multi_answer or question.benchmark == "rshr"
+    several = question.is_multi_answer or question.benchmark in ("rshr", "llava")
     readings = {
         "official": official_letters(question.benchmark, output, question.options),
         "strict": strict_letters(output, question.letters, several),
@@ -163,14 +172,18 @@ def text_letters(output: str, options: Sequence[str], is_multi_answer: bool) -> 
 
     Capitals and extra blanks do not count; several texts have commas between.
     """
-
-    def plain(text: str) -> str:
-        return " ".join(text.split()).casefold()
-
-    letter_of = {plain(_without_label(option)): letter for letter, option in zip(LETTERS, options, strict=False)}
+    letter_of = {_plain(_without_label(option)): letter for letter, option in zip(LETTERS, options, strict=False)}
     parts = output.split(",") if is_multi_answer else [output]
-    found = [letter_of.get(plain(part), "") for part in parts]
+    found = [letter_of.get(_plain(part), "") for part in parts]
     return "".join(sorted(found)) if all(found) and len(set(found)) == len(found) else ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _open_text(text: str) -> str:
+    return _plain(text).removesuffix(".")
 
 
 def official_letters(name: str, output: str, options: Sequence[str]) -> str:

@@ -9,7 +9,8 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bat_jax.evals import aggregate, categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract
 from bat_jax.evals.aggregate import Cell, Outcome, Prediction
 from bat_jax.evals.runner import DEFAULT_RULE, Picture, Task
 
@@ -59,6 +60,8 @@ class Summary:
             "rule": DEFAULT_RULE,
             "answer_form": self.answer_form,
             "overall": report.micro["overall"]._asdict() | {"macro": report.macro["overall"]},
+            "averaging": report.averaging,
+            "headline": dict(report.headline),
             "subtasks": {cell.name: cell._asdict() for cell in report.subtasks},
             "breakdowns": {
                 title: {cell.name: cell._asdict() for cell in cells} for title, cells in self.breakdowns.items()
@@ -76,7 +79,11 @@ class Summary:
 
 
 def summarise(
-    benchmark: str, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]], breakdowns: Breakdowns
+    benchmark: str,
+    pictures: Sequence[Picture],
+    records: Mapping[str, Mapping[str, Any]],
+    breakdowns: Breakdowns,
+    averaging: str = "micro",
 ) -> Summary:
     """Count a run.
 
@@ -85,6 +92,7 @@ def summarise(
       pictures: all that the run is to answer, by whichever process.
       records: lines by id, as `runner.read_predictions` returns them.
       breakdowns: title -> the row that a question stands in, or None.
+      averaging: of the headline; one of aggregate.AVERAGINGS.
 
     Raises:
       ValueError: a line belongs to none of the questions.
@@ -92,7 +100,7 @@ def summarise(
     tasks = {task.id: task for picture in pictures for task in picture.tasks}
     predictions = {id: Prediction(output=record["output"], error=record["error"]) for id, record in records.items()}
     outcomes = aggregate.score((task.item for task in tasks.values()), predictions)
-    reports = {rule: aggregate.aggregate(benchmark, outcomes, rule, averaging="micro") for rule in extract.RULES}
+    reports = {rule: aggregate.aggregate(benchmark, outcomes, rule, averaging) for rule in extract.RULES}
 
     def row_of(key: Callable[[Task], str | None]) -> Callable[[Outcome], str | None]:
         return lambda outcome: key(tasks[outcome.item.id])
@@ -141,7 +149,7 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
     """
     overall, macro = summary.report.micro["overall"], summary.report.macro["overall"]
     title = categories.benchmark(summary.benchmark).title
-    lines = [f"# {title}: {_share(overall)} percent right", "", *(f"- {fact}" for fact in facts)]
+    lines = [f"# {title}: {_headline(summary)}", "", *(f"- {fact}" for fact in facts)]
     status = summary.status
     lines.append(
         f"- {overall.total} questions: {status['answered']} answered, {status['error']} failed, "
@@ -172,6 +180,14 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
         lines.append(f"{len(summary.errors)} questions failed, such as:")
         lines += ["", *(f"- {id}: {reason}" for id, reason in summary.errors[:_NUM_QUOTED]), ""]
     return "\n".join(lines)
+
+
+def _headline(summary: Summary) -> str:
+    report = summary.report
+    if aggregate.averaging_kind(summary.benchmark, report.averaging) == "micro":
+        return f"{_share(report.micro['overall'])} percent right"
+    value = report.headline["overall"]
+    return f"{'-' if value is None else f'{100 * value:.1f}'} percent right, mean of sub-tasks"
 
 
 def _share(cell: Cell) -> str:

@@ -7,7 +7,7 @@ run started again leaves out what is there. A picture that cannot be read and a 
 their reason; the run goes on.
 
     {"id", "picture", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output", "truth",
-     "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale],
+     "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale, over its pictures],
      "seconds", "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds", "error", "facts"}
 
 Seconds are those of the clock; `compile_seconds` are a part of `seconds`. What loading and encoding took is the
@@ -32,7 +32,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bat_jax.config import BatConfig, ScaleSpec
-from bat_jax.evals import aggregate, categories, extract
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract
 from bat_jax.io.images import SourceImage, one_line
 
 DEFAULT_RULE = "official"
@@ -41,13 +42,16 @@ PREDICTIONS = "predictions"
 _PICTURE_COST = 5
 
 
+Loaded = np.ndarray | SourceImage | tuple[np.ndarray | SourceImage, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """One question about a picture.
 
     Attributes:
       id: unique over the benchmark. text: the whole prompt of the user. category: as the benchmark spells it.
-      question: what scoring needs to know. prompt_style: how `text` asks. chance: see `aggregate.Item`.
+      question: what scoring needs to know. prompt_style: how `text` asks. chance, dialogue: see `aggregate.Item`.
       facts: anything else that JSON can hold; goes into the question's line.
     """
 
@@ -57,6 +61,7 @@ class Task:
     question: extract.Question
     prompt_style: str
     chance: float | None = None
+    dialogue: str | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -66,15 +71,21 @@ class Task:
     @property
     def item(self) -> aggregate.Item:
         """The question as the tables count it."""
-        return aggregate.Item(id=self.id, category=self.category, question=self.question, chance=self.chance)
+        return aggregate.Item(
+            id=self.id, category=self.category, question=self.question, dialogue=self.dialogue, chance=self.chance
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture and its questions. key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage."""
+    """A picture, or several that are shown together, and its questions.
+
+    Attributes:
+      key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage; a tuple of them for several.
+    """
 
     key: str
-    load: Callable[[], np.ndarray | SourceImage]
+    load: Callable[[], Loaded]
     tasks: tuple[Task, ...]
 
 
@@ -276,8 +287,8 @@ def run(
     """Ask every question that the log does not hold yet, and write its line.
 
     Args:
-      model: a BatModel, or anything with its `encode(image, **options)` and what that returns with
-        `ask(text, **options)`.
+      model: a BatModel, or anything with its `encode(image, **options)`, what that returns with
+        `ask(text, **options)`, and, for pictures shown together, `ask(encoded, text, **options)`.
       encode_options, ask_options: for these two.
       num_workers: threads that load pictures, at most one more than them ahead of the model.
       progress: show a bar on stderr.
@@ -331,7 +342,7 @@ def _load_ahead(
             loading.cancel()
 
 
-def _timed_load(picture: Picture) -> tuple[np.ndarray | SourceImage, float]:
+def _timed_load(picture: Picture) -> tuple[Loaded, float]:
     start = time.perf_counter()
     return picture.load(), time.perf_counter() - start
 
@@ -350,11 +361,12 @@ def answer_picture(
     """
     times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
     try:
-        image, times["load_seconds"] = load()
+        loaded, times["load_seconds"] = load()
         start = time.perf_counter()
-        scene = model.encode(image, **encode_options)
+        images = loaded if isinstance(loaded, tuple) else (loaded,)
+        scenes = [model.encode(image, **encode_options) for image in images]
         times["encode_seconds"] = time.perf_counter() - start
-        times["encode_compile_seconds"] = math.fsum(scene.compile_seconds.values())
+        times["encode_compile_seconds"] = math.fsum(s for scene in scenes for s in scene.compile_seconds.values())
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail
         for task in picture.tasks:
             yield _record(task, picture, times, error=_reason("picture", error))
@@ -362,7 +374,11 @@ def answer_picture(
     for task in picture.tasks:
         try:
             start = time.perf_counter()
-            answer = scene.ask(task.text, **ask_options)
+            answer = (
+                scenes[0].ask(task.text, **ask_options)
+                if len(scenes) == 1
+                else model.ask(scenes, task.text, **ask_options)
+            )
             seconds = time.perf_counter() - start
         except Exception as error:
             yield _record(task, picture, times, error=_reason("question", error))
@@ -372,7 +388,7 @@ def answer_picture(
             picture,
             times,
             output=answer.text,
-            tokens_kept=list(answer.tokens_kept[0]),
+            tokens_kept=[sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
             seconds=seconds,
             compile_seconds=math.fsum(answer.compile_seconds.values()),
         )

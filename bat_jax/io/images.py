@@ -18,6 +18,7 @@ import math
 import os
 import re
 import struct
+import tempfile
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -141,6 +142,25 @@ def read_image(
             f"{path}: broken or truncated {name.removesuffix('OpenJPEG')} ({reason}): replace the file given to --image"
         ) from error
     return _finish(path, bands_read)
+
+
+def decode_image(content: bytes, name: str, **options) -> SourceImage:
+    """Read an image that stands inside another file.
+
+    Args:
+      content: the encoded image. name: what messages call it. options: see `read_image`.
+
+    Raises:
+      ImageError: see `read_image`.
+    """
+    # GDAL and Pillow both take files; writing one is little beside decoding it.
+    with tempfile.NamedTemporaryFile(prefix="bat_jax-") as file:
+        file.write(content)
+        file.flush()
+        try:
+            return read_image(file.name, **options)
+        except ImageError as error:
+            raise ImageError(str(error).replace(file.name, name)) from error
 
 
 def one_line(error: BaseException) -> str:

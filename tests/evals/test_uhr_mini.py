@@ -7,7 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from bat_jax.evals import aggregate, categories, extract, results, runner, uhr_mini
+from bat_jax.data import categories
+from bat_jax.evals import aggregate, extract, results, runner, uhr_mini
 from bat_jax.scenes.question import SUB_TASKS
 from bat_jax.scenes.render import render
 from bat_jax.scenes.splits import SPLITS, scenes_with_questions

@@ -5,6 +5,7 @@
     mme_rs        MME-RealWorld, remote sensing (English)     3            3,738
     rshr          RSHR-Bench, multiple choice (= XHRBench)   17            1,932 (342 of them turns of 114 dialogues)
     uhr_mini      UHR-Mini, the synthetic world here         12            4,588 (its test split)
+    llava         any file of LLaVA conversations             2            any number
 
 Sources of the strings: XLRS: `TASK_PAIRs` of lmms-eval's XLRS task. MME: the benchmark's JSON (`Category`, lower case).
 RSHR: a scorer that others wrote for XHRBench; its misspellings are said to stand in the data, so both spellings are
@@ -26,6 +27,7 @@ from collections.abc import Mapping
 from bat_jax.scenes.question import SUB_TASKS
 
 PERCEPTION, REASONING, MULTI_TURN = "perception", "reasoning", "multi-turn"
+OTHER = "other"  # neither of the first two, but counted overall
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ class SubTask:
     Attributes:
       abbreviation: the column's head in the papers.
       category: exactly as the data holds it.
-      group: PERCEPTION, REASONING or MULTI_TURN.
-      count: questions (turns, where group is MULTI_TURN) to expect; see the module's text for how sure that is.
+      group: PERCEPTION, REASONING, MULTI_TURN or OTHER.
+      count: questions (turns, where group is MULTI_TURN) to expect; see the module's text for how sure that is. 0: any.
       is_multi_answer: whether several options may be right together.
       num_images: images that one question shows.
       num_options: where it is the same for all questions; None where it varies (2 to 4).
@@ -163,6 +165,14 @@ BENCHMARKS: Mapping[str, Benchmark] = types.MappingProxyType(
         ),
         "rshr": Benchmark(name="rshr", title="RSHR-Bench (XHRBench)", subtasks=_RSHR),
         "uhr_mini": Benchmark(name="uhr_mini", title="UHR-Mini", subtasks=_MINI),
+        "llava": Benchmark(
+            name="llava",
+            title="LLaVA conversations",
+            subtasks=(
+                SubTask(abbreviation="choice", category="multiple choice", group=OTHER, count=0),
+                SubTask(abbreviation="open", category="open", group=OTHER, count=0),
+            ),
+        ),
     }
 )
 
@@ -217,7 +227,7 @@ def count_warnings(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(
         f"{name}: {item.abbreviation} has {counts.get(item.abbreviation, 0)} questions, {item.count} are expected"
         for item in benchmark(name).subtasks
-        if counts.get(item.abbreviation, 0) != item.count
+        if item.count and counts.get(item.abbreviation, 0) != item.count
     )
 
 

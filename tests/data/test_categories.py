@@ -2,7 +2,7 @@
 
 import pytest
 
-from bat_jax.evals import categories
+from bat_jax.data import categories
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""Benchmark files as tasks: the text that is asked, what is scored, and which questions share a picture."""
+
+import pytest
+
+from bat_jax.data.benchmarks.samples import BenchmarkData
+from bat_jax.evals import benchmark_files, extract
+from tests.data import benchmark_files as files
+
+
+def tasks_of(key, path, prompt, **options):
+    found, number = benchmark_files.pictures(BenchmarkData(key, path), prompt, **options)
+    found = list(found)
+    tasks = {task.id: task for picture in found for task in picture.tasks}
+    assert len(tasks) == number
+    return found, tasks
+
+
+def test_embedded_pictures_are_the_same_by_content_and_not_by_name(tmp_path):
+    found, tasks = tasks_of("xlrs", files.write_xlrs_tree(tmp_path / "tree"), "official")
+    assert [(picture.key, [task.id for task in picture.tasks]) for picture in found] == [
+        ("dota/P1.png", ["0", "2"]),
+        ("dota/P1.png#2", ["1"]),
+        ("hrscd/14.png + hrscd/14.png", ["3"]),
+    ]
+    assert [len(picture.load()) for picture in found[2:]] == [2]
+    assert tasks["0"].text.startswith(
+        "Question 0? Bounding box: [2559,1895,2610,1928]The choices are listed below:\n(A)"
+    )
+    assert tasks["1"].question.is_multi_answer and tasks["1"].text.endswith("The answer(s) is(are):")
+
+
+def test_vlmevalkit_asks_its_ready_text_and_official_asks_the_same_options(tmp_path):
+    folder = files.write_xlrs_jsonl(tmp_path / "vlm")
+    _, ready = tasks_of("xlrs", folder, "vlmevalkit")
+    question = "Question 2? Bounding box: [2559,1895,2610,1928]"
+    assert ready["2"].text == question + files.READY.format("(A) Yes\n(B) No")
+    _, official = tasks_of("xlrs", folder, "official")
+    _, tree = tasks_of("xlrs", files.write_xlrs_tree(tmp_path / "tree"), "official")
+    assert {id: task.text for id, task in official.items()} == {id: task.text for id, task in tree.items()}
+    with pytest.raises(ValueError, match=r"row 0: options=None: VLMEvalKit's form"):
+        tasks_of("xlrs", tmp_path / "tree", "vlmevalkit")
+
+
+def test_the_hint_is_told_only_where_it_is_asked_for(tmp_path):
+    folder = files.write_rshr_json(tmp_path / "rshr")
+    for leak_hint in (False, True):
+        _, tasks = tasks_of("rshr", folder, "release", leak_hint=leak_hint)
+        assert ("You should choose multiple answers." in tasks["19"].text) == leak_hint
+        assert "You should choose" not in tasks["18"].text
+    assert tasks["18"].text == (
+        "Question 18?\nA. Red\nB. Dark green\nC. Blue\nD. White\n"
+        "Select the best answer based on the image. Answer with the option letter only."
+    )
+    assert tasks["21"].text.startswith("Question 21?\nA. Yes B. No\nSelect")
+
+
+def test_turns_of_a_category_about_a_picture_are_a_dialogue(tmp_path):
+    _, tasks = tasks_of("rshr", files.write_rshr_json(tmp_path / "rshr"), "release")
+    assert [tasks[id].dialogue for id in ("30", "30#2", "30#3")] == ["MTFP images/P2.png"] * 3
+    assert tasks["17"].dialogue is None
+    assert extract.truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
+
+
+def test_mme_is_lite_by_its_size(tmp_path):
+    _, tasks = tasks_of("mme_realworld", files.write_mme_json(tmp_path / "mme"), "official")
+    assert {task.question.benchmark for task in tasks.values()} == {"mme_rs_lite"}
+    assert benchmark_files.scored_as("mme_realworld", 150) == "mme_rs_lite"
+    assert benchmark_files.scored_as("mme_realworld", 151) == "mme_rs"
+
+
+def test_a_conversation_is_asked_as_the_release_asks_it(tmp_path):
+    _, tasks = tasks_of("llava", files.write_llava(tmp_path / "llava"), "release")
+    assert tasks["a"].text == "\n" + files.LLAVA_CHOICE.removeprefix("<image>\n")
+    assert (tasks["a"].category, tasks["b"].category) == ("multiple choice", "open")
+    assert tasks["c"].text == "\nWhat changed?" and tasks["b"].chance == 0
+    with pytest.raises(ValueError, match=r"conversations.json: row 0: category='colour': xlrs_lite has no"):
+        tasks_of("xlrs", tmp_path / "llava", "release")
+    with pytest.raises(ValueError, match=r"conversations.json: row 0: prompt=official: .*; use release"):
+        tasks_of("llava", tmp_path / "llava", "official")
+
+
+@pytest.mark.parametrize(
+    ("output", "is_right"), [("A harbour.", True), ("a  HARBOUR", True), ("harbour", False), ("", False), (None, False)]
+)
+def test_an_open_answer_is_right_only_as_the_whole_text(output, is_right):
+    question = extract.Question(benchmark="llava", truth="A harbour", options=(), answer_form="open")
+    assert {verdict.is_right for verdict in extract.judge(output, question).values()} == {is_right}
+    with pytest.raises(ValueError, match="one text as its truth and no options"):
+        extract.Question(benchmark="llava", truth="", options=(), answer_form="open")
+
+
+def test_an_answer_that_is_no_option_names_its_row(tmp_path):
+    (tmp_path / "P1.png").write_bytes(files.picture(1, "PNG"))
+    (tmp_path / "x.jsonl").write_text(
+        '{"id": 1, "images": "P1.png", "category": "color", "question": "?", "options": ["a", "b"], "answer": "C"}\n'
+    )
+    with pytest.raises(ValueError, match=r"x.jsonl: row 0: truth='C': names none of the options AB"):
+        tasks_of("rshr", tmp_path / "x.jsonl", "release")
