@@ -9,7 +9,6 @@ Every picture goes through the tower once for all cells of a grid, and programs 
 command started again goes on where the last one ended.
 """
 
-import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence

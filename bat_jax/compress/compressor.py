@@ -23,7 +23,6 @@ from bat_jax.ops.kmeans import random_rows
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
-
 # The fields of CompressorConfig that `select` reads.
 SELECTION_RULES = ("scales", "mask_padding", "selection", "preserve_equal", "coverage")
 

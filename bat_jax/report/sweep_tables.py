@@ -59,10 +59,8 @@ def to_csv(results: Sequence[CellResult]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
-    writer.writerow(
-        ["name", "column", "budgets", "questions", "tokens", "right", "low", "high"]
-        + ["to_first", "to_first_low", "to_first_high", "seconds", *subtasks]
-    )
+    heads = "name column budgets questions tokens right low high to_first to_first_low to_first_high seconds"
+    writer.writerow([*heads.split(), *subtasks])
     for result in results:
         difference = result.difference or ("", "", "")
         writer.writerow(

@@ -101,7 +101,7 @@ class Sweep:
         label_map_of: Callable[[Picture], np.ndarray] | None,
         max_new_tokens: int,
     ) -> None:
-        views: EncodedViews | None = None
+        views: tuple[EncodedViews, ...] | None = None
         scenes: dict[tuple, Scene] = {}
         for index, log in logs.items():
             left = tuple(task for task in picture.tasks if task.id not in log.ids)
@@ -109,14 +109,17 @@ class Sweep:
                 continue
             cell, model = self.grid.cells[index], self.models[index]
             if views is None:
-                views = model.encode_views(picture.load())
+                loaded = picture.load()
+                images = loaded if isinstance(loaded, tuple) else (loaded,)
+                views = tuple(model.encode_views(image) for image in images)
             options: dict[str, Any] = {"seed": cell.seed, "max_clusters": self.max_clusters}
             if model.cfg.compressor.partition == "sam" and label_map_of is not None:
                 options["label_map"] = label_map_of(picture)
-            source = _OneScene(model, views, scenes, (tuple(sorted(cell.settings.items())), cell.seed), options)
+            source = _Encoded(model, views, scenes, (tuple(sorted(cell.settings.items())), cell.seed), options)
             asked = dataclasses.replace(picture, tasks=left)
             ask = {"budgets": cell.budgets, "max_new_tokens": max_new_tokens}
-            for record in answer_picture(source, asked, lambda: (None, 0.0), {}, ask):
+            numbers = tuple(range(len(views)))
+            for record in answer_picture(source, asked, lambda numbers=numbers: (numbers, 0.0), {}, ask):
                 log.append(record)
 
     def results(self) -> tuple[CellResult, ...]:
@@ -149,18 +152,25 @@ class Sweep:
         return max(settings.clusters_of(spec, count) for spec, count in zip(settings.scales, counts, strict=True))
 
 
-class _OneScene:
-    """A model whose `encode` makes a cell's scene of views that are encoded already, once for cells that share it."""
+class _Encoded:
+    """A model for images that are encoded already, by number; makes scenes once for all cells that share them."""
 
     def __init__(
-        self, model: BatModel, views: EncodedViews, scenes: dict[tuple, Scene], key: tuple, options: Mapping[str, Any]
+        self,
+        model: BatModel,
+        views: tuple[EncodedViews, ...],
+        scenes: dict[tuple, Scene],
+        key: tuple,
+        options: Mapping[str, Any],
     ):
-        self.model, self.views, self.scenes, self.key, self.options = model, views, scenes, key, options
+        self.views, self.scenes, self.key, self.options = views, scenes, key, options
+        self.model, self.ask = model, model.ask
 
-    def encode(self, _: None) -> Scene:
-        if self.key not in self.scenes:
-            self.scenes[self.key] = self.model.make_scene(self.views, **self.options)
-        return self.scenes[self.key]
+    def encode(self, number: int) -> Scene:
+        key = (*self.key, number)
+        if key not in self.scenes:
+            self.scenes[key] = self.model.make_scene(self.views[number], **self.options)
+        return self.scenes[key]
 
 
 def _result(cell: Cell, records: Mapping[str, Mapping], first: Mapping[str, Mapping] | None) -> CellResult:
