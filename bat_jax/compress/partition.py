@@ -15,6 +15,7 @@ import numpy as np
 
 from bat_jax.config import CompressorConfig
 from bat_jax.ops.kmeans import kmeans
+from bat_jax.ops.nearest import unit_rows
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int
 
@@ -35,10 +36,7 @@ def cluster_rows(
     features: Float[Array, "M C"], coordinates: Float[Array, "M 2"], feature_scale: float, coord_scale: float
 ) -> Float[Array, "M C2"]:
     """Return u_i = [feature_scale * f_i / |f_i|_2 ; coord_scale * (x_i, y_i)] in float32 (Eq. 13)."""
-    features = features.astype(jnp.float32)
-    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    unit = features / jnp.maximum(norm, 1e-12)
-    return jnp.concatenate([feature_scale * unit, coord_scale * coordinates], axis=-1)
+    return jnp.concatenate([feature_scale * unit_rows(features), coord_scale * coordinates], axis=-1)
 
 
 def kmeans_regions(
