@@ -129,7 +129,7 @@ class SceneEncoder:
                 attention_tokens = self._with_embedding(spec, "attention", features.projected)
             if keep_intermediates:
                 kept |= self._kept_arrays(spec, tiles, features, init)
-            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid)))
+            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid), features.attention))
             grids.append(grid)
             centres.append(init)
         cache = self.stages.run(
@@ -194,7 +194,7 @@ class SceneEncoder:
         return tuple(regions)
 
     def _encode_view(self, tiles: np.ndarray) -> bat.TileFeatures:
-        """Run a view's tiles through the tower in micro-batches of one size: (M, E) and (M, D), tile-major.
+        """Run a view's tiles through the tower in micro-batches of one size: (M, ...) each, tile-major.
 
         Tiles of nothing but padding all give the same features: one of them is encoded for all.
         """
@@ -205,15 +205,18 @@ class SceneEncoder:
         position = np.zeros(len(tiles), np.int32)
         position[wanted] = np.arange(wanted.size)
         position[is_padding] = wanted.size - 1
+        encode = bat.encode_tiles
+        if self.cfg.compressor.reads_tower_attention:
+            encode = bat.encode_tiles_with_attention
         batches = []
         for start in range(0, wanted.size, self.tile_batch):
             batch = tiles[wanted[start : start + self.tile_batch]]
             short = self.tile_batch - len(batch)
             batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
             batches.append(
-                self.stages.run("vision_tower", bat.encode_tiles, (self.cfg.networks,), self.params, batch, self._table)
+                self.stages.run("vision_tower", encode, (self.cfg.networks,), self.params, batch, self._table)
             )
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, parts[0].shape[-1]), *batches)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)
 
     def _with_embedding(self, spec: ScaleSpec, path: str, projected: jax.Array) -> jax.Array:
         repeats = self.cfg.compressor.embedding_repeats(path)

@@ -236,7 +236,7 @@ class BatModel:
         ids, valid = _padded_text(suffix)
         weight = np.zeros(ids.size, np.float32)
         weight[: suffix.size] = suffix_row_weight(
-            settings.importance_query,
+            settings.attention_query,
             suffix.tolist(),
             pad_id=self.tokenizer.pad_token_id,
             end_of_turn_id=end_of_turn_id(self.tokenizer),
@@ -255,7 +255,7 @@ class BatModel:
                 valid,
                 weight,
             )
-            importance = rows[settings.importance_layer]
+            importance = rows[settings.attention_layer]
             selections = self.stages.run(
                 "preserve_merge",
                 select,
@@ -303,6 +303,11 @@ class BatModel:
         budgets = limits if budgets is None else tuple(budgets)
         if len(budgets) != len(limits) or any(not 0 < b <= limit for b, limit in zip(budgets, limits, strict=False)):
             raise ValueError(f"budgets={list(budgets)}: need {len(limits)} values, each from 1 to {list(limits)}")
+        if self.cfg.compressor.selection == "dense" and (budgets != limits or num_images > 1):
+            raise ValueError(
+                f"selection='dense': keeps all {sum(limits)} tokens of one image; {num_images} images with "
+                f"budgets={list(budgets)} have no room for that"
+            )
         return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
 
     def _check_length(self, num_rows: int) -> None:

@@ -5,12 +5,28 @@ A number that differs between the paper (arXiv:2604.13565) and the authors' rele
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bat_jax.config.fields import require, require_choice, require_positive
 
 Fidelity = Literal["paper", "release"]
 Partition = Literal["kmeans", "sam", "grid"]
+SelectionRule = Literal[
+    "uhr_bat",
+    "topk",
+    "topk_global",
+    "random",
+    "pooling",
+    "largest_view",
+    "dense",
+    "fastv",
+    "visionzip",
+    "prumerge",
+    "tome",
+    "background",
+]
+# Selections that read the vision tower's attention; images are encoded with it for them.
+TOWER_ATTENTION_RULES = ("visionzip", "prumerge", "tome", "background")
 
 # The budgets of the paper's appendix A, which the authors' README uses too, and its other sets by benchmark.
 DEFAULT_SCALES_PX = (672, 1344, 2688, 4032)
@@ -60,8 +76,8 @@ class CompressorConfig:
       scale_embedding_in_attention: "as_set" follows `scale_embedding`; "always" adds it once on the attention path
         whatever that says (release).
       token_mlp: send the selected tokens through the token MLP (release).
-      selection: "uhr_bat" is the method; "topk", "topk_global", "random" and "pooling" are what it is compared with
-        (compress/baselines.py).
+      selection: "uhr_bat" is the method; the others are what it is compared with (docs/compressors.md).
+      fastv_layer: K of selection "fastv": the decoder layer, counted from 1, whose attention is read.
       coverage: "guaranteed" gives every region one row before the budget is filled in order (ours, in neither).
       background: for label maps: "tokens" makes every token of label 0 a region of its own; "region" treats 0 as any
         other label.
@@ -88,7 +104,8 @@ class CompressorConfig:
     scale_embedding_repeats: int
     scale_embedding_in_attention: Literal["as_set", "always"]
     token_mlp: bool
-    selection: Literal["uhr_bat", "topk", "topk_global", "random", "pooling"] = "uhr_bat"
+    selection: SelectionRule = "uhr_bat"
+    fastv_layer: int = 2
     coverage: Literal["off", "guaranteed"] = "off"
     background: Literal["tokens", "region"] = "tokens"
     without_label_map: Literal["top", "error"]
@@ -102,11 +119,11 @@ class CompressorConfig:
         require_choice(self, "importance_query", ("question", "last_token"))
         require_choice(self, "scale_embedding_extent", ("scale", "tile"))
         require_choice(self, "scale_embedding_in_attention", ("as_set", "always"))
-        require_choice(self, "selection", ("uhr_bat", "topk", "topk_global", "random", "pooling"))
+        require_choice(self, "selection", get_args(SelectionRule))
         require_choice(self, "coverage", ("off", "guaranteed"))
         require_choice(self, "background", ("tokens", "region"))
         require_choice(self, "without_label_map", ("top", "error"))
-        require_positive(self, "kmeans_iterations", "scale_embedding_repeats")
+        require_positive(self, "kmeans_iterations", "scale_embedding_repeats", "fastv_layer")
         require(self.num_clusters >= 0, "num_clusters", self.num_clusters, "must be 0 (as the budget) or positive")
         require(len(self.scales) > 0, "scales", self.scales, "must name at least one view")
         sizes = [scale.size_px for scale in self.scales]
@@ -165,6 +182,21 @@ class CompressorConfig:
     @property
     def budgets(self) -> tuple[int, ...]:
         return tuple(scale.budget for scale in self.scales)
+
+    @property
+    def attention_layer(self) -> int:
+        """Decoder layer whose attention the selection reads; negative counts from the last."""
+        return self.fastv_layer - 1 if self.selection == "fastv" else self.importance_layer
+
+    @property
+    def attention_query(self) -> Literal["question", "last_token"]:
+        """Which rows of that attention the selection reads."""
+        return "last_token" if self.selection == "fastv" else self.importance_query
+
+    @property
+    def reads_tower_attention(self) -> bool:
+        """Whether the selection needs the vision tower's attention of every token."""
+        return self.selection in TOWER_ATTENTION_RULES
 
     def embedding_repeats(self, path: Literal["answer", "attention"]) -> int:
         """How often the scale embedding is added to tokens the decoder sees ("answer") or computes importance on."""
