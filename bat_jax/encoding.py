@@ -6,6 +6,7 @@ Tiles go through the tower in micro-batches of one fixed size, so memory does no
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
-from bat_jax.compress.partition import ALONE, LabelRegions, label_regions
+from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_regions
 from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.io.birch import birch_labels
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
@@ -240,7 +242,7 @@ class SceneEncoder:
         """Return the tokens that start as centres: given ones checked, or drawn from the seed."""
         settings = self.cfg.compressor
         count = settings.clusters_of(spec, valid.size)
-        if settings.partition == "grid":
+        if settings.partition != "kmeans":
             return np.zeros(count, np.int32)
         if kmeans_init is None:
             return np.asarray(initial_centres(jax.random.key(seed), jnp.asarray(valid), spec.size_px, count))
@@ -256,8 +258,22 @@ class SceneEncoder:
         return init.astype(np.int32)
 
     def _partition(self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray):
-        """Return (M,) region ids of a scale by K-means or a regular grid."""
+        """Return (M,) region ids of a scale by K-means, BIRCH, a regular grid or as one region."""
         settings = self.cfg.compressor
+        if settings.partition == "birch":
+            rows = self.stages.run(
+                "region_partition",
+                cluster_rows,
+                (),
+                features,
+                grid.coordinates(settings.coordinates),
+                jnp.float32(settings.feature_scale),
+                jnp.float32(settings.coord_scale),
+            )
+            start = time.perf_counter()
+            region_id = birch_labels(np.asarray(rows), valid, init.size, settings.birch_threshold)
+            self.stages.run_seconds["region_partition"] += time.perf_counter() - start
+            return jnp.asarray(region_id)
         # Only the rules that partitioning reads; budgets and the like must not compile it anew.
         rules = CompressorConfig.release(
             partition=settings.partition,

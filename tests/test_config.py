@@ -58,7 +58,7 @@ def scales(*pairs):
         ),
         (lambda: ScaleSpec(size_px=0, budget=1), "ScaleSpec.size_px"),
         (lambda: ScaleSpec(size_px=672, budget=0), "ScaleSpec.budget"),
-        (lambda: CompressorConfig.paper(partition="birch"), "CompressorConfig.partition"),
+        (lambda: CompressorConfig.paper(partition="slic"), "CompressorConfig.partition"),
         (lambda: CompressorConfig.paper(cluster_features="pixels"), "CompressorConfig.cluster_features"),
         (lambda: CompressorConfig.paper(coordinates="polar"), "CompressorConfig.coordinates"),
         (lambda: CompressorConfig.paper(importance_query="all"), "CompressorConfig.importance_query"),

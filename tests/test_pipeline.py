@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from bat_jax import model as bat
+from bat_jax.compress.partition import cluster_rows
 from bat_jax.config.compressor import SelectionRule
+from bat_jax.io.birch import birch_labels
 from bat_jax.io.prompts import build_prompt
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
 from bat_jax.pipeline import BatModel
@@ -171,6 +173,25 @@ def test_partition_grid_cuts_rectangles(model):
     regions = grid.grids[1].to_grid(np.asarray(grid.scales[1].region_id))
     expected = np.kron([[0, 1], [2, 3]], np.ones((8, 8), int))
     np.testing.assert_array_equal(regions, expected)
+
+
+def test_partition_birch_is_birch_of_the_clustered_rows(paper):
+    birch = paper.configured(paper.cfg.with_settings(partition="birch", birch_threshold=0.02))
+    scene = birch.encode(picture(80, 224), keep_intermediates=True)
+    for scale, grid, size in zip(scene.scales, scene.grids, scene.scales_px, strict=True):
+        features = scene.intermediates[f"vision_{size}"].reshape(grid.num_tokens, -1)
+        valid, settings = np.asarray(scale.valid), birch.cfg.compressor
+        rows = np.asarray(cluster_rows(features, grid.coordinates("scale"), 1.0, settings.coord_scale))
+        np.testing.assert_array_equal(scale.region_id, birch_labels(rows, valid, settings.num_clusters, 0.02))
+    assert scene.num_regions == (6, 6)
+    assert scene.ask("Any boats?", max_new_tokens=1).tokens_kept == ((12, 30),)
+
+
+def test_partition_one_is_one_region_of_all_valid_tokens(paper):
+    scene = paper.configured(paper.cfg.with_settings(partition="one")).encode(picture(80, 224))
+    assert scene.num_regions == (1, 1) and scene.region_capacity == (1, 1)
+    for scale in scene.scales:
+        np.testing.assert_array_equal(scale.region_id, np.where(scale.valid, 0, -1))
 
 
 def test_sampling_is_a_function_of_the_seed(scene):

@@ -1,6 +1,6 @@
 """The compressor: importance and tokens of all scales in, budgeted rows out; one compiled program of fixed shape.
 
-  partition_scale      image only: region ids of one scale                        (kmeans / grid)
+  partition_scale      image only: region ids of one scale                        (kmeans / grid / one)
   select               question: align -> preserve and merge -> budget, all scales
   compress             both in one program, for use on anyone's tokens, scores and labels
 
@@ -65,9 +65,15 @@ def partition_scale(
     num_clusters: Int[Array, ""] | int,
     max_steps: Int[Array, ""] | int,
 ) -> Int[Array, "M"]:
-    """Return region ids of one scale by `cfg.partition`: "kmeans" or "grid" (label maps never come here)."""
-    if cfg.partition == "grid":
-        return jnp.where(valid, grid_regions(grid, num_clusters), -1)
+    """Return region ids of one scale by `cfg.partition`: "kmeans", "grid" or "one", which is a grid of one cell.
+
+    Raises:
+      ValueError: another partition; those are made on the host (encoding.py).
+    """
+    if cfg.partition in ("grid", "one"):
+        return jnp.where(valid, grid_regions(grid, 1 if cfg.partition == "one" else num_clusters), -1)
+    if cfg.partition != "kmeans":
+        raise ValueError(f"partition={cfg.partition!r}: is made on the host, not in a compiled program")
     return kmeans_regions(cfg, grid, features, valid, init_index, num_clusters, max_steps)
 
 

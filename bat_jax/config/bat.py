@@ -79,7 +79,7 @@ class BatConfig:
             require(self.has_token_mlp, "token_mlp", True, "the checkpoint holds no token MLP")
 
     def _check_clusters(self) -> None:
-        if self.compressor.partition == "sam":
+        if self.compressor.partition in ("sam", "one"):
             return
         num_clusters = self.compressor.num_clusters
         counts = [self.num_tokens(size) for size in self.compressor.sizes_px]

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from bat_jax.config.fields import require, require_choice, require_positive
 
 Fidelity = Literal["paper", "release"]
-Partition = Literal["kmeans", "sam", "grid"]
+Partition = Literal["kmeans", "birch", "sam", "grid", "one"]
 SelectionRule = Literal[
     "uhr_bat",
     "topk",
@@ -57,9 +57,10 @@ class CompressorConfig:
     Attributes:
       fidelity: the preset the fields below started from; only a label once they are set.
       scales: views from coarse to fine; the first is the anchor.
-      partition: how a scale is cut into regions: K-means, a label map (SAM), or a regular grid.
-      num_clusters: regions per scale for K-means and grid; 0 means as many as the scale's budget.
+      partition: how a scale is cut into regions: K-means, BIRCH, a label map (SAM), a regular grid, or one region.
+      num_clusters: regions per scale for K-means, BIRCH and grid; 0 means as many as the scale's budget.
       kmeans_iterations: most Lloyd steps.
+      birch_threshold: largest radius of BIRCH's subclusters, in the units of Eq. 13's u_i.
       feature_scale, coord_scale: weights of the unit feature and of the coordinates in Eq. 13.
       cluster_features: "vision" clusters the tower's features, "projected" the decoder-wide ones.
       coordinates: "scale" is the normalised centre on the whole view (paper); "tile" is (col, row)/(side-1) inside the
@@ -91,6 +92,7 @@ class CompressorConfig:
     partition: Partition = "kmeans"
     num_clusters: int = 600
     kmeans_iterations: int = 10
+    birch_threshold: float = 0.25
     feature_scale: float = 1.0
     coord_scale: float = 0.05
     cluster_features: Literal["vision", "projected"]
@@ -113,7 +115,7 @@ class CompressorConfig:
 
     def __post_init__(self):
         require_choice(self, "fidelity", ("paper", "release"))
-        require_choice(self, "partition", ("kmeans", "sam", "grid"))
+        require_choice(self, "partition", get_args(Partition))
         require_choice(self, "cluster_features", ("vision", "projected"))
         require_choice(self, "coordinates", ("scale", "tile"))
         require_choice(self, "importance_query", ("question", "last_token"))
@@ -123,7 +125,7 @@ class CompressorConfig:
         require_choice(self, "coverage", ("off", "guaranteed"))
         require_choice(self, "background", ("tokens", "region"))
         require_choice(self, "without_label_map", ("top", "error"))
-        require_positive(self, "kmeans_iterations", "scale_embedding_repeats", "fastv_layer")
+        require_positive(self, "kmeans_iterations", "scale_embedding_repeats", "fastv_layer", "birch_threshold")
         require(self.num_clusters >= 0, "num_clusters", self.num_clusters, "must be 0 (as the budget) or positive")
         require(len(self.scales) > 0, "scales", self.scales, "must name at least one view")
         sizes = [scale.size_px for scale in self.scales]
@@ -206,6 +208,8 @@ class CompressorConfig:
 
     def clusters_of(self, scale: ScaleSpec, num_tokens: int) -> int:
         """Regions made of a scale of `num_tokens` tokens: `num_clusters` or the budget, clipped to the tokens."""
+        if self.partition == "one":
+            return 1
         return min(self.num_clusters or scale.budget, num_tokens)
 
 
