@@ -7,6 +7,7 @@ Tiles go through the tower in micro-batches of one fixed size, so memory does no
 
 import dataclasses
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
-from bat_jax.compress.partition import ALONE, LabelRegions, label_regions
+from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_regions
 from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.io.birch import birch_labels
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
@@ -191,7 +193,7 @@ class SceneEncoder:
                 attention_tokens = self._with_embedding(spec, "attention", features.projected)
             if keep_intermediates:
                 kept |= self._kept_arrays(spec, tiles, features, init)
-            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid)))
+            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid), features.attention))
             grids.append(grid)
             centres.append(init)
         cache = self.stages.run(
@@ -256,7 +258,7 @@ class SceneEncoder:
         return tuple(regions)
 
     def _encode_view(self, tiles: np.ndarray) -> bat.TileFeatures:
-        """Run a view's tiles through the tower in micro-batches of one size: (M, E) and (M, D), tile-major.
+        """Run a view's tiles through the tower in micro-batches of one size: (M, ...) each, tile-major.
 
         Tiles of nothing but padding all give the same features: one of them is encoded for all.
         """
@@ -267,15 +269,18 @@ class SceneEncoder:
         position = np.zeros(len(tiles), np.int32)
         position[wanted] = np.arange(wanted.size)
         position[is_padding] = wanted.size - 1
+        encode = bat.encode_tiles
+        if self.cfg.compressor.reads_tower_attention:
+            encode = bat.encode_tiles_with_attention
         batches = []
         for start in range(0, wanted.size, self.tile_batch):
             batch = tiles[wanted[start : start + self.tile_batch]]
             short = self.tile_batch - len(batch)
             batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
             batches.append(
-                self.stages.run("vision_tower", bat.encode_tiles, (self.cfg.networks,), self.params, batch, self._table)
+                self.stages.run("vision_tower", encode, (self.cfg.networks,), self.params, batch, self._table)
             )
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, parts[0].shape[-1]), *batches)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)
 
     def _with_embedding(self, spec: ScaleSpec, path: str, projected: jax.Array) -> jax.Array:
         repeats = self.cfg.compressor.embedding_repeats(path)
@@ -299,7 +304,7 @@ class SceneEncoder:
         """Return the tokens that start as centres: given ones checked, or drawn from the seed."""
         settings = self.cfg.compressor
         count = settings.clusters_of(spec, valid.size)
-        if settings.partition == "grid":
+        if settings.partition != "kmeans":
             return np.zeros(count, np.int32)
         if kmeans_init is None:
             return np.asarray(initial_centres(jax.random.key(seed), jnp.asarray(valid), spec.size_px, count))
@@ -317,8 +322,22 @@ class SceneEncoder:
     def _partition(
         self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray, room: int
     ) -> jax.Array:
-        """Return (M,) region ids of a scale by K-means or a regular grid, compiled for `room` regions."""
+        """Return (M,) region ids of a scale by K-means, BIRCH, a regular grid or as one, with `room` ids."""
         settings = self.cfg.compressor
+        if settings.partition == "birch":
+            rows = self.stages.run(
+                "region_partition",
+                cluster_rows,
+                (),
+                features,
+                grid.coordinates(settings.coordinates),
+                jnp.float32(settings.feature_scale),
+                jnp.float32(settings.coord_scale),
+            )
+            start = time.perf_counter()
+            region_id = birch_labels(np.asarray(rows), valid, init.size, settings.birch_threshold)
+            self.stages.run_seconds["region_partition"] += time.perf_counter() - start
+            return jnp.asarray(region_id)
         # Only the rules that partitioning reads; budgets and the like must not compile it anew.
         rules = CompressorConfig.release(
             partition=settings.partition,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.nn.clip_vit import ClipVit
+from bat_jax.nn.clip_vit import ClipVit, TowerAttention
 from bat_jax.nn.mlp import GeluMlp
 from bat_jax.nn.qwen2 import KVCache, Qwen2
 from bat_jax.nn.scale_embedding import ScaleEmbedding
@@ -36,10 +36,14 @@ from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 
 class TileFeatures(NamedTuple):
-    """vision (B, P, E): the tower's selected layer. projected (B, P, D): in the decoder's width."""
+    """vision (B, P, E): the tower's selected layer. projected (B, P, D): in the decoder's width.
+
+    attention: the selected layer's, where a selection reads it.
+    """
 
     vision: Float[Array, "B P E"]
     projected: Float[Array, "B P D"]
+    attention: TowerAttention | None = None
 
 
 class Spliced(NamedTuple):
@@ -99,11 +103,22 @@ def encode_tiles(
       tiles: RGB values. table: the normalised value of each of the 256 levels per channel, so that pixels travel as
         bytes and are normalised exactly as on the host.
     """
+    return _encode_tiles(cfg, params, tiles, table, return_attention=False)
+
+
+def encode_tiles_with_attention(
+    cfg: BatConfig, params: Params, tiles: UInt8[Array, "B t t 3"], table: Float[Array, "256 3"]
+) -> TileFeatures:
+    """Run `encode_tiles` and also return the selected layer's attention (`CompressorConfig.reads_tower_attention`)."""
+    return _encode_tiles(cfg, params, tiles, table, return_attention=True)
+
+
+def _encode_tiles(cfg, params, tiles, table, *, return_attention: bool) -> TileFeatures:
     with jax.named_scope("vision_tower"):
         pixels = table[tiles.astype(jnp.int32), jnp.arange(3)].astype(cfg.compute_dtype)
-        vision = _apply(cfg, params, "vision_tower", pixels).patches
+        output = _apply(cfg, params, "vision_tower", pixels, return_attention=return_attention)
     with jax.named_scope("projector"):
-        return TileFeatures(vision, _apply(cfg, params, "projector", vision))
+        return TileFeatures(output.patches, _apply(cfg, params, "projector", output.patches), output.attention)
 
 
 def scale_embedding(cfg: BatConfig, scale_px: int, params: Params) -> Float[Array, "_ D"]:

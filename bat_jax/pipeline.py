@@ -248,7 +248,7 @@ class BatModel:
         ids, valid = _padded_text(suffix)
         weight = np.zeros(ids.size, np.float32)
         weight[: suffix.size] = suffix_row_weight(
-            settings.importance_query,
+            settings.attention_query,
             suffix.tolist(),
             pad_id=self.tokenizer.pad_token_id,
             end_of_turn_id=end_of_turn_id(self.tokenizer),
@@ -269,7 +269,7 @@ class BatModel:
                 valid,
                 weight,
             )
-            importance = rows[settings.importance_layer]
+            importance = rows[settings.attention_layer]
             selections = self.stages.run(
                 "preserve_merge",
                 select,
@@ -320,6 +320,11 @@ class BatModel:
         if len(budgets) != len(limits) or not is_allowed or not any(budgets):
             raise ValueError(
                 f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
+            )
+        if self.cfg.compressor.selection == "dense" and (budgets != limits or num_images > 1):
+            raise ValueError(
+                f"selection='dense': keeps all {sum(limits)} tokens of one image; {num_images} images with "
+                f"budgets={list(budgets)} have no room for that"
             )
         return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
 

@@ -6,12 +6,12 @@ import pathlib
 import re
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from absl import flags
 
-from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, PromptConfig, ScaleSpec
+from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, Partition, PromptConfig, ScaleSpec
 from bat_jax.encoding import ImageLike
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import read_label_map
@@ -29,13 +29,13 @@ SCALES = flags.DEFINE_string(
     "scales", None, "Sides of the views in pixels, ascending, as 672,1344,2688,4032. Default: the checkpoint's."
 )
 NUM_CLUSTERS = flags.DEFINE_integer(
-    "num_clusters", None, "Regions per scale (K-means, grid); 0: as many as the budget."
+    "num_clusters", None, "Regions per scale (K-means, BIRCH, grid); 0: as many as the budget."
 )
 KMEANS_ITERATIONS = flags.DEFINE_integer("kmeans_iterations", None, "Most Lloyd steps of K-means.")
 KMEANS_INIT = flags.DEFINE_string(
     "kmeans_init", None, "NPZ file with kmeans_init_S arrays (token indices at scale S) that fix the first centres."
 )
-PARTITION = flags.DEFINE_enum("partition", None, ["kmeans", "sam", "grid"], "How a scale is cut into regions.")
+PARTITION = flags.DEFINE_enum("partition", None, list(get_args(Partition)), "How a scale is cut into regions.")
 LABEL_MAP = flags.DEFINE_multi_string(
     "label_map",
     [],

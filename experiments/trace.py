@@ -69,7 +69,9 @@ def question_arrays(scene: Scene, answer: Answer) -> dict[str, np.ndarray]:
         region = selection.region
         if labels is not None:  # label map: give the labels themselves, background tokens are 0
             with_background = np.append(labels, 0)
-            region_id, region = with_background[region_id], np.where(selection.mask, with_background[region], ALONE)
+            region_id = with_background[region_id]
+            if selection.group is None:  # a selection with groups of its own does not use the regions
+                region = np.where(selection.mask, with_background[region], ALONE)
         arrays[f"region_id_{size}"] = region_id.astype(np.int32)
         arrays[f"selected_{size}"] = selection.tokens.astype(np.float32)
         arrays[f"selected_index_{size}"] = selection.index

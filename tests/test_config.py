@@ -58,7 +58,7 @@ def scales(*pairs):
         ),
         (lambda: ScaleSpec(size_px=0, budget=1), "ScaleSpec.size_px"),
         (lambda: ScaleSpec(size_px=672, budget=0), "ScaleSpec.budget"),
-        (lambda: CompressorConfig.paper(partition="birch"), "CompressorConfig.partition"),
+        (lambda: CompressorConfig.paper(partition="slic"), "CompressorConfig.partition"),
         (lambda: CompressorConfig.paper(cluster_features="pixels"), "CompressorConfig.cluster_features"),
         (lambda: CompressorConfig.paper(coordinates="polar"), "CompressorConfig.coordinates"),
         (lambda: CompressorConfig.paper(importance_query="all"), "CompressorConfig.importance_query"),
@@ -92,6 +92,8 @@ def with_compressor(**overrides):
         (with_compressor(scales=scales((672, 80), (1000, 80))), "scales", "multiple of the tile's 336 pixels"),
         (with_compressor(importance_layer=28), "importance_layer", "28 layers"),
         (with_compressor(importance_layer=-29), "importance_layer", "28 layers"),
+        (with_compressor(selection="fastv", fastv_layer=29), "fastv_layer", "28 layers"),
+        (with_compressor(selection="dense"), "selection", "--budgets=2304,9216,36864,82944"),
         (
             with_compressor(scale_embedding=True, scales=scales((336, 10), (672, 80))),
             "scales",
@@ -118,6 +120,22 @@ def test_a_setting_that_the_weights_cannot_serve_is_refused(build, field, says):
 def test_a_budget_may_be_as_large_as_its_scale():
     cfg = BatConfig.uhr_bat_7b(compressor=CompressorConfig.release(scales=scales((672, 2304), (1344, 9216))))
     assert cfg.compressor.budgets == (2304, 9216)
+
+
+def test_dense_needs_room_for_every_token_in_the_decoder():
+    cfg = BatConfig.mini()
+    fits = tuple(ScaleSpec(size_px=px, budget=cfg.num_tokens(px)) for px in (224, 448))
+    assert cfg.with_settings(selection="dense", scales=fits).compressor.selection == "dense"
+    whole = (*fits, ScaleSpec(size_px=896, budget=4096))
+    with pytest.raises(ValueError, match=r"\[224, 448, 896\] have 5376 tokens together, the decoder 4096 positions"):
+        cfg.with_settings(selection="dense", scales=whole)
+
+
+def test_fastv_reads_the_last_tokens_row_of_its_own_layer():
+    settings = CompressorConfig.paper(selection="fastv", fastv_layer=3, importance_layer=-1)
+    assert (settings.attention_layer, settings.attention_query) == (2, "last_token")
+    settings = dataclasses.replace(settings, selection="topk")
+    assert (settings.attention_layer, settings.attention_query) == (-1, "question")
 
 
 def test_paper_refuses_more_clusters_than_the_smallest_scale_has_tokens():

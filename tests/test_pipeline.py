@@ -1,11 +1,15 @@
 """The two halves: what an image costs once, what a question costs, and that answers do not depend on the order."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from bat_jax import model as bat
+from bat_jax.compress.partition import cluster_rows
+from bat_jax.config.compressor import SelectionRule
+from bat_jax.io.birch import birch_labels
 from bat_jax.io.prompts import build_prompt
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
 from bat_jax.pipeline import BatModel
@@ -171,6 +175,25 @@ def test_partition_grid_cuts_rectangles(model):
     np.testing.assert_array_equal(regions, expected)
 
 
+def test_partition_birch_is_birch_of_the_clustered_rows(paper):
+    birch = paper.configured(paper.cfg.with_settings(partition="birch", birch_threshold=0.02))
+    scene = birch.encode(picture(80, 224), keep_intermediates=True)
+    for scale, grid, size in zip(scene.scales, scene.grids, scene.scales_px, strict=True):
+        features = scene.intermediates[f"vision_{size}"].reshape(grid.num_tokens, -1)
+        valid, settings = np.asarray(scale.valid), birch.cfg.compressor
+        rows = np.asarray(cluster_rows(features, grid.coordinates("scale"), 1.0, settings.coord_scale))
+        np.testing.assert_array_equal(scale.region_id, birch_labels(rows, valid, settings.num_clusters, 0.02))
+    assert scene.num_regions == (6, 6)
+    assert scene.ask("Any boats?", max_new_tokens=1).tokens_kept == ((12, 30),)
+
+
+def test_partition_one_is_one_region_of_all_valid_tokens(paper):
+    scene = paper.configured(paper.cfg.with_settings(partition="one")).encode(picture(80, 224))
+    assert scene.num_regions == (1, 1) and scene.region_capacity == (1, 1)
+    for scale in scene.scales:
+        np.testing.assert_array_equal(scale.region_id, np.where(scale.valid, 0, -1))
+
+
 def test_sampling_is_a_function_of_the_seed(scene):
     first, again, other = (
         scene.ask("Any boats?", max_new_tokens=20, temperature=2.0, seed=seed, stop=False).token_ids
@@ -186,6 +209,56 @@ def test_the_layer_of_importance_is_a_setting(model, scene):
     last = model.compress([scene], ids)[0].anchor_importance
     first = other.compress([scene], ids)[0].anchor_importance
     assert not np.allclose(last, first)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in get_args(SelectionRule) if rule not in ("uhr_bat", "dense")])
+def test_every_selection_answers_within_the_budget_without_padding(paper, rule):
+    configured = paper.configured(paper.cfg.with_settings(selection=rule))
+    scene = configured.encode(picture(80, 224))
+    answer = scene.ask("Any boats?", max_new_tokens=1, budgets=(9, 21))
+    compiles = configured.stages.num_compiles.copy()
+    again = scene.ask("Any boats?", max_new_tokens=1, budgets=(9, 21))
+    same_answer(answer, again)
+    fewer = scene.ask("Any boats?", max_new_tokens=1, budgets=(4, 8))
+    assert configured.stages.num_compiles == compiles
+    for kept, budgets in ((answer.tokens_kept[0], (9, 21)), (fewer.tokens_kept[0], (4, 8))):
+        assert 0 < sum(kept) <= sum(budgets)
+        if rule not in ("topk_global", "largest_view"):
+            assert all(0 < rows <= budget for rows, budget in zip(kept, budgets, strict=True))
+    for scale, selection in zip(scene.scales, answer.selections[0], strict=True):
+        tokens, valid = np.asarray(scale.tokens), np.asarray(scale.valid)
+        kept = selection.index[selection.index >= 0]
+        assert np.all(valid[kept]) and not np.any(selection.tokens[~selection.mask])
+        np.testing.assert_array_equal(selection.tokens[selection.index >= 0], tokens[kept])
+        if selection.group is not None:
+            assert np.all(selection.group[~valid] == -1)
+
+
+def test_dense_keeps_every_token_of_the_views_and_refuses_less(model):
+    whole = tuple(dataclasses.replace(scale, budget=count) for scale, count in zip(SCALES, (64, 256), strict=True))
+    dense = model.configured(model.cfg.with_settings(selection="dense", scales=whole))
+    scene = dense.encode(picture(150, 230))
+    answer = scene.ask("Any boats?", max_new_tokens=1)
+    assert answer.tokens_kept == ((64, 256),)
+    np.testing.assert_array_equal(answer.selections[0][1].tokens, scene.scales[1].tokens)
+    with pytest.raises(ValueError, match="selection='dense'"):
+        scene.ask("Any boats?", max_new_tokens=1, budgets=(64, 255))
+    with pytest.raises(ValueError, match="2 images"):
+        dense.ask([scene, scene], "Any boats?", max_new_tokens=1)
+
+
+def test_fastv_keeps_what_the_last_token_attends_to_in_layer_two(model, scene):
+    rule = model.configured(model.cfg.with_settings("paper", selection="fastv", importance_layer=0))
+    same = model.configured(model.cfg.with_settings("paper", importance_layer=1, importance_query="last_token"))
+    ids = build_prompt(model.tokenizer, "Any boats?", 1, model.cfg.prompt).pieces[-1]
+    row, expected = (bat_model.compress([scene], ids)[0].anchor_importance for bat_model in (rule, same))
+    np.testing.assert_array_equal(row, expected)
+
+
+def test_a_scene_encoded_without_the_towers_attention_is_refused(model, scene):
+    other = model.configured(model.cfg.with_settings(selection="visionzip"))
+    with pytest.raises(ValueError, match="encode the image with this setting"):
+        other.ask([scene], "Any boats?")
 
 
 @pytest.mark.parametrize(

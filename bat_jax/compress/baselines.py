@@ -1,11 +1,22 @@
 """Other ways to keep B_s tokens of a scale, behind the interface of `preserve_merge`, to compare it with.
 
     topk          the B_s tokens of each scale with the highest importance (UHR-BAT without regions and merging)
+    fastv         the same by the attention that FastV reads (below)
     topk_global   the sum of B_s best tokens of all scales together; how many each scale gets is its tokens' doing
     random        B_s tokens of each scale drawn at random; the draw differs from question to question and is repeatable
     pooling       each scale cut into the largest g x g grid with g^2 <= B_s, one mean token a cell; asks no question
 
-The anchor alone, the paper's direct down-sampling, needs no function: it is a config with one scale.
+    largest_view  every token of the largest view whose tokens fit the sum of all budgets; the anchor pooled into it
+                  if not even its tokens fit: the paper's direct down-sampling
+    dense         every token of every view, in order; budgets must hold them (config/bat.py refuses others)
+
+FastV (Chen et al. 2024, arXiv:2403.06764, Sec. 4) lets all visual tokens through the decoder's first K layers and then
+drops those that received the least attention in layer K, on average over all tokens. Here the question meets the anchor
+before it meets the finer views, so what exists at decoder level is the anchor's attention: fastv reads it in layer K
+(`CompressorConfig.fastv_layer`, 2 as in the paper) at the prompt's last token, mean over heads, aligns it with the
+finer scales as importance is, and keeps the best of each scale. Dropped tokens never enter the decoder.
+
+The selections that read the vision tower's attention have files of their own: visionzip, prumerge, tome, background.
 """
 
 from collections.abc import Sequence
@@ -15,7 +26,6 @@ import jax.numpy as jnp
 
 from bat_jax.compress.partition import ALONE, grid_regions
 from bat_jax.compress.preserve_merge import Selection, preserve_merge
-from bat_jax.ops.segment import segment_sum
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
@@ -50,32 +60,26 @@ def random_scores(key: Key[Array, ""], importance: Float[Array, "M1"], num_token
     return jax.random.uniform(jax.random.fold_in(key, jnp.sum(bits * odd, dtype=jnp.uint32)), (num_tokens,))
 
 
-def pool_grid(
-    grid: TokenGrid,
-    tokens: Float[Array, "M D"],
-    importance: Float[Array, "M"],
-    valid: Bool[Array, "M"],
-    budget: Int[Array, ""] | int,
-    max_budget: int,
-) -> Selection:
-    """Merge a scale into a regular grid of at most `budget` mean tokens, row by row; empty cells are left out.
+def grid_groups(grid: TokenGrid, valid: Bool[Array, "M"], budget: Int[Array, ""] | int) -> Int[Array, "M"]:
+    """Return each token's cell of the largest regular grid of at most `budget` cells, -1 where it is not valid."""
+    return jnp.where(valid & (jnp.asarray(budget) > 0), grid_regions(grid, budget), -1)
 
-    Every row counts as merged: its index is -1, its region the cell.
+
+def each_alone(valid: Bool[Array, "M"], budget: Int[Array, ""] | int) -> Int[Array, "M"]:
+    """Return a row of its own for each of the first `budget` valid tokens, -1 for the others."""
+    row = jnp.cumsum(valid) - 1
+    return jnp.where(valid & (row < budget), row, -1).astype(jnp.int32)
+
+
+def largest_view_groups(
+    grids: Sequence[TokenGrid], valid: Sequence[Bool[Array, "_"]], budget: Int[Array, ""]
+) -> tuple[Int[Array, "_"], ...]:
+    """Return every scale's rows: all valid tokens of the largest view that has at most `budget` of them.
+
+    Where no view fits, the anchor goes into the largest grid of cells that does.
     """
-    cell = jnp.where(valid, grid_regions(grid, budget), ALONE)
-    scores = jnp.stack([importance.astype(jnp.float32), jnp.ones(importance.shape)], axis=1)
-    sums = segment_sum(scores, cell, max_budget)
-    size = jnp.maximum(sums[:, 1], 1)
-    mean = (segment_sum(tokens, cell, max_budget) / size[:, None]).astype(tokens.dtype)
-    is_cell = sums[:, 1] > 0
-    order = jnp.argsort(~is_cell, stable=True).astype(jnp.int32)
-    mask = is_cell[order]
-    return Selection(
-        tokens=jnp.where(mask[:, None], mean[order], 0),
-        index=jnp.full((max_budget,), -1, jnp.int32),
-        region=jnp.where(mask, order, -1),
-        mask=mask,
-        importance=jnp.where(mask, (sums[:, 0] / size)[order], 0.0),
-        num_candidates=jnp.sum(is_cell),
-        is_kept=jnp.zeros(importance.shape, bool),
-    )
+    counts = jnp.stack([jnp.sum(is_valid) for is_valid in valid])
+    chosen = jnp.max(jnp.where(counts <= budget, jnp.arange(len(valid)), -1))
+    groups = [each_alone(is_valid & (chosen == index), budget) for index, is_valid in enumerate(valid)]
+    groups[0] = jnp.where(chosen < 0, grid_groups(grids[0], valid[0], budget), groups[0])
+    return tuple(groups)

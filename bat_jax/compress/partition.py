@@ -1,8 +1,8 @@
 """Region partition (UHR-BAT, arXiv:2604.13565, Sec. 3.2 and App. C.2, Eq. 4, 13-15), apart for every scale.
 
 A partitioner maps features, coordinates and a mask of valid tokens to int32 region ids. K-means and the regular grid
-run inside jit; label maps (SAM or any other) become token labels on the host (`io/label_maps.py`) and region ids here.
-The partition does not depend on the question.
+run inside jit; BIRCH runs on the host (`io/birch.py`), and label maps (SAM or any other) become token labels there
+(`io/label_maps.py`) and region ids here. The partition does not depend on the question.
 
 Region ids: 0..R-1 for regions, ALONE for a token that is a region of its own.
 """
@@ -15,9 +15,11 @@ import numpy as np
 
 from bat_jax.config import CompressorConfig
 from bat_jax.ops.kmeans import kmeans
+from bat_jax.ops.nearest import unit_rows
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int
 
+Scalar = float | Float[Array, ""]
 ALONE = -1
 # Label maps come with any number of regions; rounding up keeps the set of compiled shapes small.
 SMALLEST_REGION_CAPACITY = 64
@@ -32,13 +34,10 @@ class LabelRegions(NamedTuple):
 
 
 def cluster_rows(
-    features: Float[Array, "M C"], coordinates: Float[Array, "M 2"], feature_scale: float, coord_scale: float
+    features: Float[Array, "M C"], coordinates: Float[Array, "M 2"], feature_scale: Scalar, coord_scale: Scalar
 ) -> Float[Array, "M C2"]:
     """Return u_i = [feature_scale * f_i / |f_i|_2 ; coord_scale * (x_i, y_i)] in float32 (Eq. 13)."""
-    features = features.astype(jnp.float32)
-    norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    unit = features / jnp.maximum(norm, 1e-12)
-    return jnp.concatenate([feature_scale * unit, coord_scale * coordinates], axis=-1)
+    return jnp.concatenate([feature_scale * unit_rows(features), coord_scale * coordinates], axis=-1)
 
 
 def kmeans_regions(

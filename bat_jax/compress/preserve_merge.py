@@ -32,7 +32,8 @@ class Selection(NamedTuple):
     the mask. region (J,): region id, -1 for a token that is a region of its own and outside the mask. mask (J,): valid
     rows, always a prefix. importance (J,): the token's score, for a merged row the mean score of what it merges.
     num_candidates (): rows there would be without a budget. is_kept (M,): tokens preserved by the rule of the region,
-    in the budget or not.
+    in the budget or not. group (M,): what `region` counts where a selection makes its own groups of tokens (-1: in
+    none); None where they are the scale's regions.
     """
 
     tokens: Float[Array, "J D"]
@@ -42,6 +43,7 @@ class Selection(NamedTuple):
     importance: Float[Array, "J"]
     num_candidates: Int[Array, ""]
     is_kept: Bool[Array, "M"]
+    group: Int[Array, "M"] | None = None
 
 
 def region_mean(

@@ -37,13 +37,13 @@ class BatConfig:
                 self.scale_embedding.width,
                 f"must be the decoder's {self.decoder.width}",
             )
+        num_layers = self.decoder.num_layers
         layer = self.compressor.importance_layer
-        require(
-            -self.decoder.num_layers <= layer < self.decoder.num_layers,
-            "importance_layer",
-            layer,
-            f"the decoder has {self.decoder.num_layers} layers",
-        )
+        is_layer = -num_layers <= layer < num_layers
+        require(is_layer, "importance_layer", layer, f"the decoder has {num_layers} layers")
+        if self.compressor.selection == "fastv":
+            layer = self.compressor.fastv_layer
+            require(layer <= num_layers, "fastv_layer", layer, f"the decoder has {num_layers} layers")
         tile = self.vision.image_size_px
         for scale in self.compressor.scales:
             require(
@@ -57,6 +57,7 @@ class BatConfig:
                 f"scale {scale.size_px} has only {num_tokens} tokens",
             )
         self._check_clusters()
+        self._check_dense()
         has_embedding = self.scale_embedding.form != "none"
         require(
             has_embedding or not self.compressor.scale_embedding,
@@ -78,7 +79,7 @@ class BatConfig:
             require(self.has_token_mlp, "token_mlp", True, "the checkpoint holds no token MLP")
 
     def _check_clusters(self) -> None:
-        if self.compressor.partition == "sam":
+        if self.compressor.partition in ("sam", "one"):
             return
         num_clusters = self.compressor.num_clusters
         counts = [self.num_tokens(size) for size in self.compressor.sizes_px]
@@ -88,6 +89,26 @@ class BatConfig:
             "num_clusters",
             num_clusters,
             f"the scales {list(self.compressor.sizes_px)} have {counts} tokens; at most {limit} regions fit",
+        )
+
+    def _check_dense(self) -> None:
+        """Refuse to keep every token of views that the budgets or the decoder's positions do not hold."""
+        if self.compressor.selection != "dense":
+            return
+        sizes, counts = list(self.compressor.sizes_px), [self.num_tokens(size) for size in self.compressor.sizes_px]
+        require(
+            list(self.compressor.budgets) == counts,
+            "selection",
+            "dense",
+            f"the views {sizes} have {counts} tokens, the budgets are {list(self.compressor.budgets)}; "
+            f"give --budgets={','.join(map(str, counts))}, or fewer --scales",
+        )
+        limit = self.decoder.max_positions
+        require(
+            sum(counts) < limit,
+            "selection",
+            "dense",
+            f"the views {sizes} have {sum(counts)} tokens together, the decoder {limit} positions; give fewer --scales",
         )
 
     def num_tiles(self, size_px: int) -> int:

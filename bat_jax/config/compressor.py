@@ -5,12 +5,28 @@ A number that differs between the paper (arXiv:2604.13565) and the authors' rele
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bat_jax.config.fields import require, require_choice, require_positive
 
 Fidelity = Literal["paper", "release"]
-Partition = Literal["kmeans", "sam", "grid"]
+Partition = Literal["kmeans", "birch", "sam", "grid", "one"]
+SelectionRule = Literal[
+    "uhr_bat",
+    "topk",
+    "topk_global",
+    "random",
+    "pooling",
+    "largest_view",
+    "dense",
+    "fastv",
+    "visionzip",
+    "prumerge",
+    "tome",
+    "background",
+]
+# Selections that read the vision tower's attention; images are encoded with it for them.
+TOWER_ATTENTION_RULES = ("visionzip", "prumerge", "tome", "background")
 
 # The budgets of the paper's appendix A, which the authors' README uses too, and its other sets by benchmark.
 DEFAULT_SCALES_PX = (672, 1344, 2688, 4032)
@@ -41,9 +57,10 @@ class CompressorConfig:
     Attributes:
       fidelity: the preset the fields below started from; only a label once they are set.
       scales: views from coarse to fine; the first is the anchor.
-      partition: how a scale is cut into regions: K-means, a label map (SAM), or a regular grid.
-      num_clusters: regions per scale for K-means and grid; 0 means as many as the scale's budget.
+      partition: how a scale is cut into regions: K-means, BIRCH, a label map (SAM), a regular grid, or one region.
+      num_clusters: regions per scale for K-means, BIRCH and grid; 0 means as many as the scale's budget.
       kmeans_iterations: most Lloyd steps.
+      birch_threshold: largest radius of BIRCH's subclusters, in the units of Eq. 13's u_i.
       feature_scale, coord_scale: weights of the unit feature and of the coordinates in Eq. 13.
       cluster_features: "vision" clusters the tower's features, "projected" the decoder-wide ones.
       coordinates: "scale" is the normalised centre on the whole view (paper); "tile" is (col, row)/(side-1) inside the
@@ -60,8 +77,8 @@ class CompressorConfig:
       scale_embedding_in_attention: "as_set" follows `scale_embedding`; "always" adds it once on the attention path
         whatever that says (release).
       token_mlp: send the selected tokens through the token MLP (release).
-      selection: "uhr_bat" is the method; "topk", "topk_global", "random" and "pooling" are what it is compared with
-        (compress/baselines.py).
+      selection: "uhr_bat" is the method; the others are what it is compared with (docs/compressors.md).
+      fastv_layer: K of selection "fastv": the decoder layer, counted from 1, whose attention is read.
       coverage: "guaranteed" gives every region one row before the budget is filled in order (ours, in neither).
       background: for label maps: "tokens" makes every token of label 0 a region of its own; "region" treats 0 as any
         other label.
@@ -75,6 +92,7 @@ class CompressorConfig:
     partition: Partition = "kmeans"
     num_clusters: int = 600
     kmeans_iterations: int = 10
+    birch_threshold: float = 0.25
     feature_scale: float = 1.0
     coord_scale: float = 0.05
     cluster_features: Literal["vision", "projected"]
@@ -88,7 +106,8 @@ class CompressorConfig:
     scale_embedding_repeats: int
     scale_embedding_in_attention: Literal["as_set", "always"]
     token_mlp: bool
-    selection: Literal["uhr_bat", "topk", "topk_global", "random", "pooling"] = "uhr_bat"
+    selection: SelectionRule = "uhr_bat"
+    fastv_layer: int = 2
     coverage: Literal["off", "guaranteed"] = "off"
     background: Literal["tokens", "region"] = "tokens"
     without_label_map: Literal["top", "error"]
@@ -96,17 +115,17 @@ class CompressorConfig:
 
     def __post_init__(self):
         require_choice(self, "fidelity", ("paper", "release"))
-        require_choice(self, "partition", ("kmeans", "sam", "grid"))
+        require_choice(self, "partition", get_args(Partition))
         require_choice(self, "cluster_features", ("vision", "projected"))
         require_choice(self, "coordinates", ("scale", "tile"))
         require_choice(self, "importance_query", ("question", "last_token"))
         require_choice(self, "scale_embedding_extent", ("scale", "tile"))
         require_choice(self, "scale_embedding_in_attention", ("as_set", "always"))
-        require_choice(self, "selection", ("uhr_bat", "topk", "topk_global", "random", "pooling"))
+        require_choice(self, "selection", get_args(SelectionRule))
         require_choice(self, "coverage", ("off", "guaranteed"))
         require_choice(self, "background", ("tokens", "region"))
         require_choice(self, "without_label_map", ("top", "error"))
-        require_positive(self, "kmeans_iterations", "scale_embedding_repeats")
+        require_positive(self, "kmeans_iterations", "scale_embedding_repeats", "fastv_layer", "birch_threshold")
         require(self.num_clusters >= 0, "num_clusters", self.num_clusters, "must be 0 (as the budget) or positive")
         require(len(self.scales) > 0, "scales", self.scales, "must name at least one view")
         sizes = [scale.size_px for scale in self.scales]
@@ -166,6 +185,21 @@ class CompressorConfig:
     def budgets(self) -> tuple[int, ...]:
         return tuple(scale.budget for scale in self.scales)
 
+    @property
+    def attention_layer(self) -> int:
+        """Decoder layer whose attention the selection reads; negative counts from the last."""
+        return self.fastv_layer - 1 if self.selection == "fastv" else self.importance_layer
+
+    @property
+    def attention_query(self) -> Literal["question", "last_token"]:
+        """Which rows of that attention the selection reads."""
+        return "last_token" if self.selection == "fastv" else self.importance_query
+
+    @property
+    def reads_tower_attention(self) -> bool:
+        """Whether the selection needs the vision tower's attention of every token."""
+        return self.selection in TOWER_ATTENTION_RULES
+
     def embedding_repeats(self, path: Literal["answer", "attention"]) -> int:
         """How often the scale embedding is added to tokens the decoder sees ("answer") or computes importance on."""
         if path == "answer":
@@ -174,6 +208,8 @@ class CompressorConfig:
 
     def clusters_of(self, scale: ScaleSpec, num_tokens: int) -> int:
         """Regions made of a scale of `num_tokens` tokens: `num_clusters` or the budget, clipped to the tokens."""
+        if self.partition == "one":
+            return 1
         return min(self.num_clusters or scale.budget, num_tokens)
 
 

@@ -16,29 +16,61 @@ ACTIVATIONS = {
 }
 
 
+class TowerAttention(NamedTuple):
+    """What the selected layer's attention says of the patches of each tile, float32.
+
+    class_attention (..., P): softmax row of the class token over all tokens of the tile, mean over heads.
+    class_value (..., P): <q, v_i> / sqrt(E) of the class token's query and the patch's value, heads side by side.
+    key (..., P, H): the patch's key, mean over heads.
+    """
+
+    class_attention: Float[Array, "*B P"]
+    class_value: Float[Array, "*B P"]
+    key: Float[Array, "*B P H"]
+
+
 class VisionOutput(NamedTuple):
     """What the tower computes.
 
     patches (B, P, E): features of the selected layer, class token dropped. class_token (B, E): the same layer's.
     hidden_states (L + 1, B, P + 1, E): embeddings and every layer run, or None unless asked for.
+    attention: the selected layer's, or None unless asked for.
     """
 
     patches: Float[Array, "B P E"]
     class_token: Float[Array, "B E"]
     hidden_states: Float[Array, "L B T E"] | None
+    attention: TowerAttention | None
+
+
+def _tower_attention(
+    query: Float[Array, "B T N H"], key: Float[Array, "B T N H"], value: Float[Array, "B T N H"]
+) -> TowerAttention:
+    """Read a layer's attention at the class token, which stands first."""
+    query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
+    num_heads, head_dim = query.shape[2:]
+    scores = jnp.einsum("BNH,BSNH->BNS", query[:, 0], key) * head_dim**-0.5
+    values = jnp.einsum("BNH,BSNH->BS", query[:, 0], value) * (num_heads * head_dim) ** -0.5
+    return TowerAttention(
+        class_attention=jnp.mean(jax.nn.softmax(scores, axis=-1), axis=1)[:, 1:],
+        class_value=values[:, 1:],
+        key=jnp.mean(key, axis=2)[:, 1:],
+    )
 
 
 class SelfAttention(nn.Module):
-    """Unmasked multi-head attention with biases."""
+    """Unmasked multi-head attention with biases; also returns what `TowerAttention` holds if asked for."""
 
     cfg: VisionConfig
+    emit_attention: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+    def __call__(self, x: Float[Array, "B T E"]) -> tuple[Float[Array, "B T E"], TowerAttention | None]:
         heads = (*x.shape[:2], self.cfg.num_heads, -1)
         query, key, value = (nn.Dense(self.cfg.width, name=f"{n}_proj")(x).reshape(heads) for n in "qkv")
         mixed = full_attention(query, key, value)
-        return nn.Dense(self.cfg.width, name="out_proj")(mixed.reshape(x.shape))
+        attention = _tower_attention(query, key, value) if self.emit_attention else None
+        return nn.Dense(self.cfg.width, name="out_proj")(mixed.reshape(x.shape)), attention
 
 
 class Mlp(nn.Module):
@@ -61,12 +93,16 @@ class Block(nn.Module):
 
     cfg: VisionConfig
     emit_hidden: bool = False
+    emit_attention: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T E"], _: None):
-        x = x + SelfAttention(self.cfg, name="self_attn")(_layer_norm(self.cfg, "layer_norm1")(x))
+        mixed, attention = SelfAttention(self.cfg, self.emit_attention, name="self_attn")(
+            _layer_norm(self.cfg, "layer_norm1")(x)
+        )
+        x = x + mixed
         x = x + Mlp(self.cfg, name="mlp")(_layer_norm(self.cfg, "layer_norm2")(x))
-        return x, x if self.emit_hidden else None
+        return x, (x if self.emit_hidden else None, attention)
 
 
 class ClipVit(nn.Module):
@@ -75,14 +111,21 @@ class ClipVit(nn.Module):
     cfg: VisionConfig
 
     @nn.compact
-    def __call__(self, pixels: Float[Array, "B H W 3"], return_hidden: bool = False) -> VisionOutput:
+    def __call__(
+        self, pixels: Float[Array, "B H W 3"], return_hidden: bool = False, return_attention: bool = False
+    ) -> VisionOutput:
         """Encode normalised tiles.
 
         Args:
           pixels: (B, t, t, 3) tiles, normalised by CLIP's mean and standard deviation; each goes through alone.
-          return_hidden: also return all hidden states.
+          return_hidden: also return all hidden states. return_attention: also the selected layer's attention.
+
+        Raises:
+          ValueError: attention is asked for and the selected layer is the embeddings, which have none.
         """
         cfg = self.cfg
+        if return_attention and not cfg.num_run_layers:
+            raise ValueError(f"select_layer={cfg.select_layer}: takes the embeddings, which have no attention to read")
         patch = (cfg.patch_size_px, cfg.patch_size_px)
         x = nn.Conv(cfg.width, patch, patch, padding="VALID", use_bias=False, name="patch_embedding")(pixels)
         x = x.reshape(x.shape[0], -1, cfg.width)
@@ -91,10 +134,12 @@ class ClipVit(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, cfg.width)), x], axis=1)
         x = _layer_norm(cfg, "pre_layernorm")(x + position.astype(x.dtype))
         embeddings = x
-        hidden = None
+        hidden, attention = None, None
         if cfg.num_run_layers:
             layers = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_run_layers)
-            x, hidden = layers(cfg, emit_hidden=return_hidden, name="layers")(x, None)
+            emit = {"emit_hidden": return_hidden, "emit_attention": return_attention}
+            x, (hidden, attention) = layers(cfg, **emit, name="layers")(x, None)
         if return_hidden:
             hidden = embeddings[None] if hidden is None else jnp.concatenate([embeddings[None], hidden])
-        return VisionOutput(x[:, 1:], x[:, 0], hidden if return_hidden else None)
+        attention = jax.tree.map(lambda layer: layer[-1], attention)
+        return VisionOutput(x[:, 1:], x[:, 0], hidden if return_hidden else None, attention)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bat_jax.ops.segment import row_blocks, segment_sum
+from bat_jax.ops.nearest import best_match
+from bat_jax.ops.segment import segment_sum
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
 # A centre has stopped when it moved by no more than this (the authors' release: torch.allclose's defaults).
@@ -35,19 +36,8 @@ def nearest_centre(
 
     Distances are float32 and never stand in memory for all rows at once.
     """
-    half_square = 0.5 * jnp.sum(centres**2, axis=-1)
-
-    def assign(block):
-        # |u - c|^2 / 2 without the term that is alike for all centres
-        distance = half_square - jnp.einsum("mc,rc->mr", block, centres, precision="highest")
-        return jnp.argmin(jnp.where(is_centre, distance, jnp.inf), axis=-1).astype(jnp.int32)
-
-    num_rows, width = rows.shape
-    block, padding = row_blocks(num_rows)
-    if block == num_rows:
-        return assign(rows)
-    padded = jnp.pad(rows, ((0, padding), (0, 0))).reshape(-1, block, width)
-    return jax.lax.map(assign, padded).reshape(-1)[:num_rows]
+    # -|u - c|^2 / 2 without the term that is alike for all centres
+    return best_match(rows, centres, is_centre, bias=-0.5 * jnp.sum(centres**2, axis=-1)).index
 
 
 def kmeans(

@@ -36,8 +36,10 @@ STAGE_WORDS = {
 }
 _PARTITION_WORDS = {
     "kmeans": "Tokens of one view that look alike and lie near each other (K-means)",
+    "birch": "Tokens of one view that look alike and lie near each other (BIRCH)",
     "sam": "Tokens of one view with the same label in the label map",
     "grid": "Tokens of one view in the same square of a grid",
+    "one": "All tokens of one view",
 }
 
 

@@ -51,8 +51,9 @@ def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
     selection = jax.tree.map(np.asarray, selection)
     is_merged_row = selection.mask & (selection.index < 0)
     fate = np.full(region_id.shape, DROPPED)
-    is_redundant = valid & ~selection.is_kept & (region_id != ALONE)
-    fate[is_redundant & np.isin(region_id, selection.region[is_merged_row])] = MERGED
+    group = region_id if selection.group is None else selection.group
+    is_redundant = valid & ~selection.is_kept & (group != ALONE)
+    fate[is_redundant & np.isin(group, selection.region[is_merged_row])] = MERGED
     fate[selection.index[selection.mask & (selection.index >= 0)]] = KEPT
     fate[~valid] = PADDING
     counts = tuple(int(np.sum(fate == kind)) for kind in range(4))

@@ -87,6 +87,8 @@ def training_config(cfg: BatConfig, recipe: TrainConfig) -> BatConfig:
     """
     if cfg.compressor.partition == "sam":
         raise ValueError("partition='sam': training reads no label maps; use kmeans or grid")
+    if cfg.compressor.partition == "birch":
+        raise ValueError("partition='birch': runs on the host, not in a training step; use kmeans or grid")
     settings = {} if recipe.num_clusters is None else {"num_clusters": recipe.num_clusters}
     cfg = cfg.with_settings(**settings)
     return dataclasses.replace(cfg, compute_dtype=recipe.compute_dtype)

@@ -74,20 +74,67 @@ def test_pooling_is_the_mean_of_every_cell(anchor):
         row, col = grid.rows_and_cols().T
         cell = (row * cells // grid.full_side) * cells + col * cells // grid.full_side
         valid, tokens = np.asarray(scale.valid), np.asarray(scale.tokens)
-        means = [tokens[valid & (cell == c)].mean(axis=0) for c in range(cells**2) if np.any(valid & (cell == c))]
-        np.testing.assert_allclose(item.tokens[: len(means)], np.stack(means), rtol=1e-5, atol=1e-6)
-        assert int(item.mask.sum()) == len(means) and item.index.tolist() == [-1] * budget
+        members = [np.flatnonzero(valid & (cell == c)) for c in range(cells**2) if np.any(valid & (cell == c))]
+        means = np.stack([tokens[some].mean(axis=0) for some in members])
+        np.testing.assert_allclose(item.tokens[: len(means)], means, rtol=1e-5, atol=1e-6)
+        alone = [int(some[0]) if some.size == 1 else -1 for some in members]
+        assert int(item.mask.sum()) == len(means) and item.index.tolist() == alone + [-1] * (budget - len(means))
+
+
+def _groups(valid, budget):
+    return [np.asarray(group) for group in baselines.largest_view_groups(GRIDS, valid, jnp.int32(budget))]
+
+
+def test_the_largest_view_that_fits_comes_whole_and_alone():
+    rng = np.random.default_rng(3)
+    valid = [np.ones(16, bool), rng.random(64) < 0.5]
+    fine = int(valid[1].sum())
+    for budget in (16, fine - 1):
+        first, second = _groups(valid, budget)
+        assert first.tolist() == list(range(16)) and np.all(second == -1)
+    first, second = _groups(valid, fine)
+    assert np.all(first == -1) and np.all(second[~valid[1]] == -1)
+    assert second[valid[1]].tolist() == list(range(fine))
+
+
+def test_an_anchor_that_does_not_fit_is_pooled_into_the_largest_grid_that_does():
+    first, second = _groups([np.ones(16, bool), np.ones(64, bool)], 15)
+    assert np.all(second == -1)
+    row, col = GRIDS[0].rows_and_cols().T
+    np.testing.assert_array_equal(first, (row * 3 // 4) * 3 + col * 3 // 4)
+
+
+def test_largest_view_reaches_the_selection_with_its_tokens_in_order(anchor):
+    scales = _scales(np.random.default_rng(0))
+    specs = (ScaleSpec(size_px=4, budget=16), ScaleSpec(size_px=8, budget=64))
+    cfg = CompressorConfig.paper(scales=specs, selection="largest_view", num_clusters=4, mask_padding=False)
+    run = jax.jit(lambda budgets: select(cfg, GRIDS, (4, 4), scales, jnp.asarray(anchor), budgets))
+    first, second = run(jnp.array([16, 47]))
+    assert first.index[:16].tolist() == list(range(16)) and not second.mask.any()
+    np.testing.assert_array_equal(first.tokens[:16], scales[0].tokens)
+    first, second = run(jnp.array([16, 48]))
+    assert not first.mask.any() and second.index.tolist() == list(range(64))
+    np.testing.assert_array_equal(second.tokens, scales[1].tokens)
+    assert run._cache_size() == 1
+
+
+def test_dense_keeps_every_valid_token_in_order():
+    valid = np.random.default_rng(2).random(20) < 0.6
+    group = np.asarray(baselines.each_alone(jnp.asarray(valid), 20))
+    assert group[valid].tolist() == list(range(valid.sum())) and np.all(group[~valid] == -1)
 
 
 def test_every_selection_stays_in_its_budget_for_any_traced_budget(anchor):
     scales = _scales(np.random.default_rng(0))
-    for selection in ("uhr_bat", "topk", "topk_global", "random", "pooling"):
+    for selection in ("uhr_bat", "topk", "topk_global", "random", "pooling", "largest_view", "dense", "fastv"):
         run = jax.jit(lambda budgets, selection=selection: _select(selection, scales, anchor, budgets))
         for budgets in ((5, 9), (1, 3), (2, 1)):
             kept = run(jnp.asarray(budgets))
             counts = [int(item.mask.sum()) for item in kept]
             if selection == "topk_global":
                 assert sum(counts) == sum(budgets)
+            elif selection == "largest_view":
+                assert 0 < sum(counts) <= sum(budgets)
             else:
                 assert all(count <= budget for count, budget in zip(counts, budgets, strict=True))
         assert run._cache_size() == 1

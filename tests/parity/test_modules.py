@@ -121,6 +121,35 @@ def test_the_selected_layer_is_that_entry_of_transformers_hidden_states(select_l
     np.testing.assert_allclose(patches, hidden[select_layer].numpy()[:, 1:], **MODULE)
 
 
+@pytest.mark.parametrize("select_layer", [-1, -2])
+def test_the_towers_attention_is_that_of_the_selected_layer_in_transformers(select_layer):
+    cfg = dataclasses.replace(VISION, select_layer=select_layer)
+    theirs, params = clip_pair(cfg)
+    theirs.set_attn_implementation("eager")
+    projected = {}
+    attention = dict(theirs.named_modules())[
+        next(name for name, _ in theirs.named_modules() if name.endswith(f"layers.{cfg.num_run_layers - 1}.self_attn"))
+    ]
+    for name in ("q_proj", "k_proj", "v_proj"):
+        getattr(attention, name).register_forward_hook(lambda _, __, out, name=name: projected.update({name: out}))
+    pixels = np.random.default_rng(3).normal(size=(2, 12, 12, 3)).astype(np.float32)
+    output = theirs(torch.from_numpy(pixels).permute(0, 3, 1, 2), output_attentions=True)
+    query, key, value = (projected[name].detach().numpy() for name in ("q_proj", "k_proj", "v_proj"))
+    ours = jax.jit(functools.partial(ClipVit(cfg).apply, return_attention=True))({"params": params}, pixels).attention
+    weights = output.attentions[cfg.num_run_layers - 1].detach().numpy()
+    np.testing.assert_allclose(ours.class_attention, weights[:, :, 0, 1:].mean(axis=1), **MODULE)
+    np.testing.assert_allclose(ours.class_value, (query[:, :1] * value[:, 1:]).sum(axis=-1) / cfg.width**0.5, **MODULE)
+    np.testing.assert_allclose(ours.key, key[:, 1:].reshape(2, 16, cfg.num_heads, -1).mean(axis=2), **MODULE)
+
+
+def test_embeddings_have_no_attention_to_read():
+    cfg = dataclasses.replace(VISION, select_layer=0)
+    _, params = clip_pair(cfg)
+    params.pop("layers", None)
+    with pytest.raises(ValueError, match="select_layer=0"):
+        ClipVit(cfg).apply({"params": params}, np.zeros((1, 12, 12, 3), np.float32), return_attention=True)
+
+
 DECODERS = {
     "theta 1e6": DecoderConfig(
         width=48, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=8, mlp_dim=64, vocab_size=97, rope_theta=1e6

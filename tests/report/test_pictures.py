@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from bat_jax.compress.compressor import ScaleTokens
+from bat_jax.compress.groups import merge_groups
 from bat_jax.compress.preserve_merge import preserve_merge
 from bat_jax.report.layers import DROPPED, KEPT, MERGED, PADDING, Backdrop, draw_frames, token_fate
 from bat_jax.report.pictures import (
@@ -47,6 +48,15 @@ def test_every_token_is_kept_merged_dropped_or_padding_as_the_selection_says():
     fate = token_fate(ScaleTokens(np.eye(7, dtype=np.float32), region_id, valid), selection)
     assert fate.fate.tolist() == [KEPT, MERGED, MERGED, KEPT, KEPT, DROPPED, PADDING]
     assert fate.counts == (3, 2, 1, 1)
+    assert fate.num_merged_rows == 1
+
+
+def test_a_selection_with_groups_of_its_own_says_what_it_merged():
+    group = np.array([0, 0, 1, -1, -1, 0], np.int32)
+    valid = np.array([1, 1, 1, 1, 0, 1], bool)
+    tokens = np.eye(6, dtype=np.float32)
+    fate = token_fate(ScaleTokens(tokens, np.zeros(6, np.int32), valid), merge_groups(tokens, np.ones(6), group, 3))
+    assert fate.fate.tolist() == [MERGED, MERGED, KEPT, DROPPED, PADDING, MERGED]
     assert fate.num_merged_rows == 1
 
 
