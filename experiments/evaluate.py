@@ -16,7 +16,7 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
@@ -37,9 +37,8 @@ from bat_jax.evals.runner import (
     shard_of,
 )
 from bat_jax.evals.sources import SOURCES
-from bat_jax.io.params import PARAMS_FOLDER
 from bat_jax.pipeline import BatModel
-from bat_jax.report.run_record import run_record, staged_file, write_json
+from bat_jax.report.run_record import differing, fingerprint, run_record, staged_file, write_json
 from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
 from bat_jax.scenes.splits import parse_seeds, seeds_of
 from experiments import cli
@@ -184,20 +183,6 @@ def shard_of_flag() -> tuple[int, int]:
     return int(first), int(second)
 
 
-def fingerprint(checkpoint: pathlib.Path) -> str:
-    """Return what tells checkpoints apart, wherever they stand: config, tokenizer, names and sizes of weight files.
-
-    A weight file's name is drawn anew whenever weights are written.
-    """
-    digest = hashlib.sha256((checkpoint / "config.json").read_bytes())
-    for path in sorted((checkpoint / "tokenizer").iterdir()):
-        digest.update(path.read_bytes())
-    for path in sorted((checkpoint / PARAMS_FOLDER).rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(checkpoint).as_posix()} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()
-
-
 def settings_of_flags(num_shards: int) -> dict[str, Any]:
     """Return everything beside the config that the lines of one run have in common, ready for JSON."""
     prompt = prompt_of_flags()
@@ -228,15 +213,6 @@ def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
 def stored_runs(output: pathlib.Path) -> list[dict[str, Any]]:
     """Return what the processes of a run wrote about it; empty where there is no run."""
     return [json.loads(path.read_text()) for path in sorted(output.glob(f"{_RUN}*.json"))]
-
-
-def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Yield "name: before -> now" for everything in which two JSON values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted({*before, *now}):
-            yield from differing(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif before != now:
-        yield f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
 def prepare_output(output: pathlib.Path, settings: Mapping[str, Any], cfg: BatConfig, run_file: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 
 import bat_jax
+from bat_jax.io.params import PARAMS_FOLDER
 
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "transformers", "numpy", "pillow", "rasterio")
 
@@ -32,6 +34,29 @@ def run_record(seed: int) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
     }
+
+
+def fingerprint(checkpoint: pathlib.Path) -> str:
+    """Return what tells checkpoints apart, wherever they stand: config, tokenizer, names and sizes of weight files.
+
+    A weight file's name is drawn anew whenever weights are written.
+    """
+    digest = hashlib.sha256((checkpoint / "config.json").read_bytes())
+    for path in sorted((checkpoint / "tokenizer").iterdir()):
+        digest.update(path.read_bytes())
+    for path in sorted((checkpoint / PARAMS_FOLDER).rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(checkpoint).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Yield "name: before -> now" for everything in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from differing(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
 def check_output_dir(path: pathlib.Path, overwrite: bool) -> None:

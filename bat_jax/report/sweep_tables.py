@@ -34,7 +34,8 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
             cell.key.replace(" | ", ", "),
             "/".join(map(str, cell.budgets)),
             f"{result.tokens:.0f}",
-            f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]",
+            f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]"
+            + (f", {result.num_failed} failed" if result.num_failed else ""),
             _difference(result),
             *(_number(cell.published.get(name)) for name in published),
             *(_number(result.subtasks.get(name)) for name in subtasks),

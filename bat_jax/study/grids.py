@@ -164,7 +164,7 @@ def table_8(cfg: BatConfig) -> Grid:
                 budgets=scaling.total(int(column[:-1]) * 1000),
                 published={column: TABLES[8].value(row, column)},
             )
-            for row, partition in (("K-means", "kmeans"), ("SAM", "sam"))
+            for row, partition in (("BIRCH", "birch"), ("K-means", "kmeans"), ("SAM", "sam"))
             for column in TABLES[8].rows[row]
         )
         + tuple(
@@ -203,7 +203,7 @@ def table_9(cfg: BatConfig) -> Grid:
 def figure_1(cfg: BatConfig) -> Grid:
     """Accuracy against tokens, ours and what it is compared with, at equal budgets."""
     scaling = Scaling(cfg)
-    selections = ("uhr_bat", "topk", "topk_global", "pooling", "random")
+    selections = ("uhr_bat", "topk", "topk_global", "fastv", "visionzip", "prumerge", "tome", "pooling", "random")
     return Grid(
         name="figure1",
         title="Accuracy against kept tokens, by selection",

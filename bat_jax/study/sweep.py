@@ -38,6 +38,7 @@ class CellResult:
       accuracy: percent right; interval: its 95 % interval (Wilson). subtasks: abbreviation -> percent right.
       difference: percent points to the grid's first cell on the same questions, with its 95 % interval; None for that
         cell itself.
+      num_failed: questions without an answer, which count as wrong.
       tokens: mean number kept. seconds: mean a question, without what compiled.
     """
 
@@ -47,6 +48,7 @@ class CellResult:
     interval: tuple[float, float]
     subtasks: Mapping[str, float]
     difference: tuple[float, float, float] | None
+    num_failed: int
     tokens: float
     seconds: float
 
@@ -68,6 +70,8 @@ class Sweep:
         room = [max(1, *budgets) for budgets in zip(*((0, *cell.budgets) for cell in grid.cells), strict=True)][1:]
         scales = tuple(ScaleSpec(size_px=px, budget=most) for px, most in zip(sizes, room, strict=True))
         self.models = [model.configured(model.cfg.with_settings(**cell.settings, scales=scales)) for cell in grid.cells]
+        # One that reads the tower's attention, if there is one, encodes for all.
+        self.encoder = max(self.models, key=lambda one: one.cfg.compressor.reads_tower_attention)
         self.max_clusters = max(self._num_clusters(one) for one in self.models)
 
     def run(
@@ -111,7 +115,7 @@ class Sweep:
             if views is None:
                 loaded = picture.load()
                 images = loaded if isinstance(loaded, tuple) else (loaded,)
-                views = tuple(model.encode_views(image) for image in images)
+                views = tuple(self.encoder.encode_views(image) for image in images)
             options: dict[str, Any] = {"seed": cell.seed, "max_clusters": self.max_clusters}
             if model.cfg.compressor.partition == "sam" and label_map_of is not None:
                 options["label_map"] = label_map_of(picture)
@@ -192,6 +196,7 @@ def _result(cell: Cell, records: Mapping[str, Mapping], first: Mapping[str, Mapp
         interval=(100 * low, 100 * high),
         subtasks={name: 100 * statistics.fmean(values) for name, values in by_task.items()},
         difference=difference,
+        num_failed=len(records) - len(answered),
         tokens=statistics.fmean(sum(record["tokens_kept"]) for record in answered) if answered else math.nan,
         seconds=statistics.fmean(warm) if warm else math.nan,
     )

@@ -25,12 +25,14 @@ from bat_jax.typing import Params
 _TILES_AT_ONCE = 38
 
 
-def encode_pictures(cfg: BatConfig, params: Params, store: PictureStore, directory: pathlib.Path) -> tuple:
-    """Fill vision.npy and regions.npy; pictures that are done already stay. Returns both arrays."""
+def encode_pictures(
+    cfg: BatConfig, params: Params, store: PictureStore, num_pictures: int, directory: pathlib.Path
+) -> tuple:
+    """Fill vision.npy and regions.npy of the first pictures; those done already stay. Returns both arrays."""
     num_tokens = store.labels.shape[1]
-    vision = open_array(directory / "vision.npy", (store.num_pictures, num_tokens, cfg.vision.width), np.float16)
-    regions = open_array(directory / "regions.npy", (store.num_pictures, num_tokens), np.uint8)
-    done = open_array(directory / "done.npy", (store.num_pictures,), np.uint8)
+    vision = open_array(directory / "vision.npy", (num_pictures, num_tokens, cfg.vision.width), np.float16)
+    regions = open_array(directory / "regions.npy", (num_pictures, num_tokens), np.uint8)
+    done = open_array(directory / "done.npy", (num_pictures,), np.uint8)
     tower = jax.jit(lambda params, tiles: patch_features(cfg, params, tiles).reshape(-1, cfg.vision.width))
     cluster = [jax.jit(functools.partial(_regions, cfg, index)) for index in range(len(cfg.compressor.scales))]
     bounds = np.cumsum([0, *(grid.num_tokens for grid in grids(cfg))])

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, select
@@ -38,12 +39,14 @@ class Texts(NamedTuple):
 class AnswerLoss(NamedTuple):
     """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it.
 
-    attention (.., S): of the rows that were asked for, in the layer that importance is read at.
+    attention (.., S): of the rows that were asked for, in the layer that importance is read at. last_attention: of the
+    same rows in the last layer.
     """
 
     loss: Float[Array, "*B"]
     is_right: Bool[Array, "*B"]
     attention: Float[Array, "*B S"]
+    last_attention: Float[Array, "*B S"]
 
 
 def decoder(cfg: BatConfig, params: Params, num_layers: int | None = None) -> tuple[Qwen2, Params]:
@@ -121,6 +124,21 @@ def last_rows(texts: Texts) -> Float[Array, "Q T"]:
     return (jnp.arange(texts.ids.shape[1]) == texts.question_end[:, None] - 1).astype(jnp.float32)
 
 
+def right_option(texts: Texts, letter_ids: Int[np.ndarray, "_"], newline_id: int) -> Bool[Array, "Q T"]:
+    """Return which tokens are of the option that a question's answer names first; none where the answer is no letter.
+
+    An option is a line that begins with its letter; the line break behind it belongs to it.
+    """
+    place = jnp.arange(texts.ids.shape[1])
+    answer = jnp.take_along_axis(texts.ids, texts.question_end[:, None], axis=1)
+    is_break = texts.ids == newline_id
+    line = jnp.cumsum(is_break, axis=1) - is_break
+    begins = jnp.pad(is_break, ((0, 0), (1, 0)))[:, :-1] & (place < texts.question_end[:, None])
+    is_start = begins & (texts.ids == answer) & jnp.isin(answer, jnp.asarray(letter_ids))
+    right = jnp.max(jnp.where(is_start, line, -1), axis=1, keepdims=True)
+    return (line == right) & (place < texts.question_end[:, None])
+
+
 def answer_loss(
     cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"] | None = None
 ) -> AnswerLoss:
@@ -144,6 +162,7 @@ def answer_loss(
         loss=jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1),
         is_right=jnp.all(is_hit | ~is_answer, axis=1),
         attention=output.importance[cfg.compressor.importance_layer],
+        last_attention=output.importance[-1],
     )
 
 

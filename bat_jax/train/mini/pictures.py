@@ -150,8 +150,8 @@ class PictureStore:
             for _ in tqdm(jobs, total=len(missing), unit="picture", disable=not progress):
                 pass
 
-    def truth(self, indices: Sequence[int] | np.ndarray) -> TokenTruth:
-        """Return what all tokens of some pictures show, (N, M) each."""
+    def truth(self, indices: int | Sequence[int] | np.ndarray) -> TokenTruth:
+        """Return what all tokens of some pictures show, (N, M) each, or of one, (M,)."""
         return TokenTruth.of(np.asarray(self.labels[indices]))
 
 

@@ -30,8 +30,8 @@ HEADS = {
     "ring": (2, 0.3, 0.1),
 }
 # Share of a batch's tiles that hold an object, and which views these are of, coarse to fine.
-_OBJECT_SHARE = 0.6
-_OBJECT_VIEWS = (0.05, 0.12, 0.28, 0.55)
+_OBJECT_SHARE = 0.7
+_OBJECT_VIEWS = (0.04, 0.1, 0.32, 0.54)
 
 
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
@@ -81,16 +81,22 @@ def tower_loss(cfg: BatConfig) -> Loss:
 class TileBatches:
     """Draws tiles, flipped and turned: position -> {"tiles" (B, t, t, 3) uint8, "labels" (B, P, 9) uint8}."""
 
-    def __init__(self, cfg: BatConfig, store: PictureStore, num_pictures: int, batch_size: int, seed: int):
-        self.store, self.num_pictures, self.batch_size, self.seed = store, num_pictures, batch_size, seed
+    def __init__(self, cfg: BatConfig, store: PictureStore, pictures: np.ndarray, batch_size: int, seed: int):
+        """Open the tiles of some pictures.
+
+        Args:
+          pictures: their rows in the store.
+        """
+        self.store, self.pictures, self.batch_size, self.seed = store, pictures, batch_size, seed
         self.side = cfg.vision.side
         counts = [cfg.num_tiles(px) for px in cfg.compressor.sizes_px]
         self.view_tiles = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
-        has_object = store.truth(np.arange(num_pictures)).object_kind.reshape(num_pictures, sum(counts), -1).any(axis=2)
+        # One picture at a time: the labels of all of them are hundreds of megabytes.
+        has_object = np.stack([store.truth(row).object_kind.reshape(sum(counts), -1).any(axis=1) for row in pictures])
         self.object_tiles = []
         for tiles in self.view_tiles:
             picture, column = np.nonzero(has_object[:, tiles])
-            self.object_tiles.append(np.stack([picture, tiles[column]], axis=1))
+            self.object_tiles.append(np.stack([pictures[picture], tiles[column]], axis=1))
 
     def __call__(self, position: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.seed, position])
@@ -102,7 +108,7 @@ class TileBatches:
                 chosen.append(tuple(tiles[rng.integers(len(tiles))]))
             else:
                 view = self.view_tiles[rng.integers(len(self.view_tiles))]
-                chosen.append((rng.integers(self.num_pictures), rng.choice(view)))
+                chosen.append((rng.choice(self.pictures), rng.choice(view)))
         patches = self.side**2
         tiles, labels = [], []
         for picture, tile in chosen:

@@ -101,3 +101,47 @@ def test_importance_loss_is_minus_the_log_of_the_mass_and_nothing_without_a_targ
     np.testing.assert_allclose(mass, [0.5, 0.6], rtol=1e-6)
     np.testing.assert_allclose(loss, -np.log([0.5, 0.6]), rtol=1e-5)
     assert importance_loss(importance, jnp.zeros((2, 3), bool))[0].tolist() == [0, 0]
+
+
+def test_attention_is_taught_at_the_naming_words_and_at_the_answer(case):
+    tokenizer, *_ = case
+    text = "\nWhat colour is the ship at the depot?\nA. red\nB. blue\n"
+    ids = tokenizer.encode(text + "<|im_end|>\n<|im_start|>assistant\nB", add_special_tokens=False)
+    question_end = len(ids) - 1
+    texts = packed.Texts(jnp.asarray([ids] * 2), jnp.full(2, question_end), jnp.full(2, len(ids)), jnp.ones(2))
+    rows = np.asarray(decoder.evidence_rows(tokenizer)(texts))
+    words = tokenizer.convert_ids_to_tokens(ids)
+    # The options name colours, too, but they are no names of the object.
+    assert [words[place] for place in np.flatnonzero(rows[0])] == ["ship", "\n"]
+    assert np.flatnonzero(rows[0])[1] == question_end - 1
+    np.testing.assert_allclose(rows.sum(axis=1), 1)
+
+
+def test_evidence_is_the_objects_or_the_named_place_in_the_anchor():
+    objects = jnp.asarray([[3, 7, 0], [0, 0, 0]], jnp.uint8)
+    index = jnp.asarray([0, 2, 40, 41, 42, -1])
+    object_id = jnp.asarray([0, 3, 7, 5, 0, 0], jnp.uint8)
+    target = jnp.asarray([True, False, True])
+    evidence = decoder.evidence_tokens(objects, index, object_id, target)
+    assert evidence.tolist() == [[False, True, True, False, False, False], [True, True, False, False, False, False]]
+
+
+def test_the_right_option_is_its_line(case):
+    tokenizer, *_ = case
+    signs = decoder.Signs.of(tokenizer)
+    question = "\nWhat colour is the ship?\nA. red\nB. blue\nC. green\nAnswer.<|im_end|>\n<|im_start|>assistant\n"
+    texts = []
+    for answer in ("B", "blue"):
+        ids = tokenizer.encode(question + answer, add_special_tokens=False)
+        texts.append((ids, len(ids) - 1))
+    batch = packed.Texts(
+        jnp.asarray([ids for ids, _ in texts]),
+        jnp.asarray([end for _, end in texts]),
+        jnp.asarray([end + 1 for _, end in texts]),
+        jnp.ones(2),
+    )
+    option = np.asarray(packed.right_option(batch, signs.letters, signs.newline))
+    words = tokenizer.convert_ids_to_tokens(texts[0][0])
+    assert [words[place] for place in np.flatnonzero(option[0])] == ["B", ".", "blue", "\n"]
+    # An answer in words names no option by its letter.
+    assert not option[1].any()

@@ -21,6 +21,7 @@ SMALL = Mix(num_pictures=2, num_questions=2, num_text_only=2)
 RECIPE = MiniRecipe(
     num_pictures=3,
     num_held_out=1,
+    num_tower_pictures=1,
     num_rounds=1,
     tile_batch=4,
     option_batch=4,
@@ -28,9 +29,10 @@ RECIPE = MiniRecipe(
     word_bag_pictures=1,
     attention_mix=SMALL,
     given_mix=dataclasses.replace(SMALL, num_given=8),
+    given_letters_mix=dataclasses.replace(SMALL, num_given=8, forms=(0.0, 0.0, 1.0)),
     selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
     mixed_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
-    **dict.fromkeys(("tower", "options", "letters", "word_bag", "attention", "given", "selected", "mixed"), SHORT),
+    **{name: SHORT for name in STAGES if isinstance(getattr(MiniRecipe, name, None), StageSettings)},
 )
 
 
