@@ -71,11 +71,15 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture and its questions. key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage."""
+    """A picture and its questions. key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage.
+
+    label_map: returns the picture's region labels for partition "sam", (H, W); None under the others.
+    """
 
     key: str
     load: Callable[[], np.ndarray | SourceImage]
     tasks: tuple[Task, ...]
+    label_map: Callable[[], np.ndarray] | None = None
 
 
 def anchor_view(cfg: BatConfig) -> BatConfig:
@@ -347,8 +351,9 @@ def _answer_picture(
     times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
     try:
         image, times["load_seconds"] = loading.result()
+        regions = {} if picture.label_map is None else {"label_map": picture.label_map()}
         start = time.perf_counter()
-        scene = model.encode(image, **encode_options)
+        scene = model.encode(image, **encode_options, **regions)
         times["encode_seconds"] = time.perf_counter() - start
         times["encode_compile_seconds"] = math.fsum(scene.compile_seconds.values())
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail
