@@ -120,8 +120,11 @@ def _named_settings() -> dict[str, Any]:
     return settings
 
 
-def configure(cfg: BatConfig) -> BatConfig:
+def configure(cfg: BatConfig, label_maps: flags.FlagHolder = LABEL_MAP) -> BatConfig:
     """Return the checkpoint's config with what the flags ask for.
+
+    Args:
+      label_maps: the flag that names label maps in this script.
 
     Raises:
       ValueError: a flag does not fit the others or the checkpoint; names it.
@@ -139,11 +142,11 @@ def configure(cfg: BatConfig) -> BatConfig:
     configured = cfg.with_settings(FIDELITY.value, **settings)
     if COMPUTE_DTYPE.value:
         configured = dataclasses.replace(configured, compute_dtype=COMPUTE_DTYPE.value)
-    if configured.compressor.partition == "sam" and not LABEL_MAP.value:
+    if configured.compressor.partition == "sam" and not label_maps.value:
         if configured.compressor.without_label_map == "error":
-            raise ValueError("--partition=sam: needs --label_map=FILE under paper fidelity")
-    elif LABEL_MAP.value and configured.compressor.partition != "sam":
-        raise ValueError("--label_map: is used by --partition=sam only")
+            raise ValueError(f"--partition=sam: needs --{label_maps.name}=PATH under paper fidelity")
+    elif label_maps.value and configured.compressor.partition != "sam":
+        raise ValueError(f"--{label_maps.name}: is used by --partition=sam only")
     return configured
 
 

@@ -12,6 +12,8 @@ metrics.json and table.md. The same command started again goes on where the last
 processes share a run with --shard=1/4 ... --shard=4/4 and one directory; --merge makes the metrics from what is there.
 """
 
+import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -37,6 +39,7 @@ from bat_jax.evals.runner import (
     shard_of,
 )
 from bat_jax.evals.sources import SOURCES
+from bat_jax.io.label_maps import SUFFIXES, read_label_map
 from bat_jax.pipeline import BatModel
 from bat_jax.report.run_record import differing, fingerprint, run_record, staged_file, write_json
 from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
@@ -62,6 +65,12 @@ LEAK_HINT = flags.DEFINE_bool(
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results directory; an unfinished run in it goes on.")
 VIEWS = flags.DEFINE_enum(
     "views", "all", ["all", "anchor"], "anchor: the coarsest view alone, with all of its tokens and no selection."
+)
+LABEL_MAPS = flags.DEFINE_string(
+    "label_maps",
+    None,
+    "For --partition=sam: folder with a label map a picture of uhr_mini, SEED.npz, .png, .tif or .json, as "
+    "experiments.make_masks and experiments.export_uhr_mini write them; of the size of --render_px.",
 )
 PROMPT = flags.DEFINE_enum(
     "prompt",
@@ -135,7 +144,7 @@ def file_settings() -> dict[str, Any]:
 
 # What reads a benchmark's own flags, and which flags these are.
 _SETTINGS: Mapping[str, Callable[[], dict[str, Any]]] = {uhr_mini.NAME: scene_settings}
-_SCENE_FLAGS = (SPLIT, SCENE_SEEDS, RENDER_PX)
+_SCENE_FLAGS = (SPLIT, SCENE_SEEDS, RENDER_PX, LABEL_MAPS)
 _FILE_FLAGS = (DATA, IMAGE_FOLDER, LEAK_HINT)
 
 
@@ -165,10 +174,28 @@ def config_of_flags() -> BatConfig:
             raise ValueError(f"--{flag.name}: is for single images; leave it out with --benchmark={BENCHMARK.value}")
     cfg = BatModel.read_config(CHECKPOINT.value)
     if VIEWS.value == "all":
-        return compressor.configure(cfg)
-    if compressor.BUDGETS.value:
-        raise ValueError("--budgets: --views=anchor keeps all tokens of the anchor view; leave it out")
+        return compressor.configure(cfg, LABEL_MAPS)
+    for flag in (compressor.BUDGETS, LABEL_MAPS):
+        if flag.value:
+            raise ValueError(f"--{flag.name}: --views=anchor keeps all tokens of the anchor view; leave it out")
     return anchor_view(compressor.configure(cfg))
+
+
+def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path) -> tuple[Picture, ...]:
+    """Give every picture its label map's file in `folder`; a picture with a red circle has the map of its scene.
+
+    Raises:
+      ValueError: a picture has none; names it.
+    """
+    found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
+    placed = []
+    for picture in pictures:
+        path = found.get(picture.key) or found.get(picture.key.partition("-")[0])
+        if path is None:
+            raise ValueError(f"--label_maps={folder}: holds no label map {picture.key}.npz, .png, .tif or .json")
+        read = functools.partial(read_label_map, path, (RENDER_PX.value, RENDER_PX.value))
+        placed.append(dataclasses.replace(picture, label_map=read))
+    return tuple(placed)
 
 
 def shard_of_flag() -> tuple[int, int]:
@@ -198,6 +225,7 @@ def settings_of_flags(num_shards: int) -> dict[str, Any]:
         "max_new_tokens": MAX_NEW_TOKENS.value or SOURCES[BENCHMARK.value].max_new_tokens,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
+        "label_maps": LABEL_MAPS.value and str(pathlib.Path(LABEL_MAPS.value).absolute()),
         "num_shards": num_shards,
         "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
     }
@@ -321,6 +349,8 @@ def evaluate() -> results.Summary:
     settings = settings_of_flags(num_shards)
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
     pictures, description = pictures_of(settings)
+    if LABEL_MAPS.value:
+        pictures = with_label_maps(pictures, pathlib.Path(LABEL_MAPS.value))
     own = shard_of(pictures, index, num_shards)
     run_file = shard_file(_RUN, ".json", index, num_shards)
     prepare_output(output, settings, cfg, run_file)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.command_batch import run_commands
@@ -21,6 +22,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     write_tiny_checkpoint(folder / "checkpoint")
     (folder / "full").mkdir()
+    (folder / "maps").mkdir()
+    labels = np.kron([[1, 2], [0, 3]], np.ones((112, 112), np.uint8))
+    np.savez(folder / "maps" / "3000000.npz", label_map=labels)
     (folder / "full" / "file").write_text("kept")
     return folder
 
@@ -77,6 +81,8 @@ def done(folder):
         "again": command(folder, "whole"),
         "other settings": command(folder, "whole", budgets="12,20", prompt="xlrs"),
         "anchor": command(folder, "anchor", views="anchor", fidelity="paper", limit=2),
+        "masks": command(folder, "masks", partition="sam", label_maps=folder / "maps", fidelity="paper", limit=2),
+        "rule": command(folder, "rule", set="selection=visionzip", limit=1),
         "word": command(folder, "word", prompt="word", limit=3, offset=2),
         "replaced": command(folder, "word", limit=2, overwrite=True),
         "shard 2": command(folder, "shards", shard="2/2", limit=22),
@@ -138,6 +144,15 @@ def test_views_and_prompts_and_parts(done, folder):
     assert [(line["id"], line["prompt_style"]) for line in replaced] == [(w["id"], "release") for w in whole[:2]]
 
 
+def test_label_maps_of_pictures_and_other_selections(done, folder):
+    assert done["masks"][0] == 0, done["masks"][2]
+    assert {line["status"] for line in lines_of(folder / "masks" / "predictions.jsonl")} == {"answered"}
+    settings = json.loads((folder / "masks" / "run.json").read_text())["settings"]
+    assert settings["label_maps"] == str(folder / "maps")
+    assert done["rule"][0] == 0, done["rule"][2]
+    assert lines_of(folder / "rule" / "predictions.jsonl")[0]["tokens_kept"] == [12, 30]
+
+
 def test_shards_share_a_run(done, folder):
     for name in ("shard 1", "shard 2", "merge"):
         assert done[name][0] == 0, done[name][2]
@@ -169,6 +184,9 @@ BAD = {
     "offset": ({"offset": 23}, "offset=23"),
     "small": ({"render_px": 100}, "render_px"),
     "label map": ({"label_map": "x.png"}, "--label_map"),
+    "sam without maps": ({"partition": "sam", "fidelity": "paper"}, "--label_maps"),
+    "maps without sam": ({"label_maps": "FOLDER/maps"}, "--label_maps"),
+    "no map": ({"partition": "sam", "label_maps": "FOLDER/full"}, "3000000.npz"),
     "bands": ({"bands": "1,2,3"}, "--bands"),
     "not ours": ({"output_dir": "FOLDER/full"}, "no run of this command"),
     "a file": ({"output_dir": "FOLDER/full/file"}, "is a file"),

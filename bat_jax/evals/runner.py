@@ -82,11 +82,13 @@ class Picture:
 
     Attributes:
       key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage; a tuple of them for several.
+      label_map: returns the region labels of a single picture for partition "sam", (H, W); None under the others.
     """
 
     key: str
     load: Callable[[], Loaded]
     tasks: tuple[Task, ...]
+    label_map: Callable[[], np.ndarray] | None = None
 
 
 def anchor_view(cfg: BatConfig) -> BatConfig:
@@ -362,9 +364,10 @@ def answer_picture(
     times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
     try:
         loaded, times["load_seconds"] = load()
+        regions = {} if picture.label_map is None else {"label_map": picture.label_map()}
         start = time.perf_counter()
         images = loaded if isinstance(loaded, tuple) else (loaded,)
-        scenes = [model.encode(image, **encode_options) for image in images]
+        scenes = [model.encode(image, **encode_options, **regions) for image in images]
         times["encode_seconds"] = time.perf_counter() - start
         times["encode_compile_seconds"] = math.fsum(s for scene in scenes for s in scene.compile_seconds.values())
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail

@@ -27,6 +27,9 @@ _INT32_MAX = np.iinfo(np.int32).max
 _BLOCK_CHUNK = 4096
 
 
+SUFFIXES = (".npz", ".png", ".tif", ".tiff", ".json")
+
+
 class LabelMapError(ValueError):
     """A label map that cannot be used; the message names the file and says what to change."""
 
@@ -38,10 +41,10 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
       .png         one band of 1, 8 or 16 bits, or a palette (its indices are the labels, its colours are not looked at)
       .tif, .tiff  one band of whole numbers, up to 32 bits
       .npz         an array `label_map` (H, W) of whole numbers
-      .json        SAM annotations {"annotations": [{"segmentation": {"size": [h, w], "counts": [...]}, "area": n}]},
-                   uncompressed run lengths down the columns, beginning with the zeros; `area` may be left out. Masks of
-                   another size than the image are resized by nearest neighbour, as in the release. Ids are given by
-                   `label_map_from_masks`.
+      .json        SAM or COCO annotations {"annotations": [{"segmentation": {"size": [h, w], "counts": ...}, "area":
+                   n}]} of one image: run lengths down the columns, beginning with the zeros, as a list of numbers or as
+                   COCO's compressed string; `area` may be left out. Masks of another size than the image are resized by
+                   nearest neighbour, as in the release. Ids are given by `label_map_from_masks`.
 
     Args:
       path: the file.
@@ -115,9 +118,23 @@ def label_map_from_masks(masks: Sequence[np.ndarray], areas: Sequence[int | floa
     shapes = {np.shape(mask) for mask in masks}
     if len(shapes) > 1 or len(next(iter(shapes))) != 2:
         raise ValueError(f"masks: got shapes {sorted(shapes)}, want one shape (H, W)")
-    label_map = np.zeros(next(iter(shapes)), np.int32)
+    return paint_windows(next(iter(shapes)), [(0, 0, np.asarray(mask) != 0) for mask in masks], areas)
+
+
+def paint_windows(
+    shape: tuple[int, int], windows: Sequence[tuple[int, int, np.ndarray]], areas: Sequence[int | float]
+) -> np.ndarray:
+    """Paint masks that are given inside boxes; ids as in `label_map_from_masks`, no mask gives background alone.
+
+    Args:
+      shape: (H, W) of the map.
+      windows: (left, top, (h, w) bool) of each mask; boxes lie inside the map.
+      areas: one number a mask.
+    """
+    label_map = np.zeros(shape, np.int32)
     for label, index in enumerate(_largest_first(areas), start=1):
-        label_map[np.asarray(masks[index]) != 0] = label
+        left, top, mask = windows[index]
+        label_map[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = label
     return label_map
 
 
@@ -239,6 +256,9 @@ def _read_annotations(path: Path, size: tuple[int, int]) -> np.ndarray:
             f'{path}: has no list "annotations" with masks in it: give --label_map a SAM annotation file'
         )
     parsed = [_parse_annotation(path, i, annotation) for i, annotation in enumerate(annotations)]
+    images = {annotation["image_id"] for annotation in annotations if isinstance(annotation.get("image_id"), int | str)}
+    if len(images) > 1:
+        raise LabelMapError(f"{path}: has annotations of {len(images)} images: give --label_map a file of one image")
     width, height = size
     # Columns first, like the run lengths, so that painting costs the mask's area and not the image's.
     columns = np.zeros(width * height, np.int32)
@@ -260,6 +280,30 @@ def _read_annotations(path: Path, size: tuple[int, int]) -> np.ndarray:
     return np.ascontiguousarray(columns.reshape(width, height).T)
 
 
+def decode_run_lengths(text: str) -> list[int] | None:
+    """Decode COCO's compressed run lengths; None where the text is none.
+
+    Every character holds six bits, its code minus 48: five bits of a number, lowest first, and one (32) that says that
+    more follow; the highest bit of the last five is the sign. From the fourth number on, a number is the difference
+    from the run two places before, which is of the same kind.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs if shift == 0 else None
+
+
 def _parse_annotation(path: Path, index: int, annotation) -> tuple[tuple[int, int], np.ndarray, float]:
     """Check one annotation: ((h, w), run lengths as int64, area)."""
 
@@ -271,7 +315,9 @@ def _parse_annotation(path: Path, index: int, annotation) -> tuple[tuple[int, in
         raise wrong('want "segmentation": {"size": [h, w], "counts": [...]}')
     mask_size, counts = segmentation.get("size"), segmentation["counts"]
     if isinstance(counts, str):
-        raise wrong('counts are a compressed string, want run lengths (SAM\'s "uncompressed_rle")')
+        counts = decode_run_lengths(counts)
+        if counts is None:
+            raise wrong("counts are no compressed run lengths of COCO")
     if (
         not isinstance(mask_size, list)
         or len(mask_size) != 2

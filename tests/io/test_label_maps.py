@@ -204,6 +204,23 @@ def test_token_labels_refuse_other_maps():
         label_maps.token_labels(np.zeros((4, 4), np.int32), 5, 2)
 
 
+def test_compressed_run_lengths_of_coco_are_read():
+    """The string is what pycocotools 2.0.11 writes for this mask."""
+    mask = np.zeros((40, 50), bool)
+    mask[3:9, 4:20] = mask[8:30, 15:17] = mask[39, 49] = True
+    text = "S56R100000000000000000000e0[O00[Oe0000\\U1K"
+    assert label_maps.decode_run_lengths(text) == _run_lengths(mask)
+
+
+def test_a_coco_file_of_one_image_gives_the_label_map_of_its_masks(tmp_path):
+    plain = {"segmentation": {"size": [2, 3], "counts": [1, 2, 3]}, "image_id": 7}
+    packed = {"segmentation": {"size": [2, 3], "counts": "123"}, "image_id": 7}
+    first, second = (_write_json(tmp_path / f"{i}.json", [one]) for i, one in enumerate((plain, packed)))
+    expected = [[0, 1, 0], [1, 0, 0]]
+    assert label_maps.read_label_map(first, (3, 2)).tolist() == expected
+    assert label_maps.read_label_map(second, (3, 2)).tolist() == expected
+
+
 def _bad_files(folder: Path) -> dict[str, Path]:
     good = {"segmentation": {"size": [2, 3], "counts": [1, 2, 3]}, "area": 2}
 
@@ -245,7 +262,10 @@ def _bad_files(folder: Path) -> dict[str, Path]:
         'no list "annotations"': folder / "list.json",
         'no list "annotations" ': _write_json(folder / "none.json", []),
         "annotation 0: want": _write_json(folder / "bare.json", [{"area": 3}]),
-        "compressed string": changed("string.json", counts="abc"),
+        "no compressed run lengths": changed("string.json", counts="a c"),
+        "no compressed run lengths ": changed("unfinished.json", counts="12P"),
+        "counts sum to 3, size": changed("short.json", counts="12"),
+        "annotations of 2 images": _write_json(folder / "two.json", [good | {"image_id": 1}, good | {"image_id": 2}]),
         "counts sum to 6": changed("sum.json", size=[3, 3]),
         "size is": changed("size.json", size=[2]),
         "at most 1000000000": changed("huge.json", size=[10**9, 10**9]),
