@@ -17,7 +17,7 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
     Args:
       facts: lines of text on what was asked, for the top.
     """
-    published = list(dict.fromkeys(name for result in results for name in result.cell.published))
+    published = _published(results)
     subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
     lines = [f"# {grid.title}", "", *(f"- {fact}" for fact in facts)]
     lines.append(
@@ -26,9 +26,9 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
     )
     if published:
         lines.append("- paper: what the paper prints for this cell, on its own benchmark and model")
-    heads = ["setting", "budgets", "kept", "right", "to first", *(f"paper {name}" for name in published), *subtasks]
+    heads = ["setting", "budgets", "kept", "right", "to first", *published, *subtasks]
     lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for result in results:
+    for number, result in enumerate(results):
         cell = result.cell
         row = [
             cell.key.replace(" | ", ", "),
@@ -37,11 +37,20 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
             f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]"
             + (f", {result.num_failed} failed" if result.num_failed else ""),
             _difference(result),
-            *(_number(cell.published.get(name)) for name in published),
+            *(_number(values[number]) for values in published.values()),
             *(_number(result.subtasks.get(name)) for name in subtasks),
         ]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _published(results: Sequence[CellResult]) -> dict[str, list[float | None]]:
+    """Return head -> the paper's number of every cell; one head where a cell's column says which number it is."""
+    cells = [result.cell for result in results]
+    names = list(dict.fromkeys(name for cell in cells for name in cell.published))
+    if names and all(set(cell.published) <= {cell.column} for cell in cells):
+        return {"paper": [cell.published.get(cell.column) for cell in cells]}
+    return {f"paper {name}": [cell.published.get(name) for cell in cells] for name in names}
 
 
 def _number(value: float | None) -> str:

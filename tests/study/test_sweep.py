@@ -1,5 +1,6 @@
 """Sweeps: every cell answers as a model with its settings alone, while tower and decoder are run and compiled once."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,17 @@ def test_results_count_what_was_written(swept, tmp_path):
     assert len(sweep_tables.to_csv(results).splitlines()) == 1 + len(GRID.cells)
     sweep_tables.plot(GRID, results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_column_holds_the_papers_numbers_where_cells_name_theirs(swept):
+    _, sweep = swept
+    results = [
+        dataclasses.replace(result, cell=dataclasses.replace(result.cell, column=column, published={column: value}))
+        for result, column, value in zip(sweep.results(), ("4k", "5k"), (43.3, 43.6), strict=False)
+    ]
+    head, _, *rows = sweep_tables.to_markdown(GRID, results, []).splitlines()[-4:]
+    assert head.startswith("| setting | budgets | kept | right | to first | paper |")
+    assert [row.split(" | ")[5] for row in rows] == ["43.3", "43.6"]
 
 
 def test_differences_are_paired():
