@@ -367,8 +367,8 @@ def _total(
 
 def match_loss(
     answers: AnswerLoss, texts: Texts, signs: Signs
-) -> tuple[Float[Array, "*B"], Float[Array, "*B"], Bool[Array, "*B"]]:
-    """Return -log of the last layer's attention on the right option, that attention, and where there is an option.
+) -> tuple[Float[Array, "*B"], Float[Array, "*B"], Float[Array, "*B"]]:
+    """Return -log of the last layer's attention on the right option, that attention, and 1 where there is an option.
 
     The look-up in the picture takes the third of four layers; what it found can be matched with the options in the
     fourth alone. Letters learned on text were matched in the third, and with a picture that was no use: the word was
@@ -377,4 +377,4 @@ def match_loss(
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[texts.weight.ndim :]), texts)
     option = right_option(flat, signs.letters, signs.newline).reshape(texts.ids.shape)
     missed, matched = importance_loss(answers.last_attention[..., -texts.ids.shape[-1] :], option)
-    return missed, matched, jnp.any(option, axis=-1)
+    return missed, matched, jnp.any(option, axis=-1).astype(jnp.float32)

@@ -92,7 +92,9 @@ class TileBatches:
         counts = [cfg.num_tiles(px) for px in cfg.compressor.sizes_px]
         self.view_tiles = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
         # One picture at a time: the labels of all of them are hundreds of megabytes.
-        has_object = np.stack([store.truth(row).object_kind.reshape(sum(counts), -1).any(axis=1) for row in pictures])
+        has_object = np.stack(
+            [store.truth(int(row)).object_kind.reshape(sum(counts), -1).any(axis=1) for row in pictures]
+        )
         self.object_tiles = []
         for tiles in self.view_tiles:
             picture, column = np.nonzero(has_object[:, tiles])
