@@ -3,7 +3,7 @@
     python -m experiments.train_mini --work_dir=results/mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
 
 Without --stage all stages run, one after another (bat_jax/train/mini/run.py lists them). Started again after it was
-stopped, at any moment, the command goes on where it was. The work folder grows to 17 GB.
+stopped, at any moment, the command goes on where it was. The work folder grows to 27 GB.
 """
 
 import dataclasses

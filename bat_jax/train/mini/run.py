@@ -5,8 +5,10 @@ pictures   -                                      scenes, rendered and labelled 
 questions  -                                      scenes, asked and tokenised       tokenizer/, bank.npz
 tower      vision tower (and heads, dropped)      tiles, dense labels               tower.npz
 features   -                                      the frozen tower, K-means         features/
+options    decoder                                bare lists of options             options.npz
 letters    decoder                                text alone                        letters.npz
 word_bag   projector                              dense labels as words             word_bag.npz
+attention  projector, scale embedding, decoder    importance on the anchor          attention.npz
 given      projector, scale embedding, decoder    tokens chosen by the truth        given.npz
 given_letters  the same three                     the same, with options            given_letters.npz
 tokens     -                                      the frozen projector              features/tokens.npy
@@ -60,7 +62,7 @@ _LAST_WITH_PROJECTOR = "given_letters"
 # Tokens of a picture that the word bag sees at once, and how much more often those that show something small.
 _TOKENS_TAUGHT, _OBJECTS_TAUGHT = 256, 60.0
 
-_TOWER = StageSettings(num_steps=1800, rate=1.2e-3, eval_every=700)
+_TOWER = StageSettings(num_steps=4200, rate=1.2e-3, eval_every=1400)
 _OPTIONS = StageSettings(num_steps=120, rate=2e-3, log_every=10)
 _LETTERS = StageSettings(num_steps=150, rate=1.5e-3, log_every=10)
 _WORD_BAG = StageSettings(num_steps=1500, rate=3e-3, weight_decay=0.0)
@@ -68,7 +70,7 @@ _ATTENTION = StageSettings(num_steps=500, rate=1.5e-3, log_every=10)
 _ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, num_text_only=8, kinds=(0.8, 0.1, 0.1))
 _GIVEN = StageSettings(num_steps=1400, rate=1.5e-3)
 _GIVEN_MIX = Mix(num_pictures=6, num_questions=8, num_given=48, num_text_only=6, kinds=(0.86, 0.04, 0.1), crowding=2)
-_GIVEN_LETTERS = StageSettings(num_steps=800, rate=1.2e-3)
+_GIVEN_LETTERS = StageSettings(num_steps=2100, rate=1.2e-3)
 _GIVEN_LETTERS_MIX = Mix(
     num_pictures=6,
     num_questions=8,
@@ -102,7 +104,7 @@ _MIXED_MIX = Mix(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MiniRecipe:
-    """Sizes and rates of all stages; the defaults are what the shipped checkpoint was trained with.
+    """Sizes and rates of all stages; the shipped checkpoint's card says where its training differed from the defaults.
 
     Attributes:
       num_pictures, num_held_out: pictures that questions are asked about, the last of which only measure.
