@@ -21,7 +21,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.data.llava import LlavaFile
+from bat_jax.data.llava import LlavaFile, RecordRange
 from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.pipeline import BatModel
@@ -34,6 +34,9 @@ from experiments import compressor_flags as compressor
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
 DATA = flags.DEFINE_string("data", None, "LLaVA conversations: a JSON list or JSON lines.")
+HELD_OUT = flags.DEFINE_integer(
+    "held_out", 0, "The last so many records are not trained on; their loss is printed before and after.", lower_bound=0
+)
 IMAGE_DIR = flags.DEFINE_string("image_dir", ".", "Folder that the image names in --data are relative to.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the fine-tuned checkpoint.")
 PRESET = flags.DEFINE_enum(
@@ -146,6 +149,13 @@ def finetune() -> TrainResult:
     recipe = recipe_of_flags()
     cfg = compressor.configure(BatModel.read_config(checkpoint))
     source = LlavaFile(DATA.value)
+    held_out = None
+    if HELD_OUT.value:
+        if HELD_OUT.value >= len(source):
+            raise ValueError(f"--held_out={HELD_OUT.value}: {DATA.value} has {len(source)} records, none would be left")
+        num_trained = len(source) - HELD_OUT.value
+        held_out = RecordRange(source=source, numbers=range(num_trained, len(source)))
+        source = RecordRange(source=source, numbers=range(num_trained))
     if not pathlib.Path(IMAGE_DIR.value).is_dir():
         raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
     tokenizer = load_tokenizer(checkpoint / "tokenizer")
@@ -166,11 +176,14 @@ def finetune() -> TrainResult:
         resume=RESUME.value,
         progress=is_first and sys.stderr.isatty(),
     )
-    result = train(cfg, recipe, load_params(checkpoint), tokenizer, source, IMAGE_DIR.value, settings, mesh)
+    params = load_params(checkpoint)
+    result = train(cfg, recipe, params, tokenizer, source, IMAGE_DIR.value, settings, mesh, held_out=held_out)
     write_checkpoint(checkpoint, output, cfg.to_json(), result.params)
     if is_first:
         loss = "" if result.last_loss is None else f", last loss {result.last_loss:.4f}"
         print(f"{result.num_steps} steps{loss}; {result.num_skipped} records left out; wrote {output}")
+        for step, value in result.held_out:
+            print(f"held-out loss at step {step}: {value:.4f}")
         if result.num_skipped:
             print(f"why: {output / TRAIN_FOLDER}/skipped-*.jsonl")
     return result

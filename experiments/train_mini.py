@@ -19,7 +19,7 @@ WORK_DIR = flags.DEFINE_string("work_dir", "results/mini", "Pictures, features, 
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the finished checkpoint; the stage export needs it.")
 STAGE = flags.DEFINE_multi_enum("stage", [], STAGES, "Only this stage; several times for several.")
 EXPORTED = flags.DEFINE_enum(
-    "exported", "mixed", ["given_letters", "selected", "mixed"], "Stage whose decoder goes into the checkpoint."
+    "exported", "mixed", ["given", "selected", "mixed"], "Stage whose decoder goes into the checkpoint."
 )
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
 

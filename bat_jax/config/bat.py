@@ -193,7 +193,7 @@ class BatConfig:
 
         Tiles of 112 pixels have 8 x 8 tokens, views have 4, 16, 64 and 144 tiles. Everything else is in proportion: the
         budgets keep a twentieth (729 tokens), a view has 64 regions as the paper's 600 of nine times as many tokens.
-        Importance is read where training teaches it, at the third of four layers.
+        Importance is read where training teaches it, at the third of five layers.
         """
         sizes = (224, 448, 896, 1344)
         scales = tuple(ScaleSpec(size_px=px, budget=b) for px, b in zip(sizes, (20, 70, 190, 449), strict=True))
@@ -201,7 +201,7 @@ class BatConfig:
             "vision": VisionConfig(width=128, num_layers=5, num_heads=4, mlp_dim=512, image_size_px=112),
             "decoder": DecoderConfig(
                 width=128,
-                num_layers=4,
+                num_layers=5,
                 num_heads=4,
                 num_kv_heads=2,
                 head_dim=32,
@@ -209,6 +209,7 @@ class BatConfig:
                 vocab_size=256,
                 rope_theta=1e4,
                 max_positions=4096,
+                tie_word_embeddings=True,
             ),
             "scale_embedding": ScaleEmbeddingConfig(form="base", width=128, scales_px=sizes, base_side=16),
             "compressor": CompressorConfig.paper(scales=scales, num_clusters=64, coord_scale=0.3, importance_layer=2),

@@ -98,6 +98,20 @@ class LlavaFile:
         return parse_record(values, index)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordRange:
+    """Some records of a source, as a source."""
+
+    source: RecordSource
+    numbers: range
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.source[self.numbers[index]]
+
+
 def record_spans(path: pathlib.Path) -> np.ndarray:
     """Return (records, 2) int64: first byte and end of every top-level object of a JSON list or of JSON lines.
 

@@ -17,7 +17,7 @@ from bat_jax.ops.rope import apply_rope
 from bat_jax.typing import Array, Bool, Float, Int
 
 # A loop over fewer layers than this costs more in copies than it saves in compiling.
-MAX_UNROLLED_LAYERS = 4
+MAX_UNROLLED_LAYERS = 6
 
 
 class KVCache(NamedTuple):

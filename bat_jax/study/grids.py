@@ -21,6 +21,7 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
+_COMPARED = ("uhr_bat", "topk", "topk_global", "fastv", "visionzip", "prumerge", "tome", "pooling", "random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +204,6 @@ def table_9(cfg: BatConfig) -> Grid:
 def figure_1(cfg: BatConfig) -> Grid:
     """Accuracy against tokens, ours and what it is compared with, at equal budgets."""
     scaling = Scaling(cfg)
-    selections = ("uhr_bat", "topk", "topk_global", "fastv", "visionzip", "prumerge", "tome", "pooling", "random")
     return Grid(
         name="figure1",
         title="Accuracy against kept tokens, by selection",
@@ -211,7 +211,7 @@ def figure_1(cfg: BatConfig) -> Grid:
             Cell(
                 name=selection, column=f"{kept}k", settings={"selection": selection}, budgets=scaling.total(kept * 1000)
             )
-            for selection in selections
+            for selection in _COMPARED
             for kept in (1, 2, 3, 4, 6)
         ),
     )
@@ -245,6 +245,15 @@ def differences(cfg: BatConfig) -> Grid:
     return Grid(name="differences", title="One setting flipped at a time", cells=tuple(cells))
 
 
+def selections(cfg: BatConfig) -> Grid:
+    """What UHR-BAT is compared with, at the checkpoint's own budgets, and all of the anchor's tokens alone."""
+    settings = cfg.compressor
+    cells = [Cell(name=name, settings={"selection": name}, budgets=settings.budgets) for name in _COMPARED]
+    anchor = (cfg.num_tokens(settings.sizes_px[0]), *(0 for _ in settings.sizes_px[1:]))
+    cells.append(Cell(name="anchor view alone", settings={"selection": "topk"}, budgets=anchor))
+    return Grid(name="selections", title="Selection at the same budget", cells=tuple(cells))
+
+
 def layers(cfg: BatConfig) -> Grid:
     """The decoder layer whose attention is read."""
     cells = tuple(
@@ -274,6 +283,7 @@ GRIDS: Mapping[str, Callable[[BatConfig], Grid]] = {
     "figure1": figure_1,
     "figure3": figure_3,
     "differences": differences,
+    "selections": selections,
     "layers": layers,
     "kmeans": kmeans,
 }

@@ -33,6 +33,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from bat_jax.config import BatConfig
+from bat_jax.data.llava import RecordSource
 from bat_jax.io.views import normalisation_table
 from bat_jax.stages import peak_device_bytes
 from bat_jax.train import sharding as shard
@@ -80,13 +81,15 @@ class LoopSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """params: trained and frozen parts, on the device. num_steps: done in all. num_skipped: records left out since the
-    (re)start, on all hosts. last_loss: of the last step, None where there was none left to do.
+    (re)start, on all hosts. last_loss: of the last step, None where there was none left to do. held_out: (step, loss)
+    on records that are not trained on, before the first step and behind the last, as far as this (re)start came by.
     """
 
     params: Params
     num_steps: int
     num_skipped: int
     last_loss: float | None
+    held_out: tuple[tuple[int, float], ...] = ()
 
 
 def train_step(
@@ -128,6 +131,18 @@ def train_step(
     params, opt_state = apply_gradients(optimizer, gradients, state.opt_state, state.params)
     state = TrainState(state.step + 1, params, opt_state, state.key, state.position + 1)
     return state, StepResult(total / weight, optax.global_norm(gradients), losses, batch.weight)
+
+
+def held_out_losses(
+    cfg: BatConfig, recipe: TrainConfig, table: Float[Array, "256 3"], frozen: Params, state: TrainState, batch: Sample
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return (sum of the answers' losses over the samples of weight 1, how many these are); nothing is learnt."""
+
+    def losses_of(samples):
+        return batch_loss(cfg, recipe, table, frozen | state.params, state.key, samples)[1].answer
+
+    answer = jax.lax.map(losses_of, batch)
+    return jnp.sum(jnp.where(batch.weight > 0, answer, 0.0)), jnp.sum(batch.weight)
 
 
 class Trainer:
@@ -172,6 +187,8 @@ class Trainer:
             donate_argnums=(2,),
         )
 
+        self._losses = jax.jit(functools.partial(held_out_losses, cfg, recipe), out_shardings=whole)
+
     @property
     def params(self) -> dict[str, Any]:
         """All parts, trained and frozen."""
@@ -188,6 +205,20 @@ class Trainer:
         result = jax.tree.map(np.asarray, result)
         self._check_finite(batch, result)
         return result
+
+    def held_out_loss(self, maker: BatchMaker) -> float:
+        """Return the mean answer loss over every record of a source that can be used, nan where there is none.
+
+        Args:
+          maker: of this process's columns, as the trainer's own.
+        """
+        total = num_used = 0.0
+        for position in range(math.ceil(len(maker.source) / self.recipe.batch_size)):
+            batch = shard.global_batch(self.mesh, maker(position).samples, maker.columns, maker.num_columns)
+            losses = self._losses(self._table, self.frozen, self.state, batch)
+            loss, num = jax.tree.map(float, losses)
+            total, num_used = total + loss, num_used + num
+        return total / num_used if num_used else math.nan
 
     def _check_finite(self, batch: HostBatch, result: StepResult) -> None:
         totals = np.where(result.weight > 0, result.samples.total, 0).reshape(-1)
@@ -212,12 +243,14 @@ def train(
     settings: LoopSettings,
     mesh: Mesh | None = None,
     budgets: Callable[[int], Any] | None = None,
+    held_out: RecordSource | None = None,
 ) -> TrainResult:
     """Train a model to the end of its recipe.
 
     Args:
       cfg: the model's config as loaded. params: its weights. source: records (`data.llava.RecordSource`).
-      mesh: `sharding.make_mesh()` by default. budgets: see BatchMaker.
+      mesh: `sharding.make_mesh()` by default. budgets: see BatchMaker. held_out: records to measure the loss on before
+        and after; their images are in the same folder.
 
     Raises:
       ValueError: the recipe does not fit model, mesh or data; no sample of the first batch can be used.
@@ -229,7 +262,8 @@ def train(
     columns = shard.local_columns(mesh, recipe.batch_size // recipe.accumulation)
     maker = BatchMaker(cfg, recipe, tokenizer, source, image_dir, columns=columns, budgets=budgets)
     trainer = Trainer(cfg, recipe, params, maker, mesh, num_steps)
-    num_skipped, loss = 0, None
+    held_out_maker = held_out and BatchMaker(cfg, recipe, tokenizer, held_out, image_dir, columns=columns)
+    num_skipped, loss, held_out_rows = 0, None, []
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(settings.directory / "checkpoints", settings.keep_checkpoints)
         stack.callback(checkpoints.close)
@@ -237,6 +271,14 @@ def train(
             trainer.state = checkpoints.restore(trainer.state)
         start = int(trainer.state.step)
         log = stack.enter_context(contextlib.closing(Log(settings.directory, start)))
+
+        def measure(step: int) -> None:
+            if held_out_maker:
+                held_out_rows.append((step, trainer.held_out_loss(held_out_maker)))
+                log.write({"step": step, "held_out_loss": held_out_rows[-1][1]})
+
+        if start == 0:
+            measure(0)
         bar = tqdm(total=num_steps, initial=start, unit="step", disable=not settings.progress, file=sys.stderr)
         stack.callback(bar.close)
         began = time.perf_counter()
@@ -259,7 +301,14 @@ def train(
             bar.update()
             if step == num_steps or step % settings.checkpoint_every == 0:
                 checkpoints.save(step, trainer.state)
-    return TrainResult(params=trainer.params, num_steps=num_steps, num_skipped=num_skipped, last_loss=loss)
+        measure(num_steps)
+    return TrainResult(
+        params=trainer.params,
+        num_steps=num_steps,
+        num_skipped=num_skipped,
+        last_loss=loss,
+        held_out=tuple(held_out_rows),
+    )
 
 
 def _prefetched(maker: BatchMaker, position: int, start: int, num_steps: int) -> Iterator[tuple[int, HostBatch]]:

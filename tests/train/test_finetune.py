@@ -108,6 +108,22 @@ def test_two_processes_reach_the_weights_of_one(folder, plain):
     assert np.mean(difference > 1e-4) < 1e-2 and difference.max() < 1e-2
 
 
+def test_the_loss_of_held_out_records_is_that_of_training_at_rate_0(folder):
+    """The same records are trained on and held out, no weight moves: one loss, before and after."""
+    flags = ["--train=epochs=1", "--train=batch_size=8", "--train=accumulation=2", "--train=clip_norm=1e-30"]
+    flags.append("--partition=grid")  # K-means begins anew for every place in a batch
+    records = json.loads((folder / "sft.json").read_text())
+    twice = folder / "twice.json"
+    twice.write_text(json.dumps([*records, *records, records[0] | {"image": "missing.png"}]))
+    done = run(folder, "held_out", *flags, f"--data={twice}", "--held_out=9")
+    assert done.returncode == 0, done.stderr
+    first, trained, last = metrics(folder, "held_out")
+    assert (first["step"], trained["step"], last["step"]) == (0, 1, 1)
+    assert first["held_out_loss"] == pytest.approx(trained["answer_loss"], rel=1e-5)
+    assert last["held_out_loss"] == pytest.approx(first["held_out_loss"], rel=1e-5)
+    assert f"held-out loss at step 0: {first['held_out_loss']:.4f}" in done.stdout
+
+
 def test_bad_records_are_left_out_counted_and_named(folder, plain):
     records = json.loads((folder / "sft.json").read_text())
     bad = folder / "bad"
@@ -143,6 +159,7 @@ def test_wrong_flags_are_named_before_anything_is_written(folder):
         (("--train=nothing=1",), "--train=nothing=1"),
         (("--data=/nowhere.json",), "/nowhere.json"),
         (("--preset=paper",), "--visual_rate"),
+        (("--held_out=8",), "--held_out=8"),
     ):
         done = run(folder, "wrong", *flags)
         assert done.returncode == 1 and named in done.stderr and done.stderr.count("\n") == 1, done.stderr

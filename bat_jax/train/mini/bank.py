@@ -3,7 +3,7 @@
     open      the bare question; the answer is the word            (short: it teaches to look)
     word      with options, "Answer with the option text only."
     letter    with options, the release's prompt; the answer is the letter, as the benchmarks want it
-    told      "The answer is: red." with options, without a picture; the answer is the letter
+    told      options, then "The answer is: red.", without a picture; the answer is the letter
 
 A group is a set of questions that one selection of tokens serves: those about one site, or about one red circle, or one
 question about several sites or the whole picture in all its wordings. Questions of a group stand on one image prefix.
@@ -107,7 +107,9 @@ def prompt_text(question: Question, form: str) -> str:
     if form == "open":
         return question.text
     if form == "told":
-        question = dataclasses.replace(question, text=f"The answer is: {question.answer_word}.")
+        # Behind the options, where what a picture shows would be known, too (options.py).
+        options = dataclasses.replace(question, text="").prompt().strip()
+        return f"{options} The answer is: {question.answer_word}."
     return question.prompt("word" if form == "word" else "release")
 
 

@@ -1,6 +1,7 @@
-"""Stages 2 to 5: what the projector, the scale embedding and the decoder learn, one loss a stage.
+"""What the projector, the scale embedding and the decoder learn, one loss a stage.
 
-    letters      decoder alone, no picture: find the letter of the option that the text names
+    options      decoder alone, no picture: find the letter of the option that the text names
+    lookups      decoder alone, made-up tokens: find the token that a question names, and its word among the options
     word_bag     projector alone: a token's embedding is the sum of the words that are true of it
     attention    projector, scale embedding, decoder: importance alone, on the anchor's tokens
     given        projector, scale embedding, decoder: questions on a few tokens chosen by the truth, importance taught
@@ -21,11 +22,14 @@ from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.scenes.question import LETTERS, SUB_TASKS
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.loss import importance_loss
+from bat_jax.train.mini.bank import FORMS
 from bat_jax.train.mini.groups import GroupBatch, Mix
+from bat_jax.train.mini.lookups import LookupBatch
 from bat_jax.train.mini.packed import (
     AnswerLoss,
     Texts,
     answer_loss,
+    answer_words,
     last_rows,
     position_embeddings,
     prefix_cache,
@@ -54,6 +58,8 @@ _POSITION_SIZE = 0.1
 _BRANCH_SIZE = 0.1
 # Of the questions that need no picture, which keep the letters in mind.
 _TOLD_WEIGHT = 0.5
+# Of the look-ups, which are not to be forgotten while importance is learnt.
+_KEPT_WEIGHT = 0.5
 
 
 class Signs(NamedTuple):
@@ -73,12 +79,22 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights of all parts, so that words and tokens are still themselves behind an untrained layer.
 
     What layers add to the residual stream begins small against the embeddings (it would be eight times as large after
-    one layer, and a token would hardly resemble its word). The scale embedding's base grid begins as sinusoids.
+    one layer, and a token would hardly resemble its word). Attention begins by looking for its like (the queries of a
+    group of heads are its keys) and by copying what it finds (the way out is the way in, transposed). The scale
+    embedding's base grid begins as sinusoids.
     """
     params = bat.init_params(cfg, key)
     layers = params["decoder"]["layers"]
-    for block, name in (("self_attn", "o_proj"), ("mlp", "down_proj")):
-        layers[block][name]["kernel"] *= _BRANCH_SIZE
+    layers["mlp"]["down_proj"]["kernel"] *= _BRANCH_SIZE
+    attention, dec = layers["self_attn"], cfg.decoder
+    group = dec.num_heads // dec.num_kv_heads
+    heads = (dec.num_layers, dec.width, dec.num_kv_heads, dec.head_dim)
+    keys = attention["k_proj"]["kernel"].reshape(heads)
+    queries = attention["q_proj"]["kernel"].reshape(dec.num_layers, dec.width, dec.num_heads, dec.head_dim)
+    alike = queries.at[:, :, :group].set(keys[:, :, :1])
+    attention["q_proj"]["kernel"] = alike.reshape(dec.num_layers, dec.width, -1)
+    copied = jnp.repeat(attention["v_proj"]["kernel"].reshape(heads), group, axis=2)
+    attention["o_proj"]["kernel"] = _BRANCH_SIZE * copied.reshape(dec.num_layers, dec.width, -1).swapaxes(1, 2)
     side, width = cfg.scale_embedding.base_side, cfg.scale_embedding.width
     place = (np.arange(side) + 0.5) / side
     angles = place[:, None] * np.pi * 2.0 ** np.linspace(-1, 3, width // 4)
@@ -94,20 +110,61 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     return params
 
 
-def letters_loss(cfg: BatConfig, prefix_ids: Int[np.ndarray, "Tp"]) -> Loss:
-    """Return the loss of questions that say their answer, over a Texts batch."""
+def options_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], evidence_weight: float) -> Loss:
+    """Return the loss of bare lists of options, over a Texts batch."""
+    signs = Signs.of(tokenizer)
 
     def loss(params: Params, fixed: None, batch: Texts, mode: None):
         del fixed, mode
-        answers = text_only_loss(cfg, params, jnp.asarray(prefix_ids), batch)
-        return jnp.mean(answers.loss), {"text_letter_accuracy": jnp.mean(answers.is_right)}
+        return told_loss(cfg, params, prefix_ids, batch, evidence_weight, signs)
 
     return loss
 
 
-def true_words(cfg: BatConfig, tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "M 9"]):
+def told_loss(
+    cfg: BatConfig,
+    params: Params,
+    prefix_ids: Int[np.ndarray, "Tp"],
+    texts: Texts,
+    evidence_weight: float,
+    signs: Signs,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Return the loss of answers and of the look at the right option, where the text itself says the answer."""
+    told = text_only_loss(cfg, params, jnp.asarray(prefix_ids), texts)
+    missed, matched, has_option = match_loss(told, texts, signs)
+    facts = {
+        "text_letter_accuracy": jnp.mean(told.is_right),
+        "text_option_mass": weighted_mean(matched, has_option),
+    }
+    return jnp.mean(told.loss) + evidence_weight * jnp.mean(missed), facts
+
+
+def lookups_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], evidence_weight: float) -> Loss:
+    """Return the loss over {"lookups": LookupBatch, "told": Texts}; the decoder learns, its words make tokens."""
+    rows_of, signs = evidence_rows(tokenizer), Signs.of(tokenizer)
+
+    def loss(params: Params, fixed: None, batch: dict[str, Any], mode: None):
+        del fixed, mode
+        lookups: LookupBatch = batch["lookups"]
+        embedding = params["decoder"]["embed_tokens"]["embedding"]
+
+        def one(texts, labels, noise):
+            visual = true_words(tokenizer, embedding, labels) + noise
+            mask = jnp.ones(visual.shape[0], bool)
+            cache = prefix_cache(cfg, params, jnp.asarray(prefix_ids), visual, mask, texts.ids.shape[0])
+            return answer_loss(cfg, params, cache, texts, rows_of(texts))
+
+        answers = jax.vmap(one)(lookups.texts, lookups.labels, lookups.noise)
+        start, kinds = len(prefix_ids), (lookups.form, lookups.sub_task)
+        total, facts = _answers_total(answers, lookups.texts, lookups.shown, start, evidence_weight, signs, *kinds)
+        told, told_facts = told_loss(cfg, params, prefix_ids, batch["told"], evidence_weight, signs)
+        return total + _TOLD_WEIGHT * told, facts | told_facts
+
+    return loss
+
+
+def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "M 9"]):
     """Return (M, D): the sum of the words' embeddings that are true of each token."""
-    del cfg
     truth = TokenTruth.of(labels)
     total = 0.0
     for name, (words, weight) in _WORDS.items():
@@ -123,7 +180,7 @@ def word_bag_loss(cfg: BatConfig, tokenizer: Any) -> Loss:
     def loss(params: Params, fixed: Params, batch: dict[str, Array], mode: None):
         del mode
         embedding = fixed["decoder"]["embed_tokens"]["embedding"]
-        wanted = true_words(cfg, tokenizer, embedding, batch["labels"])
+        wanted = true_words(tokenizer, embedding, batch["labels"])
         found = project(cfg, params, batch["vision"])
         error = jnp.mean(jnp.sum((found - wanted) ** 2, axis=-1))
         spread = jnp.mean(jnp.sum((wanted - jnp.mean(wanted, axis=0)) ** 2, axis=-1))
@@ -148,16 +205,16 @@ def naming_rows(
     return jnp.where(num > 0, is_naming / jnp.maximum(num, 1), others).astype(jnp.float32)
 
 
-def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"]) -> Loss:
-    """Return the auxiliary loss over {"groups": GroupBatch, "anchor": (B, M1, E)}, and that of text alone.
+def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], evidence_weight: float) -> Loss:
+    """Return the auxiliary loss over {"groups": GroupBatch, "anchor": (B, M1, E)}, and `lookups_loss` over the rest.
 
     The first half of a picture's questions is read at the words that name a place, where the match is nearly given (the
     projector made a token of its word), the others at all their words, which have to learn it from there.
     """
     naming_ids = np.array(tokenizer.convert_tokens_to_ids([*SITE_KINDS, "circle"]))
+    kept = lookups_loss(cfg, tokenizer, prefix_ids, evidence_weight)
 
     def loss(params: Params, fixed: None, batch: dict[str, Any], mode: None):
-        del fixed, mode
         groups: GroupBatch = batch["groups"]
         num_anchor = batch["anchor"].shape[1]
         position = position_embeddings(cfg, params)[:num_anchor]
@@ -172,15 +229,14 @@ def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "
 
         auxiliary, mass = jax.vmap(one)(groups.asking, groups.target_mask, batch["anchor"])
         has_target = jnp.any(groups.target_mask, axis=-1) * groups.asking.weight
-        told = text_only_loss(cfg, params, jnp.asarray(prefix_ids), groups.text_only)
+        lookups, lookup_facts = kept(params, fixed, batch, mode)
         is_naming = jnp.arange(mass.shape[1]) < mass.shape[1] // 2
         facts = {
             "importance_loss": weighted_mean(auxiliary, has_target),
             "importance_mass": weighted_mean(mass, has_target * ~is_naming),
             "naming_mass": weighted_mean(mass, has_target * is_naming),
-            "text_letter_accuracy": jnp.mean(told.is_right),
         }
-        return facts["importance_loss"] + _TOLD_WEIGHT * jnp.mean(told.loss), facts
+        return facts["importance_loss"] + _KEPT_WEIGHT * lookups, facts | lookup_facts
 
     return loss
 
@@ -227,8 +283,8 @@ def given_loss(
 def evidence_rows(tokenizer: Any) -> Callable[[Texts], Float[Array, "Q T"]]:
     """Return texts -> weights of the rows whose attention is taught, 1 in all.
 
-    Half on the words of the question's first line that name an object's kind or colour, half (all, where there is no
-    such word) on the row that the answer begins at.
+    Half on the word of the question's first line that names an object's kind or colour, half on the row that the answer
+    begins at; all of it there where no word or several do so (the first of two cannot know the second).
     """
     naming_ids = np.array(tokenizer.convert_tokens_to_ids([*OBJECT_KINDS, *COLOURS]))
     newline = tokenizer.convert_tokens_to_ids("\n")
@@ -237,7 +293,9 @@ def evidence_rows(tokenizer: Any) -> Callable[[Texts], Float[Array, "Q T"]]:
         at_end = last_rows(texts)
         # The first newline ends the image, the second the question itself; options come behind it.
         is_first_line = jnp.cumsum(texts.ids == newline, axis=1) == 1
-        return (naming_rows(texts, naming_ids, at_end, is_first_line) + at_end) / 2
+        naming = naming_rows(texts, naming_ids, at_end, is_first_line)
+        # Of several words each has less than all of the weight.
+        return (jnp.where(jnp.max(naming, axis=1, keepdims=True) == 1, naming, at_end) + at_end) / 2
 
     return rows_of
 
@@ -338,43 +396,69 @@ def _total(
     signs: Signs,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Add up the losses; `weights` are those of importance and of evidence in picture and options."""
-    weight = groups.texts.weight
+    importance_weight, evidence_weight = weights
+    total, facts = _answers_total(
+        answers, groups.texts, shown, len(prefix_ids), evidence_weight, signs, groups.form, groups.sub_task
+    )
     has_target = jnp.any(groups.target_mask, axis=-1) * groups.asking.weight
-    answer = weighted_mean(answers.loss, weight)
     aside = weighted_mean(auxiliary, has_target)
-    facts = {"answer_loss": answer, "importance_loss": aside, "importance_mass": weighted_mean(mass, has_target)}
-    for index, form in enumerate(("open", "word", "letter")):
-        facts[f"accuracy_{form}"] = weighted_mean(answers.is_right, weight * (groups.form == index))
-    for task in ("object_colour", "object_class", "existence", "location"):
-        chosen = weight * (groups.sub_task == list(SUB_TASKS).index(task))
-        facts[f"accuracy_{task}"] = weighted_mean(answers.is_right, chosen)
-    start = len(prefix_ids)
+    facts |= {"importance_loss": aside, "importance_mass": weighted_mean(mass, has_target)}
+    total += importance_weight * aside
+    if groups.text_only.ids.shape[0]:
+        told, told_facts = told_loss(cfg, params, prefix_ids, groups.text_only, evidence_weight, signs)
+        total += _TOLD_WEIGHT * told
+        facts |= told_facts
+    return total, facts
+
+
+def _answers_total(
+    answers: AnswerLoss,
+    texts: Texts,
+    shown: Bool[Array, "B Q U"],
+    start: int,
+    evidence_weight: float,
+    signs: Signs,
+    form: Int[Array, "B Q"],
+    sub_task: Int[Array, "B Q"],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Add up the losses of answers, of where they look (the evidence `shown`, behind row `start`), of `match_loss`."""
+    weight = texts.weight
+    answer = weighted_mean(answers.loss, weight)
     unseen, seen = importance_loss(answers.attention[..., start : start + shown.shape[-1]], shown)
     has_evidence = weight * jnp.any(shown, axis=-1)
-    facts["evidence_mass"] = weighted_mean(seen, has_evidence)
-    total = answer + weights[0] * aside + weights[1] * weighted_mean(unseen, has_evidence)
-    missed, matched, has_option = match_loss(answers, groups.texts, signs)
-    facts["option_mass"] = weighted_mean(matched, weight * has_option)
-    total += weights[1] * weighted_mean(missed, weight * has_option)
-    if groups.text_only.ids.shape[0]:
-        told = text_only_loss(cfg, params, jnp.asarray(prefix_ids), groups.text_only)
-        missed, matched, has_option = match_loss(told, groups.text_only, signs)
-        total += _TOLD_WEIGHT * (jnp.mean(told.loss) + weights[1] * weighted_mean(missed, has_option))
-        facts["text_letter_accuracy"] = jnp.mean(told.is_right)
-        facts["text_option_mass"] = weighted_mean(matched, has_option)
-    return total, facts
+    missed, matched, has_option = match_loss(answers, texts, signs)
+    facts = {
+        "answer_loss": answer,
+        "evidence_mass": weighted_mean(seen, has_evidence),
+        "option_mass": weighted_mean(matched, weight * has_option),
+    }
+    for index, name in enumerate(FORMS[:3]):
+        facts[f"accuracy_{name}"] = weighted_mean(answers.is_right, weight * (form == index))
+    for task in ("object_colour", "object_class", "existence", "location"):
+        chosen = weight * (sub_task == list(SUB_TASKS).index(task))
+        facts[f"accuracy_{task}"] = weighted_mean(answers.is_right, chosen)
+    aside = weighted_mean(unseen, has_evidence) + weighted_mean(missed, weight)
+    return answer + evidence_weight * aside, facts
 
 
 def match_loss(
     answers: AnswerLoss, texts: Texts, signs: Signs
 ) -> tuple[Float[Array, "*B"], Float[Array, "*B"], Float[Array, "*B"]]:
-    """Return -log of the last layer's attention on the right option, that attention, and 1 where there is an option.
+    """Return the loss of how an answer comes about, the attention on the right option, and 1 where there is one.
 
-    The look-up in the picture takes the third of four layers; what it found can be matched with the options in the
-    fourth alone. Letters learned on text were matched in the third, and with a picture that was no use: the word was
-    right in 70 % of the answers, the letter in 30 %.
+    Before the last layer the row that answers should know the answer's words (-log of their likelihood there, in the
+    mean), in the last layer it should look at the option that says them (-log of its attention there). Both are the
+    same whether a text told the words or a picture shows them, so a letter learned from texts is known for pictures.
     """
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[texts.weight.ndim :]), texts)
-    option = right_option(flat, signs.letters, signs.newline).reshape(texts.ids.shape)
-    missed, matched = importance_loss(answers.last_attention[..., -texts.ids.shape[-1] :], option)
-    return missed, matched, jnp.any(option, axis=-1).astype(jnp.float32)
+    flat, found = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[texts.weight.ndim :]), (texts, answers))
+    option = right_option(flat, signs.letters, signs.newline)
+    missed, matched = importance_loss(found.last_attention[:, -texts.ids.shape[-1] :], option)
+    words = answer_words(flat, signs.letters, signs.newline)
+    likelihood = jnp.take_along_axis(jax.nn.log_softmax(found.early_logits), flat.ids, axis=-1)
+    unknown = -jnp.sum(likelihood * words, axis=-1) / jnp.maximum(jnp.sum(words, axis=-1), 1)
+    shape = texts.weight.shape
+    return (
+        (missed + unknown).reshape(shape),
+        matched.reshape(shape),
+        jnp.any(option, axis=-1).astype(jnp.float32).reshape(shape),
+    )

@@ -1,9 +1,10 @@
-"""Bare lists of options: the first lesson in answering with letters.
+"""Bare lists of options, then a word of them: the first lesson in answering with letters.
 
-    red \\n A . blue \\n B . red \\n C . green \\n D . black \\n   ->   B
+    A . blue \\n B . red \\n C . green \\n D . black \\n red \\n   ->   B
 
-Whole prompts alone did not teach it: after 350 steps of 96 of them the letter was still guessed (34 %), while 160 steps
-of 256 bare lists reached 87 %. `letters` then goes on with whole prompts.
+The word stands behind the list, as what the picture shows is known behind it. In front of it, the rows of the options
+find the same word before them and mark themselves, which no picture can do for them: letters were then right for all
+texts and guessed for all pictures.
 """
 
 from typing import Any
@@ -18,6 +19,8 @@ from bat_jax.train.mini.packed import Texts
 
 _LISTS = (COLOURS, OBJECT_KINDS, SITE_KINDS, LAND_USES, EVENT_KINDS, COUNTS, DIRECTIONS, YES_NO, STATES, CORNERS)
 _LENGTH = 32
+# Share of lists whose letter follows the word itself: a word finds its like at once, a row behind it has to fetch it.
+_AT_THE_WORD = 0.5
 
 
 class OptionBatches:
@@ -39,10 +42,12 @@ class OptionBatches:
             texts = _LISTS[rng.integers(len(_LISTS))]
             options = [texts[i] for i in rng.permutation(len(texts))[:4]]
             right = int(rng.integers(len(options)))
-            sequence = list(self._ids[options[right]])
+            sequence = []
             for letter, text in zip(self._letters, options, strict=False):
                 sequence += [self._newline, letter, self._dot, *self._ids[text]]
-            sequence.append(self._newline)
+            sequence += [self._newline, *self._ids[options[right]]]
+            if rng.random() >= _AT_THE_WORD:
+                sequence.append(self._newline)
             question_end[row] = len(sequence)
             sequence += [self._letters[right], self._end]
             end[row] = len(sequence)

@@ -40,13 +40,15 @@ class AnswerLoss(NamedTuple):
     """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it.
 
     attention (.., S): of the rows that were asked for, in the layer that importance is read at. last_attention: of the
-    same rows in the last layer.
+    row that the answer begins at, in the last layer; right at what stands behind the other rows that were asked for.
+    early_logits (.., V): what that row would answer before the last layer.
     """
 
     loss: Float[Array, "*B"]
     is_right: Bool[Array, "*B"]
     attention: Float[Array, "*B S"]
     last_attention: Float[Array, "*B S"]
+    early_logits: Float[Array, "*B V"]
 
 
 def decoder(cfg: BatConfig, params: Params, num_layers: int | None = None) -> tuple[Qwen2, Params]:
@@ -139,6 +141,19 @@ def right_option(texts: Texts, letter_ids: Int[np.ndarray, "_"], newline_id: int
     return (line == right) & (place < texts.question_end[:, None])
 
 
+def answer_words(texts: Texts, letter_ids: Int[np.ndarray, "_"], newline_id: int) -> Bool[Array, "Q T"]:
+    """Return which tokens are the words of a question's answer: those of the right option behind its letter and dot.
+
+    Of an answer that is no letter, the answer itself.
+    """
+    place = jnp.arange(texts.ids.shape[1])
+    option = right_option(texts, letter_ids, newline_id)
+    words = option & (jnp.cumsum(option, axis=1) > 2) & (texts.ids != newline_id)
+    # The last token of an answer ends the turn.
+    spoken = (place >= texts.question_end[:, None]) & (place < texts.end[:, None] - 1)
+    return jnp.where(jnp.any(option, axis=1, keepdims=True), words, spoken)
+
+
 def answer_loss(
     cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"] | None = None
 ) -> AnswerLoss:
@@ -152,8 +167,11 @@ def answer_loss(
     embeddings = model.apply(variables, texts.ids, method="embed")
     if row_weight is None:
         row_weight = last_rows(texts)
-    output = model.apply(variables, embeddings, place < texts.end[:, None], cache.grown(length), row_weight=row_weight)
+    is_text = place < texts.end[:, None]
+    output = model.apply(variables, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True)
     logits = model.apply(variables, output.hidden[:, :-1], method="logits")
+    answering = texts.question_end[:, None] - 1
+    early = jnp.take_along_axis(output.hidden_states[-2], answering[..., None], axis=1)[:, 0]
     labels = texts.ids[:, 1:]
     is_answer = (place[1:] >= texts.question_end[:, None]) & (place[1:] < texts.end[:, None])
     entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)[..., 0]
@@ -162,7 +180,8 @@ def answer_loss(
         loss=jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1),
         is_right=jnp.all(is_hit | ~is_answer, axis=1),
         attention=output.importance[cfg.compressor.importance_layer],
-        last_attention=output.importance[-1],
+        last_attention=output.importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
+        early_logits=model.apply(variables, early, method=lambda decoder, x: decoder.logits(decoder.norm(x))),
     )
 
 

@@ -6,11 +6,10 @@ questions  -                                      scenes, asked and tokenised   
 tower      vision tower (and heads, dropped)      tiles, dense labels               tower.npz
 features   -                                      the frozen tower, K-means         features/
 options    decoder                                bare lists of options             options.npz
-letters    decoder                                text alone                        letters.npz
+lookups    decoder                                made-up tokens, text alone        lookups.npz
 word_bag   projector                              dense labels as words             word_bag.npz
 attention  projector, scale embedding, decoder    importance on the anchor          attention.npz
 given      projector, scale embedding, decoder    tokens chosen by the truth        given.npz
-given_letters  the same three                     the same, with options            given_letters.npz
 tokens     -                                      the frozen projector              features/tokens.npy
 selected   decoder                                tokens the method selects         selected.npz
 mixed      decoder                                all selections, random budgets    mixed.npz
@@ -35,6 +34,7 @@ from bat_jax.scenes.question import SUB_TASKS
 from bat_jax.train.mini import decoder, export, features, tower
 from bat_jax.train.mini.bank import Bank, make_bank
 from bat_jax.train.mini.groups import GroupBatch, GroupBatches, Mix
+from bat_jax.train.mini.lookups import LookupBatches
 from bat_jax.train.mini.options import OptionBatches
 from bat_jax.train.mini.pictures import PictureStore, TokenTruth
 from bat_jax.train.mini.stage import StageSettings, run_stage
@@ -46,11 +46,10 @@ STAGES = (
     "tower",
     "features",
     "options",
-    "letters",
+    "lookups",
     "word_bag",
     "attention",
     "given",
-    "given_letters",
     "tokens",
     "selected",
     "mixed",
@@ -58,47 +57,45 @@ STAGES = (
 )
 
 # The last stage that trains the projector: what comes after it sees its tokens as they are then.
-_LAST_WITH_PROJECTOR = "given_letters"
+_LAST_WITH_PROJECTOR = "given"
 # Tokens of a picture that the word bag sees at once, and how much more often those that show something small.
 _TOKENS_TAUGHT, _OBJECTS_TAUGHT = 256, 60.0
 
 _TOWER = StageSettings(num_steps=4200, rate=1.2e-3, eval_every=1400)
-_OPTIONS = StageSettings(num_steps=120, rate=2e-3, log_every=10)
-_LETTERS = StageSettings(num_steps=150, rate=1.5e-3, log_every=10)
-_WORD_BAG = StageSettings(num_steps=1500, rate=3e-3, weight_decay=0.0)
-_ATTENTION = StageSettings(num_steps=500, rate=1.5e-3, log_every=10)
-_ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, num_text_only=8, kinds=(0.8, 0.1, 0.1))
-_GIVEN = StageSettings(num_steps=1400, rate=1.5e-3)
-_GIVEN_MIX = Mix(num_pictures=6, num_questions=8, num_given=48, num_text_only=6, kinds=(0.86, 0.04, 0.1), crowding=2)
-_GIVEN_LETTERS = StageSettings(num_steps=2100, rate=1.2e-3)
-_GIVEN_LETTERS_MIX = Mix(
+_OPTIONS = StageSettings(num_steps=150, rate=2e-3, log_every=10)
+_LOOKUPS = StageSettings(num_steps=550, rate=1.5e-3)
+_WORD_BAG = StageSettings(num_steps=4000, rate=3e-3, weight_decay=0.0)
+_ATTENTION = StageSettings(num_steps=300, rate=1.5e-3)
+_ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, kinds=(0.8, 0.1, 0.1))
+_GIVEN = StageSettings(num_steps=1300, rate=1.5e-3)
+_GIVEN_MIX = Mix(
     num_pictures=6,
     num_questions=8,
-    num_asking=1,
     num_given=64,
-    forms=(0.2, 0.1, 0.7),
-    num_text_only=12,
-    kinds=(0.86, 0.04, 0.1),
+    forms=(0.25, 0.1, 0.65),
+    num_text_only=8,
+    kinds=(0.8, 0.06, 0.14),
     crowding=2,
 )
-_SELECTED = StageSettings(num_steps=1500, rate=1.2e-3, eval_every=750)
+_SELECTED = StageSettings(num_steps=600, rate=1.2e-3)
 _SELECTED_MIX = Mix(
     num_pictures=6,
     num_questions=7,
     num_asking=1,
-    forms=(0.15, 0.15, 0.7),
-    num_text_only=24,
-    kinds=(0.8, 0.06, 0.14),
+    forms=(0.15, 0.1, 0.75),
+    num_text_only=6,
+    kinds=(0.76, 0.08, 0.16),
     crowding=1,
 )
-_MIXED = StageSettings(num_steps=2600, rate=1e-3, eval_every=500)
+_MIXED = StageSettings(num_steps=500, rate=1e-3)
 _MIXED_MIX = Mix(
-    num_pictures=8,
-    num_questions=10,
-    forms=(0.05, 0.1, 0.85),
+    num_pictures=6,
+    num_questions=8,
+    num_asking=1,
+    forms=(0.05, 0.05, 0.9),
     num_text_only=4,
-    selections=(0.55, 0.2, 0.08, 0.07, 0.1),
-    large_share=0.3,
+    selections=(0.5, 0.2, 0.1, 0.1, 0.1),
+    large_share=1.0,
 )
 
 
@@ -111,9 +108,10 @@ class MiniRecipe:
       num_tower_pictures: more pictures, for the tower alone: it names objects of pictures that it was trained on better
         than of others (96 % and 86 % of kinds after 980 pictures).
       num_rounds: rounds of questions a scene.
-      tile_batch, option_batch, letter_batch, word_bag_pictures: samples of a step (tiles; texts; texts; pictures, 256
-        tokens of each).
-      importance_weight, evidence_weight: of the auxiliary losses on attention.
+      tile_batch, option_batch, word_bag_pictures: samples of a step (tiles; texts; pictures, 256 tokens of each).
+      lookup_pictures, lookup_questions, lookup_told: made-up pictures of a step, questions about each, questions that
+        say their answer. lookup_noise: standard deviation of what is added to the words of a made-up token.
+      importance_weight, evidence_weight: of the auxiliary losses on importance; on where and how answers are found.
       The others: a StageSettings a stage, a Mix a stage of packed questions.
     """
 
@@ -122,21 +120,22 @@ class MiniRecipe:
     num_tower_pictures: int = 1200
     num_rounds: int = 8
     tile_batch: int = 64
-    option_batch: int = 256
-    letter_batch: int = 96
+    option_batch: int = 128
+    lookup_pictures: int = 12
+    lookup_questions: int = 8
+    lookup_told: int = 24
+    lookup_noise: float = 0.03
     word_bag_pictures: int = 8
     importance_weight: float = 0.3
-    evidence_weight: float = 0.5
+    evidence_weight: float = 1.0
     tower: StageSettings = _TOWER
     options: StageSettings = _OPTIONS
-    letters: StageSettings = _LETTERS
+    lookups: StageSettings = _LOOKUPS
     word_bag: StageSettings = _WORD_BAG
     attention: StageSettings = _ATTENTION
     attention_mix: Mix = _ATTENTION_MIX
     given: StageSettings = _GIVEN
     given_mix: Mix = _GIVEN_MIX
-    given_letters: StageSettings = _GIVEN_LETTERS
-    given_letters_mix: Mix = _GIVEN_LETTERS_MIX
     selected: StageSettings = _SELECTED
     selected_mix: Mix = _SELECTED_MIX
     mixed: StageSettings = _MIXED
@@ -204,14 +203,21 @@ class MiniTraining:
         cfg, recipe = self.cfg, self.recipe
         batches = OptionBatches(self._tokenizer(), recipe.option_batch, recipe.options.seed)
         params = {"decoder": self._untrained()["decoder"]}
-        self._stage("options", recipe.options, params, decoder.letters_loss(cfg, batches.prefix_ids), batches)
+        loss = decoder.options_loss(cfg, self._tokenizer(), batches.prefix_ids, recipe.evidence_weight)
+        self._stage("options", recipe.options, params, loss, batches)
 
-    def letters(self) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank
-        mix = Mix(num_pictures=0, num_questions=0, num_text_only=recipe.letter_batch)
-        batches = GroupBatches(cfg, mix, bank, self._labels, self._training, recipe.letters.seed)
-        loss = decoder.letters_loss(cfg, bank.prefix_ids)
-        self._stage("letters", recipe.letters, self._saved("options"), loss, batches.text_only)
+    def lookups(self) -> None:
+        cfg, recipe = self.cfg, self.recipe
+        loss = decoder.lookups_loss(cfg, self._tokenizer(), self._bank.prefix_ids, recipe.evidence_weight)
+        self._stage("lookups", recipe.lookups, self._saved("options"), loss, self._lookup_batches(recipe.lookups.seed))
+
+    def _lookup_batches(self, seed: int) -> Callable[[int], dict[str, Any]]:
+        """Return position -> {"lookups": LookupBatch, "told": Texts}."""
+        recipe, sizes = self.recipe, (self.recipe.lookup_pictures, self.recipe.lookup_questions)
+        lookups = LookupBatches(self.cfg, self._tokenizer(), *sizes, recipe.lookup_noise, seed)
+        mix = Mix(num_pictures=0, num_questions=0, num_text_only=recipe.lookup_told)
+        told = GroupBatches(self.cfg, mix, self._bank, self._labels, self._training, seed)
+        return lambda position: {"lookups": lookups(position), "told": told.text_only(position)}
 
     def word_bag(self) -> None:
         cfg, recipe = self.cfg, self.recipe
@@ -231,33 +237,24 @@ class MiniTraining:
 
         loss = decoder.word_bag_loss(cfg, self._tokenizer())
         trained = {"projector": self._untrained()["projector"]}
-        self._stage("word_bag", recipe.word_bag, trained, loss, batch_of, fixed=self._saved("letters"))
+        self._stage("word_bag", recipe.word_bag, trained, loss, batch_of, fixed=self._saved("lookups"))
 
     def attention(self) -> None:
         cfg, recipe, bank = self.cfg, self.recipe, self._bank
         params = {"scale_embedding": self._untrained()["scale_embedding"]}
-        params |= self._saved("letters") | self._saved("word_bag")
-        loss = decoder.attention_loss(cfg, self._tokenizer(), bank.prefix_ids)
-        self._stage(
-            "attention",
-            recipe.attention,
-            params,
-            loss,
-            self._feature_batches(recipe.attention_mix, recipe.attention.seed),
-        )
+        params |= self._saved("lookups") | self._saved("word_bag")
+        loss = decoder.attention_loss(cfg, self._tokenizer(), bank.prefix_ids, recipe.evidence_weight)
+        seed = recipe.attention.seed
+        groups, lookups = self._feature_batches(recipe.attention_mix, seed), self._lookup_batches(seed + 1)
+        self._stage("attention", recipe.attention, params, loss, lambda position: groups(position) | lookups(position))
 
     def given(self) -> None:
-        self._given_stage("given", self.recipe.given, self.recipe.given_mix, "attention")
-
-    def given_letters(self) -> None:
-        self._given_stage("given_letters", self.recipe.given_letters, self.recipe.given_letters_mix, "given")
-
-    def _given_stage(self, name: str, settings: StageSettings, mix: Mix, before: str) -> None:
         recipe = self.recipe
         loss = decoder.given_loss(
             self.cfg, self._tokenizer(), self._bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
         )
-        self._stage(name, settings, self._saved(before), loss, self._feature_batches(mix, settings.seed))
+        batches = self._feature_batches(recipe.given_mix, recipe.given.seed)
+        self._stage("given", recipe.given, self._saved("attention"), loss, batches)
 
     def _feature_batches(self, mix: Mix, seed: int) -> Callable[[int], dict[str, Any]]:
         """Return position -> {"groups", "vision" (B, U, E) and "object_id" (B, U) of given tokens, "anchor"}."""

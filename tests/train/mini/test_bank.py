@@ -54,7 +54,7 @@ def test_every_form_of_a_question_ends_in_its_answer(bank, tokenizer):
                 if form in ("letter", "told"):
                     assert set(answer.split()) <= set("ABCD")
                 if form == "told":
-                    said = text.split(" . \n")[0].rpartition(": ")[2]
+                    said = text.partition(" . <|im_end|>")[0].rpartition(": ")[2]
                     options = dict(part.split(" . ", 1) for part in _option_lines(text))
                     assert {options[letter] for letter in answer.split()} == set(said.split(" , "))
                 endings.add((form, answer))
@@ -130,9 +130,12 @@ def test_given_tokens_hold_the_asked_sites_objects(bank):
     assert seen
 
 
-def test_bare_options_name_the_word_in_front(tokenizer):
+def test_bare_options_end_in_the_word_of_the_letter(tokenizer):
     texts = OptionBatches(tokenizer, 40, seed=0)(3)
+    endings = set()
     for ids, start, end in zip(texts.ids, texts.question_end, texts.end, strict=True):
-        words = tokenizer.decode(ids[:start]).split(" \n")
-        options = dict(line.strip().split(" . ", 1) for line in words[1:-1])
-        assert options[tokenizer.decode(ids[start : end - 1])] == words[0]
+        lines = [line.strip() for line in tokenizer.decode(ids[:start]).strip().split("\n")]
+        options = dict(line.split(" . ", 1) for line in lines[:-1])
+        assert options[tokenizer.decode(ids[start : end - 1])] == lines[-1]
+        endings.add(tokenizer.decode(ids[start - 1 : start]) == "\n")
+    assert endings == {True, False}

@@ -143,5 +143,10 @@ def test_the_right_option_is_its_line(case):
     option = np.asarray(packed.right_option(batch, signs.letters, signs.newline))
     words = tokenizer.convert_ids_to_tokens(texts[0][0])
     assert [words[place] for place in np.flatnonzero(option[0])] == ["B", ".", "blue", "\n"]
-    # An answer in words names no option by its letter.
+    # An answer in words names no option by its letter; its words are itself, without the end of the turn.
     assert not option[1].any()
+    said = np.asarray(packed.answer_words(batch._replace(end=batch.end + 1), signs.letters, signs.newline))
+    assert [[words[place] for place in np.flatnonzero(said[0])], np.flatnonzero(said[1]).tolist()] == [
+        ["blue"],
+        [texts[1][1]],
+    ]
