@@ -6,13 +6,16 @@ Without --stage all stages run, one after another (bat_jax/train/mini/run.py lis
 stopped, at any moment, the command goes on where it was. The work folder grows to 27 GB.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+import time
 
 from absl import flags
 
 from bat_jax.report.run_record import run_record, write_json
-from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining
+from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining, batch_pool
+from bat_jax.train.mini.stage import StageSettings
 from experiments import cli
 
 WORK_DIR = flags.DEFINE_string("work_dir", "results/mini", "Pictures, features, states and metrics go here.")
@@ -21,7 +24,10 @@ STAGE = flags.DEFINE_multi_enum("stage", [], STAGES, "Only this stage; several t
 EXPORTED = flags.DEFINE_enum(
     "exported", "mixed", ["given", "selected", "mixed"], "Stage whose decoder goes into the checkpoint."
 )
+RECIPE = flags.DEFINE_enum("recipe", "cpu", ["cpu", "gpu"], "Hours on two cores, or minutes on a GPU with 16 cores.")
+STEPS = flags.DEFINE_multi_string("steps", [], "STAGE=N: other steps than the recipe's; may be repeated.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
+LOADERS = flags.DEFINE_integer("loaders", 0, "Processes that make batches; 0: a thread does.", lower_bound=0)
 
 
 def main(_: list[str]) -> None:
@@ -30,12 +36,32 @@ def main(_: list[str]) -> None:
     if "export" in stages and not OUTPUT_DIR.value:
         raise ValueError("--output_dir: give the folder of the checkpoint")
     work = pathlib.Path(WORK_DIR.value)
-    recipe = MiniRecipe()
-    training = MiniTraining(work, recipe, workers=WORKERS.value)
+    recipe = recipe_of_flags()
+    work.mkdir(parents=True, exist_ok=True)
     write_json(work / "run.json", {"stages": list(stages), "recipe": dataclasses.asdict(recipe)} | run_record(seed=0))
-    for stage in stages:
-        print(f"stage {stage}", flush=True)
-        training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None, EXPORTED.value)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(batch_pool(LOADERS.value)) if LOADERS.value else None
+        training = MiniTraining(work, recipe, workers=WORKERS.value, pool=pool)
+        for stage in stages:
+            began = time.perf_counter()
+            training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None, EXPORTED.value)
+            print(f"stage {stage}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def recipe_of_flags() -> MiniRecipe:
+    """Return the recipe with the steps that were asked for.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    recipe = MiniRecipe.gpu() if RECIPE.value == "gpu" else MiniRecipe()
+    for item in STEPS.value:
+        stage, _, num = item.partition("=")
+        settings = getattr(recipe, stage, None)
+        if not isinstance(settings, StageSettings) or not num.isdecimal() or int(num) < 1:
+            raise ValueError(f"--steps={item}: want STAGE=N with a stage that is trained and N at least 1")
+        recipe = dataclasses.replace(recipe, **{stage: dataclasses.replace(settings, num_steps=int(num))})
+    return recipe
 
 
 if __name__ == "__main__":

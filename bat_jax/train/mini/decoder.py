@@ -23,7 +23,7 @@ from bat_jax.scenes.question import LETTERS, SUB_TASKS
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.loss import importance_loss
 from bat_jax.train.mini.bank import FORMS
-from bat_jax.train.mini.groups import GroupBatch, Mix
+from bat_jax.train.mini.groups import SELECTIONS, GroupBatch, Mix
 from bat_jax.train.mini.lookups import LookupBatch
 from bat_jax.train.mini.packed import (
     AnswerLoss,
@@ -114,8 +114,8 @@ def options_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp
     """Return the loss of bare lists of options, over a Texts batch."""
     signs = Signs.of(tokenizer)
 
-    def loss(params: Params, fixed: None, batch: Texts, mode: None):
-        del fixed, mode
+    def loss(params: Params, fixed: None, batch: Texts):
+        del fixed
         return told_loss(cfg, params, prefix_ids, batch, evidence_weight, signs)
 
     return loss
@@ -143,8 +143,8 @@ def lookups_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp
     """Return the loss over {"lookups": LookupBatch, "told": Texts}; the decoder learns, its words make tokens."""
     rows_of, signs = evidence_rows(tokenizer), Signs.of(tokenizer)
 
-    def loss(params: Params, fixed: None, batch: dict[str, Any], mode: None):
-        del fixed, mode
+    def loss(params: Params, fixed: Any, batch: dict[str, Any]):
+        del fixed
         lookups: LookupBatch = batch["lookups"]
         embedding = params["decoder"]["embed_tokens"]["embedding"]
 
@@ -163,8 +163,8 @@ def lookups_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp
     return loss
 
 
-def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "M 9"]):
-    """Return (M, D): the sum of the words' embeddings that are true of each token."""
+def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "*M 9"]):
+    """Return (*M, D): the sum of the words' embeddings that are true of each token."""
     truth = TokenTruth.of(labels)
     total = 0.0
     for name, (words, weight) in _WORDS.items():
@@ -175,13 +175,16 @@ def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Arr
 
 
 def word_bag_loss(cfg: BatConfig, tokenizer: Any) -> Loss:
-    """Return the squared error of projected tokens against their true words, over {"vision", "labels"}."""
+    """Return the squared error of projected tokens against their true words, over {"picture": (B, 1), "token": (B, K)}.
 
-    def loss(params: Params, fixed: Params, batch: dict[str, Array], mode: None):
-        del mode
+    fixed: {"vision": (N, M, E), "labels": (N, M, 9), "decoder": its weights}.
+    """
+
+    def loss(params: Params, fixed: dict[str, Any], batch: dict[str, Array]):
         embedding = fixed["decoder"]["embed_tokens"]["embedding"]
-        wanted = true_words(tokenizer, embedding, batch["labels"])
-        found = project(cfg, params, batch["vision"])
+        rows = batch["picture"], batch["token"]
+        wanted = true_words(tokenizer, embedding, fixed["labels"][rows]).reshape(-1, embedding.shape[1])
+        found = project(cfg, params, fixed["vision"][rows]).reshape(wanted.shape)
         error = jnp.mean(jnp.sum((found - wanted) ** 2, axis=-1))
         spread = jnp.mean(jnp.sum((wanted - jnp.mean(wanted, axis=0)) ** 2, axis=-1))
         return error, {"explained": 1 - error / spread}
@@ -206,7 +209,9 @@ def naming_rows(
 
 
 def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], evidence_weight: float) -> Loss:
-    """Return the auxiliary loss over {"groups": GroupBatch, "anchor": (B, M1, E)}, and `lookups_loss` over the rest.
+    """Return the auxiliary loss over {"groups": GroupBatch}, and `lookups_loss` over the rest of a batch.
+
+    fixed: {"vision": (N, M, E)}.
 
     The first half of a picture's questions is read at the words that name a place, where the match is nearly given (the
     projector made a token of its word), the others at all their words, which have to learn it from there.
@@ -214,10 +219,12 @@ def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "
     naming_ids = np.array(tokenizer.convert_tokens_to_ids([*SITE_KINDS, "circle"]))
     kept = lookups_loss(cfg, tokenizer, prefix_ids, evidence_weight)
 
-    def loss(params: Params, fixed: None, batch: dict[str, Any], mode: None):
+    num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
+
+    def loss(params: Params, fixed: dict[str, Array], batch: dict[str, Any]):
         groups: GroupBatch = batch["groups"]
-        num_anchor = batch["anchor"].shape[1]
         position = position_embeddings(cfg, params)[:num_anchor]
+        anchors = fixed["vision"][groups.picture, :num_anchor]
 
         def one(asking, target, anchor):
             tokens = project(cfg, params, anchor) + position
@@ -227,9 +234,9 @@ def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "
             importance = question_importance(cfg, params, jnp.asarray(prefix_ids), tokens, asking, rows)
             return importance_loss(importance, target)
 
-        auxiliary, mass = jax.vmap(one)(groups.asking, groups.target_mask, batch["anchor"])
+        auxiliary, mass = jax.vmap(one)(groups.asking, groups.target_mask, anchors)
         has_target = jnp.any(groups.target_mask, axis=-1) * groups.asking.weight
-        lookups, lookup_facts = kept(params, fixed, batch, mode)
+        lookups, lookup_facts = kept(params, fixed, batch)
         is_naming = jnp.arange(mass.shape[1]) < mass.shape[1] // 2
         facts = {
             "importance_loss": weighted_mean(auxiliary, has_target),
@@ -244,7 +251,7 @@ def attention_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "
 def given_loss(
     cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp"], importance_weight: float, evidence_weight: float
 ) -> Loss:
-    """Return the loss over {"groups": GroupBatch, "vision": (B, U, E), "anchor": (B, M1, E)}; three parts learn.
+    """Return the loss over GroupBatch with fixed = {"vision": (N, M, E), "object_id": (N, M)}; three parts learn.
 
     Beside answers and importance it teaches where to look, -log of the attention on the evidence (`evidence_tokens`):
     half at the words that name an object's kind or colour, where the match is nearly given, half at the row that the
@@ -252,11 +259,12 @@ def given_loss(
     """
     rows_of, signs = evidence_rows(tokenizer), Signs.of(tokenizer)
 
-    def loss(params: Params, fixed: None, batch: dict[str, Any], mode: None):
-        del fixed, mode
-        groups: GroupBatch = batch["groups"]
+    num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
+
+    def loss(params: Params, fixed: dict[str, Array], groups: GroupBatch):
         position = position_embeddings(cfg, params)
-        num_anchor = batch["anchor"].shape[1]
+        given = groups.picture[:, None], groups.token_index
+        anchors = fixed["vision"][groups.picture, :num_anchor]
 
         def one(texts, asking, target, index, vision, anchor):
             anchor_tokens = project(cfg, params, anchor) + position[:num_anchor]
@@ -269,11 +277,10 @@ def given_loss(
             return answer_loss(cfg, params, cache, texts, rows_of(texts)), auxiliary, mass
 
         answers, auxiliary, mass = jax.vmap(one)(
-            groups.texts, groups.asking, groups.target_mask, groups.token_index, batch["vision"], batch["anchor"]
+            groups.texts, groups.asking, groups.target_mask, groups.token_index, fixed["vision"][given], anchors
         )
-        shown = jax.vmap(evidence_tokens)(
-            groups.objects, groups.token_index, batch["object_id"], groups.target_mask[:, 0]
-        )
+        object_id = fixed["object_id"][given]
+        shown = jax.vmap(evidence_tokens)(groups.objects, groups.token_index, object_id, groups.target_mask[:, 0])
         weights = (importance_weight, evidence_weight)
         return _total(cfg, params, prefix_ids, groups, answers, auxiliary, mass, shown, weights, signs)
 
@@ -328,13 +335,11 @@ def selected_loss(
     """Return the loss over GroupBatch with fixed = {"tokens": (N, M, D), "regions", "object_id": (N, M)}.
 
     The decoder learns, as in `given_loss`.
-
-    mode: (selection, is_large), see `groups.GroupBatches.mode`.
     """
     rows_of, signs = evidence_rows(tokenizer), Signs.of(tokenizer)
 
-    def loss(params: Params, fixed: dict[str, Array], groups: GroupBatch, mode: tuple[str, bool]):
-        answers, auxiliary, mass, index = selected_answers(cfg, mix, prefix_ids, params, fixed, groups, mode, rows_of)
+    def loss(params: Params, fixed: dict[str, Array], groups: GroupBatch):
+        answers, auxiliary, mass, index = selected_answers(cfg, mix, prefix_ids, params, fixed, groups, rows_of)
         object_id = jnp.where(index >= 0, fixed["object_id"][groups.picture[:, None], index], 0)
         shown = jax.vmap(evidence_tokens)(groups.objects, index, object_id, groups.target_mask[:, 0])
         weights = (importance_weight, evidence_weight)
@@ -343,16 +348,50 @@ def selected_loss(
     return loss
 
 
-def mode_config(cfg: BatConfig, mix: Mix, mode: tuple[str, bool]) -> BatConfig:
+def selecting_config(cfg: BatConfig, mix: Mix, selection: str) -> BatConfig:
     """Return the config that a batch's tokens are selected under."""
-    selection, is_large = mode
     if selection == "anchor":
         px = cfg.compressor.sizes_px[0]
         scales = (ScaleSpec(size_px=px, budget=cfg.num_tokens(px)),)
         return cfg.with_settings(selection="topk", scales=scales)
-    budgets = cfg.compressor.budgets if is_large else mix.small_budgets
+    budgets = mix.budgets or cfg.compressor.budgets
     scales = tuple(ScaleSpec(size_px=px, budget=b) for px, b in zip(cfg.compressor.sizes_px, budgets, strict=True))
     return cfg.with_settings(selection=selection, scales=scales)
+
+
+def select_pictures(
+    cfg: BatConfig,
+    mix: Mix,
+    tokens: Float[Array, "B M D"],
+    region_id: UInt8[Array, "B M"],
+    importance: Float[Array, "B M1"],
+    budgets: Int[Array, "B S"],
+    selection: Int[Array, ""],
+) -> tuple[Float[Array, "B U D"], Bool[Array, "B U"], Int[Array, "B U"]]:
+    """Return `packed.select_visual` of every picture by one of SELECTIONS; a selection with few rows is padded."""
+    used = [index for index, share in enumerate(mix.selections) if share]
+    num_anchor = importance.shape[1]
+    num_rows = max(sum(selecting_config(cfg, mix, SELECTIONS[index]).compressor.budgets) for index in used)
+
+    def branch(name: str):
+        selecting = selecting_config(cfg, mix, name)
+
+        def select(arrays):
+            tokens, region_id, importance, budgets = arrays
+            if name == "anchor":
+                budgets = jnp.full((budgets.shape[0], 1), num_anchor, jnp.int32)
+            visual, mask, index = jax.vmap(lambda *rows: select_visual(selecting, *rows))(
+                tokens, region_id, importance, budgets
+            )
+            rows = ((0, 0), (0, num_rows - mask.shape[1]))
+            visual, mask = jnp.pad(visual, (*rows, (0, 0))), jnp.pad(mask, rows)
+            return visual, mask, jnp.pad(index, rows, constant_values=-1)
+
+        return select
+
+    arrays = tokens, region_id, jax.lax.stop_gradient(importance), budgets
+    number = jnp.searchsorted(jnp.array(used), selection)
+    return jax.lax.switch(number, [branch(SELECTIONS[index]) for index in used], arrays)
 
 
 def selected_answers(
@@ -362,25 +401,26 @@ def selected_answers(
     params: Params,
     fixed: dict[str, Array],
     groups: GroupBatch,
-    mode: tuple[str, bool],
     rows_of: Callable[[Texts], Float[Array, "Q T"]] = last_rows,
 ) -> tuple[AnswerLoss, Float[Array, "B A"], Float[Array, "B A"], Int[Array, "B U"]]:
     """Return answers (B, Q), auxiliary loss and mass of the A = Q' questions that teach importance, and tokens kept."""
-    selecting = mode_config(cfg, mix, mode)
     num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
     prefix = jnp.asarray(prefix_ids)
 
-    def one(texts, asking, target, picture, budgets):
-        tokens = fixed["tokens"][picture].astype(jnp.float32)
-        importance = question_importance(cfg, params, prefix, tokens[:num_anchor], asking)
-        auxiliary, mass = importance_loss(importance, target)
-        if mode[0] == "anchor":
-            budgets = jnp.full((1,), num_anchor, jnp.int32)
-        visual, mask, index = select_visual(selecting, tokens, fixed["regions"][picture], importance[0], budgets)
-        cache = prefix_cache(cfg, params, prefix, visual, mask, texts.ids.shape[0])
-        return answer_loss(cfg, params, cache, texts, rows_of(texts)), auxiliary, mass, index
+    def importance_of(asking, tokens):
+        return question_importance(cfg, params, prefix, tokens, asking)
 
-    return jax.vmap(one)(groups.texts, groups.asking, groups.target_mask, groups.picture, groups.budgets)
+    def answers_of(texts, visual, mask):
+        cache = prefix_cache(cfg, params, prefix, visual, mask, texts.ids.shape[0])
+        return answer_loss(cfg, params, cache, texts, rows_of(texts))
+
+    tokens, region_id = fixed["tokens"][groups.picture].astype(jnp.float32), fixed["regions"][groups.picture]
+    importance = jax.vmap(importance_of)(groups.asking, tokens[:, :num_anchor])
+    auxiliary, mass = importance_loss(importance, groups.target_mask)
+    visual, mask, index = select_pictures(
+        cfg, mix, tokens, region_id, importance[:, 0], groups.budgets, groups.selection
+    )
+    return jax.vmap(answers_of)(groups.texts, visual, mask), auxiliary, mass, index
 
 
 def _total(

@@ -27,7 +27,7 @@ _TILES_AT_ONCE = 38
 
 def encode_pictures(
     cfg: BatConfig, params: Params, store: PictureStore, num_pictures: int, directory: pathlib.Path
-) -> tuple:
+) -> tuple[np.memmap, np.memmap]:
     """Fill vision.npy and regions.npy of the first pictures; those done already stay. Returns both arrays."""
     num_tokens = store.labels.shape[1]
     vision = open_array(directory / "vision.npy", (num_pictures, num_tokens, cfg.vision.width), np.float16)
@@ -36,15 +36,30 @@ def encode_pictures(
     tower = jax.jit(lambda params, tiles: patch_features(cfg, params, tiles).reshape(-1, cfg.vision.width))
     cluster = [jax.jit(functools.partial(_regions, cfg, index)) for index in range(len(cfg.compressor.scales))]
     bounds = np.cumsum([0, *(grid.num_tokens for grid in grids(cfg))])
-    for index in tqdm(np.flatnonzero(done == 0), unit="picture", desc="features", disable=not sys.stderr.isatty()):
+
+    def encoded(index: int) -> tuple[int, jax.Array, jax.Array]:
         tiles = store.tiles[index]
         parts = [tower(params, tiles[start : start + _TILES_AT_ONCE]) for start in range(0, len(tiles), _TILES_AT_ONCE)]
         features = jnp.concatenate(parts)
-        vision[index] = np.asarray(features, np.float16)
-        key = jax.random.key(int(index))
+        key = jax.random.key(index)
         labels = [part(key, features[bounds[i] : bounds[i + 1]]) for i, part in enumerate(cluster)]
-        regions[index] = np.concatenate([np.asarray(label, np.uint8) for label in labels])
+        return index, features.astype(jnp.float16), jnp.concatenate(labels).astype(jnp.uint8)
+
+    def keep(index: int, features: jax.Array, labels: jax.Array) -> None:
+        vision[index], regions[index] = np.asarray(features), np.asarray(labels)
         done[index] = 1
+
+    # A device works on the next picture while the last one is written.
+    waiting = None
+    for index in tqdm(
+        np.flatnonzero(done == 0).tolist(), unit="picture", desc="features", disable=not sys.stderr.isatty()
+    ):
+        begun = encoded(index)
+        if waiting:
+            keep(*waiting)
+        waiting = begun
+    if waiting:
+        keep(*waiting)
     return vision, regions
 
 

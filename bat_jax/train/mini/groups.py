@@ -22,7 +22,8 @@ class GroupBatch(NamedTuple):
     """texts: (B, Q, T). asking: (B, Q', T), whose importance is taught; the first is of the group and chooses.
 
     target_mask (B, Q', M1). picture (B,): row in the stores. token_index (B, U): tokens given instead of selected ones.
-    objects (B, Q, 15): ids of the objects that the answer is read from, 0 behind them. budgets (B, S).
+    objects (B, Q, 15): ids of the objects that the answer is read from, 0 behind them. budgets (B, S). selection ():
+    which of SELECTIONS selects.
     text_only: (Qt, T) questions without a picture; Qt may be 0. sub_task, form (B, Q): what each is.
     """
 
@@ -33,6 +34,7 @@ class GroupBatch(NamedTuple):
     token_index: np.ndarray
     objects: np.ndarray
     budgets: np.ndarray
+    selection: np.ndarray
     text_only: Texts
     sub_task: np.ndarray
     form: np.ndarray
@@ -46,8 +48,8 @@ class Mix:
       num_pictures, num_questions, num_asking: B, Q, Q'. num_given: U tokens chosen by the truth; 0: by selection.
       kinds: shares of groups about a site, a circle, several sites or all. forms: shares of open, word, letter.
       crowding: a site with n objects is drawn n^crowding times as often; one alone teaches nothing about telling apart.
-      num_text_only: Qt. selections: shares of SELECTIONS. large_share: share of batches at the config's full budgets
-        instead of `small_budgets`; inside a batch budgets vary from `lowest` of that to all of it.
+      num_text_only: Qt. selections: shares of SELECTIONS among the batches. budgets: at most; None for the config's.
+        Those of a picture are from `lowest` of that to all of it.
     """
 
     num_pictures: int
@@ -59,8 +61,7 @@ class Mix:
     crowding: int = 0
     num_text_only: int = 0
     selections: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
-    large_share: float = 0.0
-    small_budgets: tuple[int, ...] = (8, 24, 64, 150)
+    budgets: tuple[int, ...] | None = None
     lowest: float = 0.5
 
 
@@ -86,17 +87,13 @@ class GroupBatches:
         shares = [share if self.by_kind[kind] else 0.0 for kind, share in zip(KINDS, mix.kinds, strict=True)]
         self.kinds = np.array(shares) / max(sum(shares), 1e-9)
 
-    def mode(self, position: int) -> tuple[str, bool]:
-        """Return (selection, is_large) of a position."""
-        rng = np.random.default_rng([self.seed, position, 1])
-        return str(rng.choice(SELECTIONS, p=self.mix.selections)), bool(rng.random() < self.mix.large_share)
-
     def __call__(self, position: int) -> GroupBatch:
         mix, rng = self.mix, np.random.default_rng([self.seed, position, 0])
         rows = []
         form_share = np.array(mix.forms)
         length = OPEN_LENGTH if form_share[1:].sum() == 0 else TEXT_LENGTH
-        limits = self.cfg.compressor.budgets if self.mode(position)[1] else mix.small_budgets
+        limits = mix.budgets or self.cfg.compressor.budgets
+        selection = rng.choice(len(SELECTIONS), p=mix.selections)
         for _ in range(mix.num_pictures):
             kind = str(rng.choice(KINDS, p=self.kinds))
             pool = self.by_kind[kind]
@@ -117,6 +114,7 @@ class GroupBatches:
             token_index=np.stack(given),
             objects=np.stack(objects),
             budgets=np.stack(budgets),
+            selection=np.int32(selection),
             text_only=self.text_only(position),
             sub_task=np.stack(sub_task),
             form=np.stack(form),

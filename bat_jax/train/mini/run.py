@@ -16,8 +16,10 @@ mixed      decoder                                all selections, random budgets
 export     -                                      -                                 the checkpoint folder
 """
 
+import concurrent.futures
 import dataclasses
 import functools
+import multiprocessing
 import os
 import pathlib
 from collections.abc import Callable
@@ -37,7 +39,7 @@ from bat_jax.train.mini.groups import GroupBatch, GroupBatches, Mix
 from bat_jax.train.mini.lookups import LookupBatches
 from bat_jax.train.mini.options import OptionBatches
 from bat_jax.train.mini.pictures import PictureStore, TokenTruth
-from bat_jax.train.mini.stage import StageSettings, run_stage
+from bat_jax.train.mini.stage import Loss, StageSettings, run_stage
 from bat_jax.typing import Params
 
 STAGES = (
@@ -86,6 +88,7 @@ _SELECTED_MIX = Mix(
     num_text_only=6,
     kinds=(0.76, 0.08, 0.16),
     crowding=1,
+    budgets=(8, 24, 64, 150),
 )
 _MIXED = StageSettings(num_steps=500, rate=1e-3)
 _MIXED_MIX = Mix(
@@ -95,7 +98,6 @@ _MIXED_MIX = Mix(
     forms=(0.05, 0.05, 0.9),
     num_text_only=4,
     selections=(0.5, 0.2, 0.1, 0.1, 0.1),
-    large_share=1.0,
 )
 
 
@@ -141,13 +143,65 @@ class MiniRecipe:
     mixed: StageSettings = _MIXED
     mixed_mix: Mix = _MIXED_MIX
 
+    @classmethod
+    def gpu(cls) -> "MiniRecipe":
+        """Return the recipe for a GPU: more pictures, batches four times as large, more steps."""
+        num_steps = {
+            "tower": 4500,
+            "options": 300,
+            "lookups": 1200,
+            "word_bag": 2000,
+            "attention": 700,
+            "given": 4000,
+            "selected": 3000,
+            "mixed": 4000,
+        }
+        cpu = cls()
+        stages = {
+            stage: dataclasses.replace(
+                getattr(cpu, stage), num_steps=num, checkpoint_every=1000, log_every=50, eval_every=0
+            )
+            for stage, num in num_steps.items()
+        }
+        mixes = {
+            name: dataclasses.replace(mix, num_pictures=4 * mix.num_pictures, num_text_only=4 * mix.num_text_only)
+            for name in ("attention_mix", "given_mix", "selected_mix", "mixed_mix")
+            for mix in [getattr(cpu, name)]
+        }
+        return cls(
+            num_pictures=2400,
+            num_held_out=24,
+            num_tower_pictures=0,
+            num_rounds=6,
+            tile_batch=256,
+            option_batch=256,
+            lookup_pictures=48,
+            lookup_told=96,
+            word_bag_pictures=32,
+            **stages,
+            **mixes,
+        )
+
 
 class MiniTraining:
     """Runs the stages in one directory."""
 
-    def __init__(self, directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig | None = None, workers: int = 2):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        recipe: MiniRecipe,
+        cfg: BatConfig | None = None,
+        workers: int = 2,
+        pool: concurrent.futures.Executor | None = None,
+    ):
+        """Open the directory.
+
+        Args:
+          workers: processes that render and ask. pool: of `batch_pool`, makes batches; a thread does by default.
+        """
         self.directory, self.recipe, self.workers = directory, recipe, workers
         self.cfg = BatConfig.mini() if cfg is None else cfg
+        self._pool, self._device_features = pool, ("", None)
         directory.mkdir(parents=True, exist_ok=True)
 
     def run(self, stage: str, output: pathlib.Path | None = None, exported: str = "mixed") -> None:
@@ -179,19 +233,33 @@ class MiniTraining:
                 path
             )
 
+    def batches(self, stage: str) -> Callable[[int], Any]:
+        """Return what draws a stage's batches: position -> NumPy arrays, a function of recipe and folder alone."""
+        cfg, recipe = self.cfg, self.recipe
+        seed = getattr(recipe, stage).seed
+        if stage == "tower":
+            store = self._store()
+            pictures = np.concatenate([np.array(self._training), np.arange(recipe.num_pictures, store.num_pictures)])
+            return tower.TileBatches(cfg, store, pictures, recipe.tile_batch, seed)
+        if stage == "options":
+            return OptionBatches(self._tokenizer(), recipe.option_batch, seed)
+        if stage == "lookups":
+            return self._lookup_batches(seed)
+        if stage == "word_bag":
+            return self._word_bag_batches(seed)
+        groups = GroupBatches(cfg, getattr(recipe, f"{stage}_mix"), self._bank, self._labels, self._training, seed)
+        if stage == "attention":
+            lookups = self._lookup_batches(seed + 1)
+            return lambda position: {"groups": groups(position)} | lookups(position)
+        return groups
+
     def tower(self) -> None:
         cfg, recipe, store = self.cfg, self.recipe, self._store()
-        more = np.arange(recipe.num_pictures, store.num_pictures)
-        pictures = np.concatenate([np.array(self._training), more])
-        batches = tower.TileBatches(cfg, store, pictures, recipe.tile_batch, recipe.tower.seed)
-        held_out = range(len(self._training), recipe.num_pictures)
         self._stage(
             "tower",
-            recipe.tower,
             tower.init_params(cfg, jax.random.key(recipe.tower.seed)),
             tower.tower_loss(cfg),
-            batches,
-            evaluate=lambda params: tower.held_out_accuracy(cfg, store, held_out, params),
+            evaluate=lambda params: tower.held_out_accuracy(cfg, store, self._held_out, params),
         )
 
     def features(self) -> None:
@@ -200,16 +268,13 @@ class MiniTraining:
         )
 
     def options(self) -> None:
-        cfg, recipe = self.cfg, self.recipe
-        batches = OptionBatches(self._tokenizer(), recipe.option_batch, recipe.options.seed)
-        params = {"decoder": self._untrained()["decoder"]}
-        loss = decoder.options_loss(cfg, self._tokenizer(), batches.prefix_ids, recipe.evidence_weight)
-        self._stage("options", recipe.options, params, loss, batches)
+        prefix_ids = self.batches("options").prefix_ids
+        loss = decoder.options_loss(self.cfg, self._tokenizer(), prefix_ids, self.recipe.evidence_weight)
+        self._stage("options", {"decoder": self._untrained()["decoder"]}, loss)
 
     def lookups(self) -> None:
-        cfg, recipe = self.cfg, self.recipe
-        loss = decoder.lookups_loss(cfg, self._tokenizer(), self._bank.prefix_ids, recipe.evidence_weight)
-        self._stage("lookups", recipe.lookups, self._saved("options"), loss, self._lookup_batches(recipe.lookups.seed))
+        loss = decoder.lookups_loss(self.cfg, self._tokenizer(), self._bank.prefix_ids, self.recipe.evidence_weight)
+        self._stage("lookups", self._saved("options"), loss)
 
     def _lookup_batches(self, seed: int) -> Callable[[int], dict[str, Any]]:
         """Return position -> {"lookups": LookupBatch, "told": Texts}."""
@@ -219,59 +284,39 @@ class MiniTraining:
         told = GroupBatches(self.cfg, mix, self._bank, self._labels, self._training, seed)
         return lambda position: {"lookups": lookups(position), "told": told.text_only(position)}
 
-    def word_bag(self) -> None:
-        cfg, recipe = self.cfg, self.recipe
-        vision, labels = self._features("vision"), self._labels
+    def _word_bag_batches(self, seed: int) -> Callable[[int], dict[str, np.ndarray]]:
+        """Return position -> {"picture" (B, 1), "token" (B, K)}, those that show something small more often."""
+        labels, num_pictures = self._labels, self.recipe.word_bag_pictures
 
         def batch_of(position: int) -> dict[str, np.ndarray]:
-            rng = np.random.default_rng([recipe.word_bag.seed, position])
-            rows = []
-            for picture in rng.integers(len(self._training), size=recipe.word_bag_pictures):
+            rng = np.random.default_rng([seed, position])
+            pictures, tokens = rng.integers(len(self._training), size=(num_pictures, 1)), []
+            for picture in pictures[:, 0]:
                 truth = TokenTruth.of(labels[picture])
                 chance = 1.0 + _OBJECTS_TAUGHT * ((truth.object_id > 0) | (truth.event > 0) | (truth.ring > 0))
-                rows.append((picture, rng.choice(chance.size, _TOKENS_TAUGHT, p=chance / chance.sum())))
-            return {
-                "vision": np.concatenate([vision[picture][index] for picture, index in rows]),
-                "labels": np.concatenate([labels[picture][index] for picture, index in rows]),
-            }
+                tokens.append(rng.choice(chance.size, _TOKENS_TAUGHT, p=chance / chance.sum()))
+            return {"picture": pictures.astype(np.int32), "token": np.stack(tokens).astype(np.int32)}
 
-        loss = decoder.word_bag_loss(cfg, self._tokenizer())
-        trained = {"projector": self._untrained()["projector"]}
-        self._stage("word_bag", recipe.word_bag, trained, loss, batch_of, fixed=self._saved("lookups"))
+        return batch_of
+
+    def word_bag(self) -> None:
+        fixed = {"vision": self._on_device("vision"), "labels": jnp.asarray(self._labels)} | self._saved("lookups")
+        loss = decoder.word_bag_loss(self.cfg, self._tokenizer())
+        self._stage("word_bag", {"projector": self._untrained()["projector"]}, loss, fixed=fixed)
 
     def attention(self) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank
         params = {"scale_embedding": self._untrained()["scale_embedding"]}
         params |= self._saved("lookups") | self._saved("word_bag")
-        loss = decoder.attention_loss(cfg, self._tokenizer(), bank.prefix_ids, recipe.evidence_weight)
-        seed = recipe.attention.seed
-        groups, lookups = self._feature_batches(recipe.attention_mix, seed), self._lookup_batches(seed + 1)
-        self._stage("attention", recipe.attention, params, loss, lambda position: groups(position) | lookups(position))
+        loss = decoder.attention_loss(self.cfg, self._tokenizer(), self._bank.prefix_ids, self.recipe.evidence_weight)
+        self._stage("attention", params, loss, fixed={"vision": self._on_device("vision")})
 
     def given(self) -> None:
         recipe = self.recipe
         loss = decoder.given_loss(
             self.cfg, self._tokenizer(), self._bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
         )
-        batches = self._feature_batches(recipe.given_mix, recipe.given.seed)
-        self._stage("given", recipe.given, self._saved("attention"), loss, batches)
-
-    def _feature_batches(self, mix: Mix, seed: int) -> Callable[[int], dict[str, Any]]:
-        """Return position -> {"groups", "vision" (B, U, E) and "object_id" (B, U) of given tokens, "anchor"}."""
-        cfg, vision = self.cfg, self._features("vision")
-        labels = self._labels
-        batches = GroupBatches(cfg, mix, self._bank, labels, self._training, seed)
-        num_anchor = cfg.num_tokens(cfg.compressor.sizes_px[0])
-
-        def batch_of(position: int) -> dict[str, Any]:
-            groups = batches(position)
-            rows = [vision[picture][index] for picture, index in zip(groups.picture, groups.token_index, strict=True)]
-            anchor = np.stack([vision[picture, :num_anchor] for picture in groups.picture])
-            shown = [labels[picture][index] for picture, index in zip(groups.picture, groups.token_index, strict=True)]
-            object_id = TokenTruth.of(np.stack(shown)).object_id
-            return {"groups": groups, "vision": np.stack(rows), "anchor": anchor, "object_id": object_id}
-
-        return batch_of
+        fixed = {"vision": self._on_device("vision"), "object_id": self._object_id}
+        self._stage("given", self._saved("attention"), loss, fixed=fixed)
 
     def tokens(self) -> None:
         directory = self.directory / "features"
@@ -280,10 +325,10 @@ class MiniTraining:
             (directory / "tokens.done").touch()
 
     def selected(self) -> None:
-        self._selected_stage("selected", self.recipe.selected, self.recipe.selected_mix, _LAST_WITH_PROJECTOR)
+        self._selected_stage("selected", self.recipe.selected_mix, _LAST_WITH_PROJECTOR)
 
     def mixed(self) -> None:
-        self._selected_stage("mixed", self.recipe.mixed, self.recipe.mixed_mix, "selected")
+        self._selected_stage("mixed", self.recipe.mixed_mix, "selected")
 
     def export(self, output: pathlib.Path | None, stage: str) -> None:
         """Write the checkpoint: decoder of a stage, the other parts as they were when they were trained last."""
@@ -293,38 +338,30 @@ class MiniTraining:
         params["vision_tower"] = self._saved("tower")["vision_tower"]
         export.write_checkpoint(output, self.cfg, params)
 
-    def _selected_stage(self, name: str, settings: StageSettings, mix: Mix, before: str) -> None:
+    def _selected_stage(self, name: str, mix: Mix, before: str) -> None:
         cfg, recipe, bank = self.cfg, self.recipe, self._bank
-        labels = self._labels
-        batches = GroupBatches(cfg, mix, bank, labels, self._training, settings.seed)
-        fixed = {"tokens": jnp.asarray(self._features("tokens")), "regions": jnp.asarray(self._features("regions"))}
-        fixed["object_id"] = jnp.asarray(TokenTruth.of(np.asarray(labels)).object_id)
-        held_out = range(len(self._training), recipe.num_pictures)
+        fixed = {"tokens": self._on_device("tokens"), "regions": jnp.asarray(self._features("regions"))}
+        fixed["object_id"] = self._object_id
         loss = decoder.selected_loss(
             cfg, self._tokenizer(), mix, bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
         )
         self._stage(
             name,
-            settings,
             {"decoder": self._saved(before)["decoder"]},
             loss,
-            batches,
-            evaluate=_held_out(cfg, mix, bank, labels, held_out, fixed),
+            evaluate=_held_out_accuracy(cfg, mix, bank, self._labels, self._held_out, fixed),
             fixed=fixed,
-            mode_of=batches.mode,
         )
 
-    def _stage(
-        self,
-        name: str,
-        settings: StageSettings,
-        params: Params,
-        loss: Any,
-        batch_of: Callable[[int], Any],
-        **options: Any,
-    ) -> None:
+    def _stage(self, name: str, params: Params, loss: Loss, **options: Any) -> None:
         """Run a stage and keep its weights as NAME.npz."""
-        trained = run_stage(self.directory / "stages" / name, settings, params, loss, batch_of, **options)
+        batch_of = self.batches(name)
+        if self._pool is not None:
+            batch_of = functools.partial(_make_batch, self.directory, self.recipe, self.cfg, name)
+        settings = getattr(self.recipe, name)
+        trained = run_stage(
+            self.directory / "stages" / name, settings, params, loss, batch_of, pool=self._pool, **options
+        )
         leaves = traverse_util.flatten_dict(jax.tree.map(np.asarray, trained), sep="/")
         stage = self.directory / f".{name}.npz"
         np.savez(stage, **leaves)
@@ -336,6 +373,10 @@ class MiniTraining:
     @property
     def _training(self) -> range:
         return range(self.recipe.num_pictures - self.recipe.num_held_out)
+
+    @property
+    def _held_out(self) -> range:
+        return range(len(self._training), self.recipe.num_pictures)
 
     def _saved(self, stage: str) -> dict[str, Any]:
         path = self.directory / f"{stage}.npz"
@@ -363,6 +404,17 @@ class MiniTraining:
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.directory / "tokenizer")
 
+    @functools.cached_property
+    def _object_id(self) -> jax.Array:
+        return jnp.asarray(TokenTruth.of(np.asarray(self._labels)).object_id)
+
+    def _on_device(self, name: str) -> jax.Array:
+        """Return features of all pictures as one array on the device; the last one asked for is kept there."""
+        if self._device_features[0] != name:
+            self._device_features = (name, None)  # room for the new one
+            self._device_features = (name, jnp.asarray(self._features(name)))
+        return self._device_features[1]
+
     def _features(self, name: str) -> np.ndarray:
         path = self.directory / "features" / f"{name}.npy"
         if not path.exists():
@@ -370,17 +422,40 @@ class MiniTraining:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _held_out(
+def batch_pool(num_processes: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Return processes that make batches for all stages; each opens the training once and never uses a device."""
+    context = multiprocessing.get_context("spawn")
+    initializer = functools.partial(jax.config.update, "jax_platforms", "cpu")
+    return concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context, initializer=initializer)
+
+
+@functools.cache
+def _batches(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig, stage: str) -> Callable[[int], Any]:
+    return _opened(directory, recipe, cfg).batches(stage)
+
+
+@functools.cache
+def _opened(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig) -> MiniTraining:
+    return MiniTraining(directory, recipe, cfg)
+
+
+def _make_batch(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig, stage: str, position: int) -> Any:
+    return _batches(directory, recipe, cfg, stage)(position)
+
+
+def _held_out_accuracy(
     cfg: BatConfig, mix: Mix, bank: Bank, labels: np.ndarray, pictures: range, fixed: dict[str, Any]
 ) -> Callable[[Params], dict[str, float]]:
     """Return params -> accuracy a sub-task with letters, on pictures that nothing was trained on, at full budgets."""
-    mix = dataclasses.replace(mix, forms=(0.0, 0.0, 1.0), num_text_only=0, num_asking=1, large_share=1.0, lowest=0.999)
+    selections = (1.0, *(0.0 for _ in mix.selections[1:]))
+    mix = dataclasses.replace(
+        mix, forms=(0.0, 0.0, 1.0), num_text_only=0, num_asking=1, selections=selections, budgets=None, lowest=0.999
+    )
     batches = GroupBatches(cfg, mix, bank, labels, pictures, seed=12345)
-    mode = ("uhr_bat", True)
 
     @jax.jit
     def answers_of(params: Params, fixed: dict[str, Any], groups: GroupBatch):
-        return decoder.selected_answers(cfg, mix, bank.prefix_ids, params, fixed, groups, mode)
+        return decoder.selected_answers(cfg, mix, bank.prefix_ids, params, fixed, groups)
 
     def evaluate(params: Params) -> dict[str, float]:
         right, task = [], []

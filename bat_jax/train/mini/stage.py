@@ -5,9 +5,12 @@ projector on word sums, packed questions on given tokens). They share its optimi
 checkpoints.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
+import itertools
 import pathlib
 import sys
 import time
@@ -25,8 +28,12 @@ from bat_jax.train.optimizer import schedule
 from bat_jax.train.state import Checkpoints, TrainState, new_state
 from bat_jax.typing import Params
 
-# (params, fixed, batch, mode) -> (loss, what is logged beside it)
-Loss = Callable[[Params, Any, Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+# (params, fixed, batch) -> (loss, what is logged beside it)
+Loss = Callable[[Params, Any, Any], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+# Batches that a pool of processes is asked for before they are needed.
+_BATCHES_AHEAD = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +67,7 @@ def run_stage(
     batch_of: Callable[[int], Any],
     evaluate: Callable[[Params], dict[str, float]] | None = None,
     fixed: Any = None,
-    mode_of: Callable[[int], Any] | None = None,
+    pool: concurrent.futures.Executor | None = None,
 ) -> Params:
     """Train `params` and return them; goes on from the newest checkpoint in `directory` where there is one.
 
@@ -68,7 +75,7 @@ def run_stage(
       batch_of: position -> NumPy arrays; called in a thread, in order, one batch ahead.
       evaluate: called every `eval_every` steps and at the end; its numbers go into the log.
       fixed: arrays that the loss reads and nobody changes, such as frozen weights and features.
-      mode_of: position -> hashable; the step is compiled once for each.
+      pool: makes batches in its processes instead, several ahead; `batch_of` has to be picklable then.
 
     Raises:
       NonFiniteLossError: names stage and step.
@@ -79,9 +86,9 @@ def run_stage(
         optax.adamw(rate, b2=settings.b2, weight_decay=settings.weight_decay, mask=_is_matrix),
     )
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
-    def step_of(state: TrainState, fixed: Any, batch: Any, mode: Any):
-        (value, facts), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, fixed, batch, mode)
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step_of(state: TrainState, fixed: Any, batch: Any):
+        (value, facts), gradients = jax.value_and_grad(loss, has_aux=True)(state.params, fixed, batch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = optax.apply_updates(state.params, updates)
         facts = facts | {"grad_norm": optax.global_norm(gradients)}
@@ -101,8 +108,8 @@ def run_stage(
             total=settings.num_steps, initial=start, unit="step", desc=directory.name, disable=not sys.stderr.isatty()
         )
         began, since = time.perf_counter(), start
-        for step, batch in _prefetched(batch_of, start, settings.num_steps):
-            state, value, facts = step_of(state, fixed, batch, mode_of(step - 1) if mode_of else None)
+        for step, batch in _prefetched(batch_of, start, settings.num_steps, pool):
+            state, value, facts = step_of(state, fixed, batch)
             is_last = step == settings.num_steps
             if step % settings.log_every == 0 or is_last:
                 row = {name: float(fact) for name, fact in facts.items()}
@@ -125,14 +132,19 @@ def run_stage(
     return state.params
 
 
-def _prefetched(batch_of: Callable[[int], Any], start: int, num_steps: int) -> Iterator[tuple[int, Any]]:
-    """Yield (step, batch), the next batch being made meanwhile."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(batch_of, start) if start < num_steps else None
+def _prefetched(
+    batch_of: Callable[[int], Any], start: int, num_steps: int, pool: concurrent.futures.Executor | None
+) -> Iterator[tuple[int, Any]]:
+    """Yield (step, batch), the next ones being made meanwhile."""
+    with contextlib.ExitStack() as stack:
+        ahead = _BATCHES_AHEAD
+        if pool is None:
+            pool, ahead = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1)), 1
+        positions = iter(range(start, num_steps))
+        waiting = collections.deque(pool.submit(batch_of, position) for position in itertools.islice(positions, ahead))
         for step in range(start + 1, num_steps + 1):
-            batch = waiting.result()
-            if step < num_steps:
-                waiting = pool.submit(batch_of, step)
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(batch_of, position) for position in itertools.islice(positions, 1))
             yield step, batch
 
 

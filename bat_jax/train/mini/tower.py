@@ -62,8 +62,8 @@ def head_logits(cfg: BatConfig, params: Params, tiles: jax.Array) -> dict[str, j
 def tower_loss(cfg: BatConfig) -> Loss:
     """Return the weighted sum of the heads' cross entropies over {"tiles", "labels"}, and each of them."""
 
-    def loss(params: Params, fixed: None, batch: dict[str, jax.Array], mode: None):
-        del fixed, mode
+    def loss(params: Params, fixed: None, batch: dict[str, jax.Array]):
+        del fixed
         logits = head_logits(cfg, params, batch["tiles"])
         truth = TokenTruth.of(batch["labels"])
         total, facts = 0.0, {}

@@ -94,15 +94,14 @@ def test_a_bank_comes_back_from_its_file(bank, tmp_path):
 
 
 def test_batches_are_a_function_of_their_position_and_draw_different_questions(bank):
-    mix = Mix(num_pictures=4, num_questions=6, num_text_only=3, forms=(0.3, 0.3, 0.4), large_share=0.5)
+    mix = Mix(num_pictures=4, num_questions=6, num_text_only=3, forms=(0.3, 0.3, 0.4), budgets=(8, 24, 64, 150))
     labels = np.zeros((3, 14592, 9), np.uint8)
     batches, again = (GroupBatches(CFG, mix, bank, labels, range(3), seed=5) for _ in range(2))
     for position in (7, 0, 7):
         one, two = batches(position), again(position)
         np.testing.assert_array_equal(one.texts.ids, two.texts.ids)
         np.testing.assert_array_equal(one.text_only.ids, two.text_only.ids)
-        limits = CFG.compressor.budgets if batches.mode(position)[1] else mix.small_budgets
-        assert np.all((one.budgets >= 1) & (one.budgets <= np.array(limits)))
+        assert np.all((one.budgets >= 1) & (one.budgets <= np.array(mix.budgets)))
     used = one.texts.weight > 0
     rows = [tuple(ids) for ids, keep in zip(one.texts.ids[0], used[0], strict=True) if keep]
     assert len(rows) == len(set(rows))

@@ -31,8 +31,10 @@ RECIPE = MiniRecipe(
     word_bag_pictures=1,
     attention_mix=SMALL,
     given_mix=dataclasses.replace(SMALL, num_given=8, forms=(0.0, 0.0, 1.0)),
-    selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
-    mixed_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), small_budgets=(2, 3, 4, 5)),
+    selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5)),
+    mixed_mix=dataclasses.replace(
+        SMALL, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5), selections=(0.2, 0.2, 0.2, 0.2, 0.2)
+    ),
     **{name: SHORT for name in STAGES if isinstance(getattr(MiniRecipe, name, None), StageSettings)},
 )
 
