@@ -26,16 +26,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import rasterio
 from PIL import Image, ImageFile
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from bat_jax.io.views import PAD_COLOR
 
-# A picture without map coordinates is nothing to warn about here. A filter for this one class is set once, because
+# A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
 # warnings.catch_warnings is not safe in the worker threads that read images.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 # What Pillow and zlib raise on broken files.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
@@ -130,12 +127,17 @@ def read_image(
     reader, name = next((r for start, r in _SIGNATURES if re.match(start, prefix, re.DOTALL)), (None, ""))
     if reader is None:
         raise ImageError(f"{path}: not an image ({_READABLE}): replace the file given to --image")
-    read = _read_with_pillow if reader == "Pillow" else _read_with_rasterio
+    read, errors = _read_with_pillow, DECODE_ERRORS
+    if reader == "rasterio":
+        # Imported where a file needs it: models on arrays run without rasterio.
+        from rasterio.errors import RasterioError
+
+        read, errors = _read_with_rasterio, (RasterioError, *DECODE_ERRORS)
     try:
         bands_read = read(path, name, bands, max_pixels, largest_view)
     except ImageError:
         raise
-    except (RasterioError, *DECODE_ERRORS) as error:
+    except errors as error:
         # rasterio says little itself; GDAL's words are in the cause.
         reason = one_line(error.__cause__ or error)
         raise ImageError(
@@ -291,6 +293,9 @@ def _three(pixels: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
 
 
 def _read_with_rasterio(path, driver, bands, max_pixels, largest_view) -> _Bands:
+    import rasterio
+    from rasterio.enums import ColorInterp
+
     with rasterio.open(str(path.absolute()), driver=driver) as raster:
         size = (raster.width, raster.height)
         if raster.count == 0:
@@ -318,6 +323,8 @@ def _read_with_rasterio(path, driver, bands, max_pixels, largest_view) -> _Bands
 
 
 def _default_bands(raster) -> tuple[int, ...]:
+    from rasterio.enums import ColorInterp
+
     colors = [i for i in raster.indexes if raster.colorinterp[i - 1] != ColorInterp.alpha]
     # A file of nothing but alpha still has something to show.
     colors = colors or list(raster.indexes)
@@ -325,6 +332,8 @@ def _default_bands(raster) -> tuple[int, ...]:
 
 
 def _read_palette(raster, shape) -> tuple[np.ndarray, np.ndarray | None]:
+    from rasterio.enums import Resampling
+
     colors = np.zeros((1 << 16, 4), np.uint8)
     for index, color in raster.colormap(1).items():
         colors[index] = color
@@ -339,6 +348,8 @@ def _read_palette(raster, shape) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _read_bands(path, raster, chosen, shape, factor):
     """Read one or three bands: (H, W, 3) uint8, (H, W) bool or None, and what each band was stretched from."""
+    from rasterio.enums import Resampling
+
     height, width = shape
     resampling = Resampling.nearest if factor == 1 else Resampling.average
     dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
@@ -369,6 +380,8 @@ def _read_bands(path, raster, chosen, shape, factor):
 
 def _band_valid(raster, index: int, band: np.ndarray, resampling) -> np.ndarray | None:
     """Mark the pixels of one band that hold data: (H, W) bool, or None for all."""
+    from rasterio.enums import MaskFlags
+
     flags, nodata = raster.mask_flag_enums[index - 1], raster.nodatavals[index - 1]
     valid = None
     if MaskFlags.nodata in flags and nodata is not None and not math.isnan(nodata):

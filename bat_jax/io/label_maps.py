@@ -14,9 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from PIL import Image
-from rasterio.errors import RasterioError
 
 from bat_jax.io.images import DECODE_ERRORS, one_line, open_pillow
 from bat_jax.io.views import resize_nearest_padded, tokens_per_side
@@ -213,6 +211,9 @@ def _read_png(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
+    import rasterio
+    from rasterio.errors import RasterioError
+
     try:
         with rasterio.open(path, driver="GTiff") as raster:
             count = raster.count

@@ -27,13 +27,21 @@ def run_record(seed: int) -> dict[str, Any]:
     return {
         "bat_jax": bat_jax.__version__,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
         "cpu_count": os.cpu_count(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": seed,
     }
+
+
+def _version(package: str) -> str | None:
+    """Return an installed package's version; None for one that is not there, such as a reader this run does without."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def fingerprint(checkpoint: pathlib.Path) -> str:

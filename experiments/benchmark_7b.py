@@ -1,0 +1,414 @@
+"""Measure UHR-BAT-7B's real shapes with random weights on this device: seconds, TFLOP/s and peak memory by stage.
+
+    python -m experiments.benchmark_7b --output=benchmark_7b.json
+
+No checkpoint is needed: weights are made on the device in the config's dtype (16 GB in bfloat16), and a made-up picture
+goes through the same `BatModel` that users load. Steps stand in the order of their worth. Each is printed and written
+to --output when it ends; a step that fails leaves its reason there and the next one runs; at --max_seconds the run
+ends with what it has. FLOPs and the memory model are those of `study/cost.py`; K-means counts all its steps. Compiling
+is short where an earlier run left its programs in the cache (`JAX_COMPILATION_CACHE_DIR`). On a GPU
+XLA_FLAGS=--xla_gpu_enable_triton_gemm=false shortens it, too: products then go to cuBLAS without a trial of kernels.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from bat_jax.config import PAPER_BUDGETS, BatConfig
+from bat_jax.encoding import TILE_BATCH
+from bat_jax.io.prompts import load_tokenizer
+from bat_jax.io.small_tokenizers import write_word_tokenizer
+from bat_jax.io.views import make_tiles
+from bat_jax.model import init_params, modules
+from bat_jax.ops.attention import causal_attention, full_attention
+from bat_jax.pipeline import SHORTEST_TEXT, BatModel, Scene
+from bat_jax.report.run_record import run_record, write_json
+from bat_jax.stages import Stages
+from bat_jax.study import cost
+from bat_jax.typing import Array, Float, Params
+from experiments import cli
+
+CONFIG = flags.DEFINE_enum("config", "7b", ["7b", "mini"], "Sizes to measure; mini is for trying the command.")
+IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the made-up picture, in pixels.", lower_bound=64)
+ANSWER = flags.DEFINE_integer("answer_tokens", 32, "Tokens written in every answer.", lower_bound=2)
+MAX_SECONDS = flags.DEFINE_float("max_seconds", 130.0, "End after this time, whatever is left.", lower_bound=1.0)
+OUTPUT = flags.DEFINE_string("output", None, "Write the measurements here as JSON, anew after each step.")
+SEED = flags.DEFINE_integer("seed", 0, "Of weights, picture and first centres.", lower_bound=0)
+
+QUESTIONS = ("How many ships are moored at the northern pier?", "Is the runway longer than the harbour's pier?")
+# The paper's largest budgets (Table 4's 11k), and twice the small model's own.
+LARGER = {"7b": PAPER_BUDGETS["xlrs"], "mini": (40, 140, 380, 898)}
+PAPER_GB = {"inference": 30, "training": 48}
+LARGER_TILE_BATCH = 32
+_REPEATS = 10
+_REFERENCE_ROWS = 128
+
+
+def random_params(cfg: BatConfig, seed: int) -> Params:
+    """Make weights of the config's sizes on the device, without a copy of them in float32 or on the host.
+
+    Matrices are uniform with standard deviation 0.02, norms one and biases zero.
+    """
+    shapes = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
+    dtype = jnp.dtype(cfg.compute_dtype)
+
+    def fill(path, leaf, salt):
+        if path[-1].key in ("scale", "bias"):
+            return jnp.full(leaf.shape, path[-1].key == "scale", dtype)
+        # A hash of the index is one kernel that writes the leaf; jax.random would first hold 4 bytes for every weight,
+        # which the peak of device memory would show for good.
+        bits = (jax.lax.iota(jnp.uint32, leaf.size) ^ (salt + hash_of(path))) * jnp.uint32(2654435761)
+        bits = (bits ^ (bits >> 15)) * jnp.uint32(2246822519)
+        unit = (bits ^ (bits >> 13)).astype(jnp.float32) * 2.0**-32 - 0.5
+        return (0.02 * 12**0.5 * unit).astype(dtype).reshape(leaf.shape)
+
+    def hash_of(path):
+        return jnp.uint32(zlib.crc32(jax.tree_util.keystr(path).encode()))
+
+    make = jax.jit(lambda salt: jax.tree_util.tree_map_with_path(functools.partial(fill, salt=salt), shapes))
+    return jax.block_until_ready(make(jnp.uint32(seed)))
+
+
+def picture(side: int, seed: int) -> np.ndarray:
+    """Make an (H, W, 3) picture of smooth coloured blots."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (side // 64 + 1, side // 64 + 1, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR))
+
+
+def memory_gb() -> dict[str, float | None]:
+    """Return the device's memory in use now and its peak since the start; None where it is not counted (CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    names = {"held_gb": "bytes_in_use", "peak_gb": "peak_bytes_in_use"}
+    return {name: stats[key] / cost.GIGA if key in stats else None for name, key in names.items()}
+
+
+class MeasuredStages(Stages):
+    """Stages that also keep a row for every call: stage, compile_s, run_s and the memory after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, name, function, static, *args):
+        before = self.compile_seconds[name], self.run_seconds[name]
+        result = super().run(name, function, static, *args)
+        seconds = {"compile_s": self.compile_seconds[name] - before[0], "run_s": self.run_seconds[name] - before[1]}
+        self.rows.append({"stage": name, **seconds, **memory_gb()})
+        return result
+
+    def since(self, start: int, tflops: dict[str, float]) -> list[dict[str, Any]]:
+        """Return the rows from number `start` on, one a stage, with the cost model's TFLOP and TFLOP/s."""
+        stages: dict[str, dict[str, Any]] = {}
+        for row in self.rows[start:]:
+            total = stages.setdefault(row["stage"], {"stage": row["stage"], "calls": 0, "compile_s": 0.0, "run_s": 0.0})
+            total["calls"] += 1
+            total |= {key: total[key] + row[key] for key in ("compile_s", "run_s")}
+            total |= {key: row[key] for key in ("held_gb", "peak_gb")}
+        for name, total in stages.items():
+            if tflops.get(name):
+                total |= {"tflop": tflops[name], "tflop_per_s": tflops[name] / total["run_s"]}
+        return list(stages.values())
+
+
+def stage_tflops(cfg: BatConfig, text: cost.Text) -> dict[str, float]:
+    """Return the cost model's TFLOP of the pipeline's stages, under their names in `BatModel.stages`."""
+    sums = "scatter" if jax.default_backend() == "cpu" else "product"
+    image = {stage.name: stage.flops for stage in cost.image_half(cfg, text, sums=sums)}
+    question = cost.question_half(cfg, sum(cfg.compressor.budgets), text, sums=sums)
+    steps = question.pop()
+    named = image | {stage.name: stage.flops for stage in question}
+    flops = {
+        "vision_tower": named["vision tower"] + named["projector"],
+        "scale_embedding": named["scale embedding"],
+        "region_partition": named["K-means"],
+        "anchor_prefix": named["anchor prefix"],
+        "anchor_importance": named["question pass"],
+        "preserve_merge": named["selection"],
+        "token_mlp": named.get("token MLP", 0),
+        "prefill": named["prefill"],
+        "generate": steps.flops,
+    }
+    return {name: value / cost.TERA for name, value in flops.items()}
+
+
+def measure_attention(
+    ours: Callable[..., Array], reference: Callable[..., Array], query: Array, key: Array, *, is_causal: bool
+) -> dict[str, Any]:
+    """Time our attention and jax.nn's two on the same arrays (key serves as value, too), one layer of one call.
+
+    Args:
+      reference: (query, key, value) in float32 -> the last rows, which every choice is compared with.
+    """
+    library = functools.partial(jax.nn.dot_product_attention, is_causal=is_causal)
+    choices = {"ours": ours}
+    choices |= {name: functools.partial(library, implementation=name) for name in ("xla", "cudnn")}
+    value = key[:, ::-1]
+    with jax.default_matmul_precision("highest"):
+        wanted = jax.jit(reference)(*(array.astype(jnp.float32) for array in (query, key, value)))
+    found = {"shapes": [list(query.shape), list(key.shape)], "dtype": str(query.dtype)}
+    for name, choice in choices.items():
+        try:
+            start = time.perf_counter()
+            compiled = jax.jit(choice).lower(query, key, value).compile()
+            mixed = jax.block_until_ready(compiled(query, key, value))
+            compile_s, start = time.perf_counter() - start, time.perf_counter()
+            jax.block_until_ready([compiled(query, key, value) for _ in range(_REPEATS)])
+            seconds = (time.perf_counter() - start) / _REPEATS
+            error = jnp.max(jnp.abs(mixed[:, -wanted.shape[1] :].astype(jnp.float32) - wanted))
+            found[name] = {"run_s": seconds, "compile_s": compile_s, "max_error": float(error)}
+        except Exception as error:  # whatever a library says about what it does not support
+            found[name] = {"failed": reason(error)}
+    return found
+
+
+def reason(error: Exception) -> str:
+    """Return an error's kind and what it says, in one line of a bearable length."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+
+
+class Benchmark:
+    """The steps, and what they leave for one another: weights, model, an encoded scene."""
+
+    def __init__(
+        self,
+        cfg: BatConfig,
+        larger_budgets: tuple[int, ...],
+        *,
+        image_px: int,
+        answer_tokens: int,
+        seed: int,
+        max_seconds: float,
+        output: pathlib.Path | None,
+    ):
+        """Take what is measured; `larger_budgets` are asked for besides the config's."""
+        self._start, self._max_seconds, self._output = time.perf_counter(), max_seconds, output
+        self._lock, self._step = threading.Lock(), "start"
+        scales = zip(cfg.compressor.scales, larger_budgets, strict=True)
+        self.cfg = cfg
+        self.larger = cfg.with_settings(scales=tuple(dataclasses.replace(scale, budget=b) for scale, b in scales))
+        self.answer_tokens, self.seed = answer_tokens, seed
+        self.stages = MeasuredStages()
+        self.pixels = picture(image_px, seed)
+        self.model: BatModel | None = None
+        self.scene: Scene | None = None
+        self.record: dict[str, Any] = {
+            "command": " ".join(sys.argv),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            **run_record(seed),
+            "image_px": image_px,
+            "calls": self.stages.rows,
+            "steps": {},
+        }
+
+    def run(self) -> int:
+        """Run all steps; return the exit code, 1 if one failed."""
+        timer = threading.Timer(self._max_seconds - (time.perf_counter() - self._start), self._stop)
+        timer.daemon = True
+        timer.start()
+        rows = [sum(cfg.compressor.budgets) + SHORTEST_TEXT + 14 for cfg in (self.cfg, self.larger)]
+        steps = {
+            "weights": self.make_weights,
+            "first question, compiling": self.first_question,
+            "second question on the same image": self.second_question,
+            "first question, compiled": self.first_question_again,
+            "copying and projecting": self.parts,
+            f"attention of the decoder, {rows[0]} rows": functools.partial(self.decoder_attention, rows[0]),
+            "attention of the tower": self.tower_attention,
+            f"{sum(self.larger.compressor.budgets)} kept tokens, compiling": self.larger_question,
+            f"{sum(self.larger.compressor.budgets)} kept tokens, compiled": self.larger_question,
+            f"attention of the decoder, {rows[1]} rows": functools.partial(self.decoder_attention, rows[1]),
+            f"tower, {LARGER_TILE_BATCH} tiles at once": self.larger_tile_batch,
+        }
+        for name, step in steps.items():
+            self._run_step(name, step)
+        timer.cancel()
+        return int(any("failed" in entry for entry in self.record["steps"].values()))
+
+    def _run_step(self, name: str, step: Callable[[], dict[str, Any]]) -> None:
+        self._step, start = name, time.perf_counter()
+        try:
+            entry = step()
+        except Exception as error:  # recorded, so that one step costs nothing but itself
+            entry = {"failed": reason(error)}
+        self.record["steps"][name] = {"seconds": time.perf_counter() - start, **entry, **memory_gb()}
+        print_step(name, self.record["steps"][name])
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self.record["seconds"] = time.perf_counter() - self._start
+            if self._output:
+                write_json(self._output, self.record)
+
+    def _stop(self) -> None:
+        """End the process in the middle of a step; compiling cannot be interrupted otherwise."""
+        try:
+            self.record["stopped"] = f"at {self._max_seconds:g} s, in {self._step!r}"
+            self._write()
+            print(f"stopped {self.record['stopped']}", flush=True)
+        finally:
+            os._exit(1)
+
+    # ---- the steps
+
+    def make_weights(self) -> dict[str, Any]:
+        params = random_params(self.cfg, self.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "tokenizer"
+            write_word_tokenizer(path, " ".join(QUESTIONS).replace("?", " ?").split())
+            tokenizer = load_tokenizer(path)
+        self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages)
+        num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        return {"weights_gb": num_bytes / cost.GIGA, "model_gb": self._memory_model(self.cfg)["weights"]}
+
+    def first_question(self) -> dict[str, Any]:
+        self.scene = None  # an encoded image of before would count in the peak
+        return self._timed(self.cfg, lambda: self._ask(self._encode(), QUESTIONS[0]))
+
+    def second_question(self) -> dict[str, Any]:
+        return self._timed(self.cfg, lambda: self._ask(self.scene, QUESTIONS[1]))
+
+    def first_question_again(self) -> dict[str, Any]:
+        start = time.perf_counter()
+        make_tiles(self.pixels, self.cfg.compressor.sizes_px, self.cfg.vision.image_size_px)
+        return {"host_views_s": time.perf_counter() - start, **self.first_question()}
+
+    def parts(self) -> dict[str, Any]:
+        """Measure what the stages hold together: copying the tiles, and the projector without the tower."""
+        views = self.model.encode_views(self.pixels)
+        start = time.perf_counter()
+        jax.block_until_ready(jax.device_put(views.tiles))
+        copy_s, rows = time.perf_counter() - start, views.features[-1].vision
+        projector = modules(self.cfg)["projector"]
+        project = jax.jit(lambda params, rows: projector.apply({"params": params}, rows))
+        jax.block_until_ready(project(self.model.params["projector"], rows))
+        start = time.perf_counter()
+        jax.block_until_ready(project(self.model.params["projector"], rows))
+        run_s, tflop = time.perf_counter() - start, cost.projector(self.cfg, len(rows)).flops / cost.TERA
+        copied = sum(tiles.nbytes for tiles in views.tiles) / cost.GIGA
+        projected = {"projected_rows": len(rows), "projector_s": run_s, "projector_tflop_per_s": tflop / run_s}
+        return {"copied_gb": copied, "copy_s": copy_s, **projected}
+
+    def decoder_attention(self, rows: int) -> dict[str, Any]:
+        dec, slots, valid = self.cfg.decoder, jnp.arange(rows), jnp.ones((1, rows), bool)
+        query, key = self._normal((1, rows, dec.num_heads, dec.head_dim), (1, rows, dec.num_kv_heads, dec.head_dim))
+
+        def reference(query, key, value):
+            last = slice(-_REFERENCE_ROWS, None)
+            return causal_attention(query[:, last], key, value, valid, slots[last])
+
+        ours = functools.partial(causal_attention, key_valid=valid, query_slot=slots)
+        return {"choices": measure_attention(ours, reference, query, key, is_causal=True), "layers": dec.num_layers}
+
+    def tower_attention(self) -> dict[str, Any]:
+        vision = self.cfg.vision
+        shape = (TILE_BATCH, vision.num_patches + 1, vision.num_heads, vision.width // vision.num_heads)
+
+        def reference(query, key, value):
+            return full_attention(query[:, -_REFERENCE_ROWS:], key, value)
+
+        choices = measure_attention(full_attention, reference, *self._normal(shape, shape), is_causal=False)
+        return {"choices": choices, "layers": vision.num_run_layers}
+
+    def larger_question(self) -> dict[str, Any]:
+        model = self.model.configured(self.larger)
+        return self._timed(self.larger, lambda: self._ask(self.scene, QUESTIONS[1], model))
+
+    def larger_tile_batch(self) -> dict[str, Any]:
+        """Encode the views with more tiles at once, twice: the first time compiles."""
+        model = BatModel(self.cfg, self.model.params, self.model.tokenizer, LARGER_TILE_BATCH, self.stages)
+        model.encode_views(self.pixels)
+        return self._timed(self.cfg, lambda: model.encode_views(self.pixels))
+
+    # ---- what steps share
+
+    def _encode(self) -> Scene:
+        self.scene = self.model.encode(self.pixels, seed=self.seed)
+        return self.scene
+
+    def _ask(self, scene: Scene, question: str, model: BatModel | None = None) -> None:
+        (model or self.model).ask([scene], question, max_new_tokens=self.answer_tokens, stop=False)
+
+    def _text(self) -> cost.Text:
+        prefix = 14 if self.scene is None else self.scene.prefix_ids.size
+        return cost.Text(prefix=prefix, question=SHORTEST_TEXT, answer=self.answer_tokens)
+
+    def _memory_model(self, cfg: BatConfig) -> dict[str, float]:
+        parts = cost.inference_memory(cfg, sum(cfg.compressor.budgets), self._text())
+        return {name: num_bytes / cost.GIGA for name, num_bytes in parts.items()}
+
+    def _timed(self, cfg: BatConfig, action: Callable[[], object]) -> dict[str, Any]:
+        """Return wall seconds, the stages' rows and the memory model; outside the stages lies the host's work."""
+        first_row, start = len(self.stages.rows), time.perf_counter()
+        action()
+        wall = time.perf_counter() - start
+        stages = self.stages.since(first_row, stage_tflops(cfg, self._text()))
+        sums = {key: sum(row[key] for row in stages) for key in ("compile_s", "run_s")}
+        entry = {"wall_s": wall, **sums, "outside_s": wall - sum(sums.values()), "stages": stages}
+        decode = [row["run_s"] / (self.answer_tokens - 1) for row in stages if row["stage"] == "generate"]
+        model = self._memory_model(cfg)
+        entry |= {"decode_s_per_token": decode[0]} if decode else {}
+        return {**entry, "memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
+
+    def _normal(self, *shapes: tuple[int, ...]) -> list[Float[Array, "B T N H"]]:
+        dtype = jnp.dtype(self.cfg.compute_dtype)
+        return [jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes)]
+
+
+def print_step(name: str, entry: dict[str, Any]) -> None:
+    """Print what a step measured: a line of its numbers, and tables of stages and attention choices."""
+
+    def words(values: dict[str, Any]) -> str:
+        plain = {key: value for key, value in values.items() if not isinstance(value, dict | list)}
+        return ", ".join(f"{key} {v:.5g}" if isinstance(v, float) else f"{key} {v}" for key, v in plain.items())
+
+    print(f"\n{name}: {words(entry)}")
+    columns = ("calls", "compile_s", "run_s", "tflop", "tflop_per_s", "held_gb", "peak_gb")
+    if "stages" in entry:
+        print(f"  {'stage':<18}" + "".join(f"{column:>12}" for column in columns))
+    for row in entry.get("stages", ()):
+        cells = (row.get(column) for column in columns)
+        print(f"  {row['stage']:<18}" + "".join(f"{'' if cell is None else format(cell, '.4g'):>12}" for cell in cells))
+    for choice, value in entry.get("choices", {}).items():
+        print(f"  {choice}: {words(value) if isinstance(value, dict) else value}")
+    if "memory_model_gb" in entry:
+        print(f"  memory, GB: {words(entry['memory_model_gb'])}; the paper: {words(entry['paper_gb'])}")
+    sys.stdout.flush()
+
+
+def main(argv: list[str]) -> int:
+    """Measure all steps; exit with 1 if one failed or the time was over."""
+    del argv
+    cfg = BatConfig.uhr_bat_7b() if CONFIG.value == "7b" else BatConfig.mini()
+    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    if output and output.is_dir():
+        raise ValueError(f"--output={output}: is a folder; name a file")
+    benchmark = Benchmark(
+        cfg,
+        LARGER[CONFIG.value],
+        image_px=IMAGE_PX.value,
+        answer_tokens=ANSWER.value,
+        seed=SEED.value,
+        max_seconds=MAX_SECONDS.value,
+        output=output,
+    )
+    print({key: value for key, value in benchmark.record.items() if key not in ("calls", "steps")}, flush=True)
+    return benchmark.run()
+
+
+if __name__ == "__main__":
+    cli.run(main)

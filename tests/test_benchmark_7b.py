@@ -1,0 +1,84 @@
+"""experiments.benchmark_7b on a model of two narrow layers: what it records, and what it does when something fails."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bat_jax.model import init_params
+from bat_jax.study import cost
+from experiments import benchmark_7b
+from tests.command_batch import run_commands
+from tests.tiny_model import tiny_config
+
+CONFIG = dataclasses.replace(tiny_config(), compute_dtype="bfloat16")
+PREFIX, ANSWER = 14, 3
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The record of a whole run in which the tower's attention fails, and the benchmark that made it."""
+    path = tmp_path_factory.mktemp("benchmark") / "record.json"
+    settings = {"image_px": 300, "answer_tokens": ANSWER, "seed": 0, "max_seconds": 600, "output": path}
+    benchmark = benchmark_7b.Benchmark(CONFIG, (24, 60), **settings)
+
+    def fail():
+        raise NotImplementedError("no such\nattention")
+
+    benchmark.tower_attention = fail
+    assert benchmark.run() == 1
+    return json.loads(path.read_text()), benchmark
+
+
+def test_a_step_that_fails_leaves_its_reason_and_the_next_ones_run(measured):
+    steps = measured[0]["steps"]
+    failed = {name: entry["failed"] for name, entry in steps.items() if "failed" in entry}
+    assert failed == {"attention of the tower": "NotImplementedError: no such attention"}
+    assert list(steps)[-1] == "tower, 32 tiles at once" and steps["84 kept tokens, compiled"]["wall_s"] > 0
+
+
+def test_the_stages_are_the_models_own_and_compile_once(measured):
+    record, benchmark = measured
+    steps = record["steps"]
+    first, again = (steps[name] for name in ("first question, compiling", "first question, compiled"))
+    assert {row["stage"] for row in first["stages"]} == set(benchmark.stages.num_calls)
+    assert first["compile_s"] > 0 and again["compile_s"] == steps["84 kept tokens, compiled"]["compile_s"] == 0
+    assert [row["calls"] for row in first["stages"]] == [row["calls"] for row in again["stages"]]
+    assert sum(row["run_s"] for row in again["stages"]) + again["outside_s"] == pytest.approx(again["wall_s"])
+
+
+def test_the_operations_of_all_stages_are_those_of_the_cost_model(measured):
+    text = cost.Text(prefix=PREFIX, question=64, answer=ANSWER)
+    wanted = cost.image_half(CONFIG, text, sums="scatter") + cost.question_half(CONFIG, 42, text, sums="scatter")
+    stages = measured[0]["steps"]["first question, compiling"]["stages"]
+    assert sum(row.get("tflop", 0) for row in stages) == pytest.approx(cost.tflops(wanted))
+
+
+def test_our_attention_is_as_near_to_float32_as_bfloat16_allows(measured):
+    choices = measured[0]["steps"]["attention of the decoder, 120 rows"]["choices"]
+    assert 0 < choices["ours"]["max_error"] < 0.03 and choices["xla"]["max_error"] < 0.03
+    assert "cuDNN" in choices["cudnn"]["failed"]
+
+
+def test_random_weights_have_the_models_shapes_and_the_configs_dtype():
+    params = benchmark_7b.random_params(CONFIG, seed=1)
+    wanted = jax.eval_shape(lambda: init_params(CONFIG, jax.random.key(0)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(lambda x: (x.shape, jnp.bfloat16), wanted)
+    matrix = np.asarray(params["decoder"]["layers"]["mlp"]["up_proj"]["kernel"], np.float32)
+    assert abs(matrix.mean()) < 0.001 and matrix.std() == pytest.approx(0.02, rel=0.05)
+    assert abs(np.corrcoef(matrix[0].ravel(), matrix[1].ravel())[0, 1]) < 0.1
+    assert np.all(np.asarray(params["decoder"]["norm"]["scale"]) == 1)
+
+
+def test_the_command_ends_in_time_with_what_it_has(tmp_path):
+    folder = f"--output={tmp_path}"
+    stopped = ["--config=mini", "--image_px=300", "--max_seconds=4", f"--output={tmp_path / 'record.json'}"]
+    (code, out, _), (code_folder, _, err) = run_commands("experiments.benchmark_7b", [stopped, [folder]])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert code == 1 and record["stopped"].startswith("at 4 s, in ") and "stopped at 4 s" in out
+    assert record["device"].startswith("cpu") and record["seconds"] >= 4
+    assert not any(repr(name) in record["stopped"] for name in record["steps"]), "what it was at has no result"
+    assert (code_folder, err) == (1, f"error: --output={tmp_path}: is a folder; name a file\n")
