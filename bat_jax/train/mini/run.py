@@ -425,8 +425,11 @@ class MiniTraining:
 def batch_pool(num_processes: int) -> concurrent.futures.ProcessPoolExecutor:
     """Return processes that make batches for all stages; each opens the training once and never uses a device."""
     context = multiprocessing.get_context("spawn")
-    initializer = functools.partial(jax.config.update, "jax_platforms", "cpu")
-    return concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context, initializer=initializer)
+    return concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context, initializer=_use_no_device)
+
+
+def _use_no_device() -> None:
+    jax.config.update("jax_platforms", "cpu")
 
 
 @functools.cache
