@@ -34,16 +34,17 @@ OPEN_LENGTH = 32
 KINDS = ("site", "circle", "wide")
 _MOST_SITES, _MOST_OBJECTS = 6, 15
 _AROUND_DM = 600  # the land around a site's pad is judged in a ring this wide
-# How often a question is drawn among those of its group: what is hard to learn more often.
-_SUB_TASK_WEIGHTS = collections.defaultdict(
-    lambda: 0.7,
-    object_colour=4.0,
-    object_class=4.0,
-    existence=2.0,
-    location=2.0,
-    motion_state=1.5,
-    regional_land_use=1.5,
-)
+# How often a question is drawn among those of its group: what is asked rarely, or hard to learn, more often.
+_DRAWN = {
+    "object_colour": 3.0,
+    "object_class": 3.0,
+    "existence": 2.0,
+    "location": 8.0,
+    "motion_state": 2.0,
+    "regional_land_use": 2.0,
+    "anomaly": 3.0,
+}
+_WEIGHTS = np.array([_DRAWN.get(task, 1.0) for task in SUB_TASKS])
 # Several options may be true in the open form of these.
 _NO_OPEN_FORM = ("existence/which", "overall_land_use/set")
 
@@ -54,7 +55,7 @@ class Group:
 
     Attributes:
       kind: one of KINDS. target_mask (M1,) bool: anchor tokens where importance should lie; all False for none.
-      site_ids: the sites that matter. sub_task (Q,): index into SUB_TASKS. weight (Q,): how often it is drawn.
+      site_ids: the sites that matter. sub_task (Q,): index into SUB_TASKS.
       objects (Q, 15) uint8: ids of the objects that the answer is read from, 0 behind them.
       ids: per form (Q, T) uint8, question and answer, 0 behind their end. question_end, end (per form, Q): tokens of
         the question (up to and with "assistant\\n"), and of question and answer. end 0: there is no such form.
@@ -64,11 +65,15 @@ class Group:
     target_mask: np.ndarray
     site_ids: tuple[int, ...]
     sub_task: np.ndarray
-    weight: np.ndarray
     objects: np.ndarray
     ids: dict[str, np.ndarray]
     question_end: dict[str, np.ndarray]
     end: dict[str, np.ndarray]
+
+    @property
+    def weight(self) -> np.ndarray:
+        """How often each question is drawn, (Q,)."""
+        return _WEIGHTS[self.sub_task]
 
 
 def target_boxes(scene: Scene, question: Question) -> list[tuple[int, int, int, int]]:
@@ -174,7 +179,6 @@ def _make_group(cfg: BatConfig, tokenizer, scene: Scene, kind: str, asked: list[
         target_mask=boxes_mask(cfg, list(dict.fromkeys(boxes)), (1, 1)),
         site_ids=tuple(sites),
         sub_task=np.array([tasks.index(item.sub_task) for item in asked], np.int32),
-        weight=np.array([_SUB_TASK_WEIGHTS[item.sub_task] for item in asked]),
         objects=objects,
         ids=ids,
         question_end=question_end,
@@ -200,11 +204,10 @@ class Bank:
             "num_pictures": np.array(len(self.groups)),
             "picture": np.array([index for index, _ in flat]),
             "kind": np.array([KINDS.index(group.kind) for _, group in flat]),
-            "count": np.array([group.weight.size for _, group in flat]),
+            "count": np.array([group.sub_task.size for _, group in flat]),
             "target_mask": np.stack([group.target_mask for _, group in flat]),
             "site_ids": sites,
             "sub_task": np.concatenate([group.sub_task for _, group in flat]),
-            "weight": np.concatenate([group.weight for _, group in flat]),
             "objects": np.concatenate([group.objects for _, group in flat]),
         }
         for name in ("ids", "question_end", "end"):
@@ -228,7 +231,6 @@ class Bank:
                 target_mask=arrays["target_mask"][row],
                 site_ids=tuple(int(site) for site in arrays["site_ids"][row] if site),
                 sub_task=arrays["sub_task"][part],
-                weight=arrays["weight"][part],
                 objects=arrays["objects"][part],
                 **{
                     name: {form: arrays[f"{name}_{form}"][part] for form in FORMS}

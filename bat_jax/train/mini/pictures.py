@@ -159,8 +159,6 @@ def _make(job: tuple[pathlib.Path, BatConfig, int, int]) -> None:
     directory, cfg, num_pictures, index = job
     store = PictureStore(directory, cfg, num_pictures)
     store.tiles[index], store.labels[index] = picture_arrays(cfg, picture(index))
-    store.tiles.flush()
-    store.labels.flush()
     store.done[index] = 1
 
 

@@ -86,7 +86,7 @@ def test_a_bank_comes_back_from_its_file(bank, tmp_path):
     for before, after in zip(bank.groups, again.groups, strict=True):
         for one, two in zip(before, after, strict=True):
             assert (one.kind, one.site_ids) == (two.kind, two.site_ids)
-            for name in ("target_mask", "sub_task", "weight"):
+            for name in ("target_mask", "sub_task"):
                 np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
             for form in FORMS:
                 np.testing.assert_array_equal(one.ids[form], two.ids[form])
