@@ -11,7 +11,6 @@ from tests.tiny_model import SCALES, write_tiny_checkpoint
 pytest.importorskip("lmms_eval")
 
 QUESTIONS = ("Any boats?", "How many roads cross the river in the north of the picture?")
-BUDGETS = (6, 20)
 NEW = 9
 YAML = """
 task: two_samples
@@ -50,8 +49,12 @@ def adapter():
 
 
 @pytest.fixture(scope="module")
-def loaded(adapter, checkpoint):
-    return adapter.BatJax(str(checkpoint), fidelity="paper")
+def loaded(checkpoint):
+    """The model as lmms-eval makes it of --model, --model_args and its other flags' defaults."""
+    from lmms_eval.models import get_model
+
+    given = {"batch_size": 1, "max_batch_size": None, "device": None}
+    return get_model("bat_jax").create_from_arg_string(f"checkpoint={checkpoint},fidelity=paper,budgets=[6,20]", given)
 
 
 @pytest.fixture
@@ -95,14 +98,15 @@ def test_the_entry_point_names_the_class_without_importing_jax(adapter):
     assert manifest.simple_class_path == f"{adapter.__name__}.{adapter.BatJax.__name__}"
 
 
-def test_lmms_evals_evaluator_gets_the_answers_of_scene_ask(loaded, checkpoint, tmp_path):
+def test_lmms_evals_evaluator_gets_the_answers_of_scene_ask(loaded, tmp_path):
     import datasets
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
     images = [pixels(seed) for seed in (0, 1)]
+    assert loaded.model.cfg.compressor.budgets == (6, 20)
     answers = [
-        loaded.model.encode(image).ask(question, budgets=BUDGETS, max_new_tokens=NEW)
+        loaded.model.encode(image).ask(question, max_new_tokens=NEW)
         for image, question in zip(images, QUESTIONS, strict=True)
     ]
     expected = [answer.text for answer in answers]
@@ -115,11 +119,9 @@ def test_lmms_evals_evaluator_gets_the_answers_of_scene_ask(loaded, checkpoint, 
     datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(tmp_path / "samples.parquet")
     (tmp_path / "two_samples.yaml").write_text(YAML.format(folder=tmp_path, new=NEW))
     results = simple_evaluate(
-        model="bat_jax",
-        model_args=f"checkpoint={checkpoint},fidelity=paper,budgets={list(BUDGETS)}",
+        model=loaded,
         tasks=["two_samples"],
         task_manager=TaskManager("WARNING", str(tmp_path), include_defaults=False, model_name="bat_jax"),
-        batch_size=1,
         bootstrap_iters=0,
     )
     samples = sorted(results["samples"]["two_samples"], key=lambda sample: sample["doc_id"])
@@ -231,10 +233,10 @@ def arguments_of(text):
 
 
 def test_model_args_reach_the_config_as_lmms_eval_reads_them(adapter, checkpoint):
-    text = f"checkpoint={checkpoint},budgets=[3,9],scales=[112,336],fidelity=paper,importance_layer=-1"
+    text = f"checkpoint={checkpoint},budgets=[3],scales=[112],fidelity=paper,importance_layer=-1"
     text += ",coord_scale=1,selection=topk,mask_padding=false,images=first"
     cfg = adapter.BatJax(**arguments_of(text), batch_size="1").model.cfg
-    assert [(scale.size_px, scale.budget) for scale in cfg.compressor.scales] == [(112, 3), (336, 9)]
+    assert [(scale.size_px, scale.budget) for scale in cfg.compressor.scales] == [(112, 3)]
     assert (cfg.compressor.fidelity, cfg.compressor.importance_layer, cfg.compressor.coord_scale) == ("paper", -1, 1)
     assert (cfg.compressor.selection, cfg.compressor.mask_padding, cfg.prompt.images) == ("topk", False, "first")
 
