@@ -213,7 +213,7 @@ def read_generation(generation: Mapping[str, Any], name: str) -> tuple[dict[str,
     """
     if generation.get("num_beams") not in (None, 1):
         raise ValueError(f"{name}: num_beams={generation['num_beams']}: no beam search; --gen_kwargs num_beams=1")
-    options: dict[str, Any] = {"max_new_tokens": generation.get("max_new_tokens") or MAX_NEW_TOKENS}
+    options: dict[str, Any] = {"max_new_tokens": int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)}
     temperature, do_sample = generation.get("temperature"), generation.get("do_sample")
     if do_sample or (do_sample is None and temperature):
         options["temperature"] = 1.0 if temperature is None else float(temperature)
@@ -250,8 +250,11 @@ def load_pictures(doc_to_visual: Callable[[Any], Any], documents: Any, index: in
         elif isinstance(visual, str) and not visual.lower().endswith(_VIDEO_SUFFIXES):
             pictures.append(visual)
         else:
-            kinds = {str: f"the video {visual}", Image.Image: f"an image of mode {getattr(visual, 'mode', None)}"}
-            what = next((text for kind, text in kinds.items() if isinstance(visual, kind)), type(visual).__name__)
+            what = type(visual).__name__
+            if isinstance(visual, str):
+                what = f"the video {visual}"
+            elif isinstance(visual, Image.Image):
+                what = f"an image of mode {visual.mode}"
             raise ValueError(
                 f"{name}: gives {what}; {NAME} takes still images of up to 8 bits a band, no video or audio"
             )
