@@ -1,6 +1,7 @@
 """The adapter for lmms-eval, run by the installed lmms-eval itself: its registry, its evaluator, its requests."""
 
-import importlib.metadata
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -91,11 +92,11 @@ def texts(model, rows):
     return [result.text for result in model.generate_until(requests_for(model, rows))]
 
 
-def test_the_entry_point_names_the_class_without_importing_jax(adapter):
-    (entry,) = importlib.metadata.entry_points(group="lmms_eval.models", name="bat_jax")
-    manifest = entry.load()()
-    assert manifest.model_id == "bat_jax"
-    assert manifest.simple_class_path == f"{adapter.__name__}.{adapter.BatJax.__name__}"
+def test_lmms_eval_finds_the_model_by_name_and_loads_jax_and_torch_for_no_other():
+    code = "import sys; from lmms_eval import models; print(models.get_model_manifest('bat_jax').simple_class_path)"
+    code += "; assert not {'jax', 'torch'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["bat_jax.evals.lmms.adapter.BatJax"]
 
 
 def test_lmms_evals_evaluator_gets_the_answers_of_scene_ask(loaded, tmp_path):
