@@ -1,5 +1,5 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
-# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity adds the comparison with torch).
+# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms adds the comparison with torch and lmms-eval).
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -7,6 +7,9 @@ EXTRAS ?= test
 WORKERS ?= 2
 BIN := $(VENV)/bin
 comma := ,
+# lmms-eval brings torchvision. Beside a torch of another build (CPU, where PyPI's torchvision is for CUDA) it fails on import
+# and takes transformers along; the tests need none.
+DROP_BROKEN_TORCHVISION := $(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 
 .PHONY: demo test lint clean
 
@@ -30,6 +33,7 @@ $(VENV)/installed-core: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(if $(findstring lmms,$(EXTRAS)),$(DROP_BROKEN_TORCHVISION))
 	touch $@ $(VENV)/installed-core
 
 clean:

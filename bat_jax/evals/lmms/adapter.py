@@ -1,0 +1,289 @@
+"""The class that lmms-eval drives: its requests in, a BatModel's answers out.
+
+lmms-eval hands over all questions at once, each with a function that loads its pictures, and wants the answers in the
+same order. Every picture is looked at first, so that what this model cannot do is said before anything is encoded, and
+questions on the same pictures are found by what the pixels are; then each picture is encoded once and asked all of its
+questions. A picture is thus loaded twice; only those of the questions at hand are in memory.
+
+A question that fails (too long for the decoder, say) is logged with its reason and answered with an empty text, which
+counts as wrong; where all fail, the run stops.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from loguru import logger
+from PIL import Image
+from tqdm import tqdm
+
+from bat_jax.config import BatConfig, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
+from bat_jax.config.fields import require, typed
+from bat_jax.evals.lmms import NAME
+from bat_jax.io.images import one_line
+from bat_jax.io.prompts import IMAGE_TOKEN
+from bat_jax.pipeline import MAX_NEW_TOKENS, BatModel
+
+Picture = str | np.ndarray
+
+_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Pillow's modes of 8 bits a band or fewer; `convert` would cut the others' values off instead of scaling them.
+_PIXEL_MODES = ("1", "CMYK", "HSV", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
+_GENERATION_NAMES = frozenset({"do_sample", "max_new_tokens", "num_beams", "temperature", "top_p", "until"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """One request, checked.
+
+    Attributes:
+      name: what messages call it. text: the prompt of the user.
+      load: returns its pictures. keys: one a picture, the same for the same pixels or file.
+      options: of `BatModel.ask`. until: texts of which the first one ends the answer.
+    """
+
+    name: str
+    text: str
+    load: Callable[[], list[Picture]]
+    keys: tuple[str, ...]
+    options: dict[str, Any]
+    until: tuple[str, ...]
+
+
+class BatJax(lmms):
+    """A converted checkpoint as lmms-eval's `--model bat_jax`; the arguments are its `--model_args`."""
+
+    is_simple = True
+
+    def __init__(
+        self,
+        checkpoint: Any = None,
+        *,
+        budgets: Any = None,
+        scales: Any = None,
+        fidelity: Any = None,
+        seed: Any = 0,
+        batch_size: Any = 1,
+        max_batch_size: Any = None,
+        device: Any = None,
+        **settings: Any,
+    ):
+        """Load the checkpoint.
+
+        Args:
+          checkpoint: directory written by experiments.convert.
+          budgets: tokens kept per scale, from coarse to fine, as [80,320,600,2000].
+          scales: sides of the views in pixels, as [672,1344,2688,4032]; with `budgets`.
+          fidelity: "paper" or "release"; the checkpoint's by default.
+          seed: of the first K-means centres and of sampling; a question's repeats count on from it.
+          batch_size, max_batch_size, device: what lmms-eval passes; see Raises.
+          settings: any other field of the compressor or the prompt, such as selection=topk.
+
+        Raises:
+          ValueError: an argument is missing, unknown or of no use here; names it, before weights are read.
+        """
+        super().__init__()
+        if checkpoint is None:
+            raise ValueError("model_args: give checkpoint=DIR, a directory written by experiments.convert")
+        if str(batch_size) != "1" or max_batch_size not in (None, 1):
+            raise ValueError(
+                f"batch_size={batch_size}, max_batch_size={max_batch_size}: questions are asked one by one; leave both"
+            )
+        if device is not None:
+            raise ValueError(f"device={device}: JAX chooses it; set JAX_PLATFORMS or CUDA_VISIBLE_DEVICES instead")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("WORLD_SIZE: start one process; share the questions out with --offset and --limit")
+        if type(seed) is not int or seed < 0:
+            raise ValueError(f"seed={seed}: must be a whole number from 0")
+        cfg = configure(BatModel.read_config(str(checkpoint)), fidelity, scales, budgets, settings)
+        self.model = BatModel.load(str(checkpoint), cfg=cfg)
+        self.seed = seed
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Answer questions, in their order.
+
+        Raises:
+          ValueError: a request is none that this model can answer, or all questions failed.
+        """
+        questions = self._read(requests)
+        groups: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
+        for index, question in enumerate(questions):
+            groups[question.keys].append(index)
+        answers = [GenerationResult("")] * len(questions)
+        failures = []
+        with tqdm(total=len(questions), desc="Answering", unit="question", disable=self.rank != 0) as bar:
+            for indices in groups.values():
+                for index, answer in zip(indices, self._answer([questions[index] for index in indices]), strict=True):
+                    if isinstance(answer, GenerationResult):
+                        answers[index] = answer
+                    else:
+                        failures.append(f"{questions[index].name}: {one_line(answer)}")
+                        logger.error(f"{failures[-1]}; counts as wrong")
+                    bar.update()
+        if failures and len(failures) == len(questions):
+            raise ValueError(f"all {len(failures)} questions failed, the first one with: {failures[0]}")
+        return answers
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refuse: `BatModel` writes answers and rates none."""
+        raise NotImplementedError(_refusal(requests, "loglikelihood"))
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse: `BatModel` answers each question by itself."""
+        raise NotImplementedError(_refusal(requests, "generate_until_multi_round"))
+
+    def _answer(self, questions: Sequence[Question]) -> Iterator[GenerationResult | ValueError]:
+        """Yield the answers to questions about the same pictures, or the reasons why there are none."""
+        try:
+            scenes = [self.model.encode(picture, seed=self.seed) for picture in questions[0].load()]
+        except ValueError as error:
+            yield from [error] * len(questions)
+            return
+        for question in questions:
+            try:
+                answer = self.model.ask(scenes, question.text, **question.options)
+            except ValueError as error:
+                yield error
+                continue
+            counts = TokenCounts(input_tokens=answer.prompt_tokens, output_tokens=answer.token_ids.size)
+            yield GenerationResult(cut(answer.text, question.until), counts)
+
+    def _read(self, requests: Sequence[Instance]) -> list[Question]:
+        """Check all requests and look at their pictures."""
+        questions = []
+        num_asked: collections.Counter = collections.Counter()
+        unused: set[str] = set()
+        for request in tqdm(requests, desc="Reading pictures", unit="question", disable=self.rank != 0):
+            context, generation, doc_to_visual, doc_id, task, split = request.args
+            name = f"task {task}, document {doc_id}"
+            options, until = read_generation(generation, name)
+            unused |= set(generation) - _GENERATION_NAMES
+            # lmms-eval repeats a request to get several samples of its answer.
+            options["seed"] = self.seed + num_asked[task, doc_id, request.idx, context]
+            num_asked[task, doc_id, request.idx, context] += 1
+
+            load = functools.partial(load_pictures, doc_to_visual, self.task_dict[task][split], doc_id, name)
+            keys = tuple(picture_key(picture) for picture in load())
+            text = place_images(context, len(keys))
+            questions.append(Question(name=name, text=text, load=load, keys=keys, options=options, until=until))
+        if unused:
+            logger.warning(f"generation_kwargs: {', '.join(sorted(unused))} not used by {NAME}")
+        return questions
+
+
+def configure(cfg: BatConfig, fidelity: Any, scales: Any, budgets: Any, settings: Mapping[str, Any]) -> BatConfig:
+    """Return a checkpoint's config with what `--model_args` ask for; lmms-eval has read their values as it does.
+
+    Raises:
+      ValueError: names the argument at fault.
+    """
+    require(fidelity in (None, *typing.get_args(Fidelity)), "fidelity", fidelity, "must be paper or release")
+    specs = cfg.compressor.scales
+    if scales is not None and budgets is None:
+        raise ValueError(f"scales={scales}: give budgets too, one a scale")
+    if budgets is not None:
+        sizes = cfg.compressor.sizes_px if scales is None else _whole_numbers("scales", scales)
+        numbers = _whole_numbers("budgets", budgets)
+        if len(numbers) != len(sizes):
+            raise ValueError(f"budgets={budgets}: {len(numbers)} budgets for the {len(sizes)} scales {list(sizes)}")
+        specs = tuple(ScaleSpec(size_px=size, budget=number) for size, number in zip(sizes, numbers, strict=True))
+    kinds = typing.get_type_hints(CompressorConfig) | typing.get_type_hints(PromptConfig)
+    read = {name: _setting(kinds[name], name, value) if name in kinds else value for name, value in settings.items()}
+    return cfg.with_settings(fidelity, scales=specs, **read)
+
+
+def read_generation(generation: Mapping[str, Any], name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the options of `BatModel.ask` and the texts that end an answer.
+
+    Decoding is greedy unless `do_sample` or, where that is not given, a positive `temperature` asks for sampling.
+
+    Args:
+      generation: a task's `generation_kwargs`. name: the request's.
+
+    Raises:
+      ValueError: beam search.
+    """
+    if generation.get("num_beams") not in (None, 1):
+        raise ValueError(f"{name}: num_beams={generation['num_beams']}: no beam search; --gen_kwargs num_beams=1")
+    options: dict[str, Any] = {"max_new_tokens": int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)}
+    temperature, do_sample = generation.get("temperature"), generation.get("do_sample")
+    if do_sample or (do_sample is None and temperature):
+        options["temperature"] = 1.0 if temperature is None else float(temperature)
+        options["top_p"] = float(generation.get("top_p") or 1.0)
+    until = generation.get("until") or ()
+    return options, (until,) if isinstance(until, str) else tuple(until)
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """Return a text up to the first of the `until` texts in it."""
+    for end in filter(None, until):
+        text = text.split(end, 1)[0]
+    return text.strip()
+
+
+def place_images(text: str, num_images: int) -> str:
+    """Take `<image>` out of a question unless it has as many as pictures; the pictures then stand in front."""
+    return text if text.count(IMAGE_TOKEN) in (0, num_images) else text.replace(IMAGE_TOKEN, "")
+
+
+def load_pictures(doc_to_visual: Callable[[Any], Any], documents: Any, index: int, name: str) -> list[Picture]:
+    """Return what a task's `doc_to_visual` gives for a document as BatModel takes it: files, or Pillow's pixels.
+
+    Raises:
+      ValueError: there is no picture, or one is no still image of up to 8 bits a band.
+    """
+    visuals = doc_to_visual(documents[index])
+    if not visuals:
+        raise ValueError(f"{name}: has no image; {NAME} answers questions about images")
+    pictures: list[Picture] = []
+    for visual in visuals:
+        if isinstance(visual, Image.Image) and visual.mode in _PIXEL_MODES:
+            pictures.append(np.asarray(visual.convert("RGB")))
+        elif isinstance(visual, str) and not visual.lower().endswith(_VIDEO_SUFFIXES):
+            pictures.append(visual)
+        else:
+            what = type(visual).__name__
+            if isinstance(visual, str):
+                what = f"the video {visual}"
+            elif isinstance(visual, Image.Image):
+                what = f"an image of mode {visual.mode}"
+            raise ValueError(
+                f"{name}: gives {what}; {NAME} takes still images of up to 8 bits a band, no video or audio"
+            )
+    return pictures
+
+
+def picture_key(picture: Picture) -> str:
+    """Return a text that is the same for the same file, or for the same pixels."""
+    if isinstance(picture, str):
+        return f"file {picture}"
+    digest = hashlib.blake2b(np.ascontiguousarray(picture).data, digest_size=16).hexdigest()
+    return f"{picture.shape[1]} x {picture.shape[0]} pixels {digest}"
+
+
+def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
+    """Read 80, [80, 320] or the text "[80,320]"."""
+    try:
+        return tuple(int(item) for item in str(value).strip("[]()\"' ").split(","))
+    except ValueError:
+        raise ValueError(f"{name}={value}: need whole numbers in brackets, as {name}=[80,320]") from None
+
+
+def _setting(kind: Any, name: str, value: Any) -> Any:
+    """Return a setting as its field's type; lmms-eval reads -1 as a float and 1 as a whole number."""
+    if kind in (int, float) and type(value) in (int, float) and kind(value) == value:
+        value = kind(value)
+    return typed(kind, value, name)
+
+
+def _refusal(requests: Sequence[Instance], output_type: str) -> str:
+    tasks = ", ".join(sorted({str(request.task_name) for request in requests}))
+    return f"{tasks}: asks for {output_type}; {NAME} does generate_until alone"
