@@ -13,9 +13,16 @@ from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import render
 from bat_jax.train.mini import decoder
 from bat_jax.train.mini.groups import Mix
-from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining
+from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining, batch_pool
 from bat_jax.train.mini.stage import StageSettings
 
+# Fewer layers than the mini model has compile in less time.
+_MINI = BatConfig.mini().with_settings(importance_layer=1)
+CFG = dataclasses.replace(
+    _MINI,
+    vision=dataclasses.replace(_MINI.vision, num_layers=2),
+    decoder=dataclasses.replace(_MINI.decoder, num_layers=3),
+)
 SHORT = StageSettings(num_steps=2, rate=1e-3, log_every=1)
 SMALL = Mix(num_pictures=2, num_questions=2, num_text_only=2)
 RECIPE = MiniRecipe(
@@ -40,14 +47,15 @@ RECIPE = MiniRecipe(
 
 
 def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
-    training = MiniTraining(tmp_path / "work", RECIPE)
-    with pytest.raises(ValueError, match="stage tower has not been run"):
-        training.run("features")
-    for stage in STAGES:
-        training.run(stage, tmp_path / "mini")
+    with batch_pool(1) as pool:
+        training = MiniTraining(tmp_path / "work", RECIPE, CFG, pool=pool)
+        with pytest.raises(ValueError, match="stage tower has not been run"):
+            training.run("features")
+        for stage in STAGES:
+            training.run(stage, tmp_path / "mini")
     untrained = decoder.init_params(training.cfg, jax.random.key(0))
     model = BatModel.load(tmp_path / "mini")
-    assert model.cfg == BatConfig.mini()
+    assert model.cfg == CFG
     moved = jax.tree.map(
         lambda new, old: not np.allclose(np.asarray(new, np.float32), old, atol=1e-3), model.params, untrained
     )
