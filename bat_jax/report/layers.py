@@ -156,12 +156,13 @@ class Backdrop:
 
 
 def draw_frames(
-    pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = ()
+    pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = (), thickness: int = 2
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Return the picture with thin white frames, edged in black, around boxes given as fractions of its sides.
 
     Args:
       labels: what to write at each frame; nothing by default.
+      thickness: of the white line, in pixels.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
@@ -169,7 +170,8 @@ def draw_frames(
     for left, top, right, bottom in boxes:
         x0, y0 = round(left * image.width), round(top * image.height)
         x1, y1 = max(round(right * image.width), x0 + 2), max(round(bottom * image.height), y0 + 2)
-        for grow, colour in ((0, _FRAME_EDGE), (3, _FRAME_EDGE), (2, FRAME_RGB), (1, FRAME_RGB)):
+        for grow in range(thickness + 2):
+            colour = FRAME_RGB if 0 < grow <= thickness else _FRAME_EDGE
             draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=colour)
         places.append((x0, y0, y1))
     letters = font(max(image.width // 48, 13))
@@ -188,3 +190,17 @@ def font(size: int, is_bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return the font of all pictures (DejaVu Sans, which comes with matplotlib)."""
     name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+
+
+def wrap(text: str, width: int, letters: ImageFont.FreeTypeFont) -> list[str]:
+    """Break a text at blanks into lines of at most `width` pixels; line breaks stay, a word too long stays whole."""
+    lines = []
+    for part in text.splitlines():
+        lines.append("")
+        for word in part.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if lines[-1] and letters.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return lines

@@ -6,7 +6,6 @@ map, the evidence as one view shows it. The same panels go into the HTML report 
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from bat_jax.report.layers import (
     importance_layer,
     region_layer,
     token_fate,
+    wrap,
 )
 from bat_jax.typing import UInt8
 
@@ -179,25 +179,21 @@ def sheet(
     """
     height, width = panels[0].pixels.shape[:2]
     line, title_line, legend = round(letters * 10 / 7), 2 * letters, round(letters * 22 / 7)
-    title_lines = _wrap(title, columns * (width + _GAP), line)
-    captions = [_wrap(panel.caption, width, letters) for panel in panels]
-    caption_height = line * max(map(len, captions)) + 8
-    rows = -(-len(panels) // columns)
-    top = 2 * _GAP + title_line * len(title_lines)
-    whole = (
-        columns * (width + _GAP) + _GAP,
-        top + rows * (height + caption_height + _GAP) + (legend if swatches else 0),
-    )
-    image = Image.new("RGB", whole, _PAPER)
+    title_lines = wrap(title, columns * (width + _GAP) - _GAP, font(line))
+    captions = [wrap(panel.caption, width, font(letters)) for panel in panels]
+    tops = [2 * _GAP + title_line * len(title_lines)]
+    for first in range(0, len(panels), columns):
+        tops.append(tops[-1] + height + line * max(map(len, captions[first : first + columns])) + 8 + _GAP)
+    image = Image.new("RGB", (columns * (width + _GAP) + _GAP, tops[-1] + (legend if swatches else 0)), _PAPER)
     draw = ImageDraw.Draw(image)
     for i, text in enumerate(title_lines):
         draw.text((_GAP, _GAP + title_line * i), text, fill=_INK, font=font(line))
     for i, (panel, lines) in enumerate(zip(panels, captions, strict=True)):
-        x, y = _GAP + (i % columns) * (width + _GAP), top + (i // columns) * (height + caption_height + _GAP)
+        x, y = _GAP + (i % columns) * (width + _GAP), tops[i // columns]
         image.paste(Image.fromarray(panel.pixels), (x, y))
         for number, text in enumerate(lines):
             draw.text((x, y + height + 8 + line * number), text, fill=_INK, font=font(letters))
-    _draw_legend(draw, _GAP, whole[1] - legend, swatches, letters)
+    _draw_legend(draw, _GAP, image.height - legend, swatches, letters)
     return image
 
 
@@ -208,6 +204,16 @@ def stack(images: Sequence[Image.Image]) -> Image.Image:
     for image in images:
         whole.paste(image, (0, y))
         y += image.height
+    return whole
+
+
+def beside(images: Sequence[Image.Image]) -> Image.Image:
+    """Return images beside each other."""
+    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), _PAPER)
+    x = 0
+    for image in images:
+        whole.paste(image, (x, 0))
+        x += image.width
     return whole
 
 
@@ -228,9 +234,3 @@ def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, swatches: Sequence[S
         if name and not (is_scale and number == 0):
             x += 8 * is_scale
             x += write(name) + 16
-
-
-def _wrap(text: str, width: int, size: int) -> list[str]:
-    """Break a text into lines that fit, by the mean width of a letter."""
-    letters = max(int(width / (0.60 * size)), 12)
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, letters) or [""]]

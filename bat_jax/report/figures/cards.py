@@ -10,15 +10,15 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 
 from bat_jax.report.answer_page import Asked
-from bat_jax.report.figures.figure import LETTERS, SELECTION_NAMES, Figure, budget_text
-from bat_jax.report.figures.subject import Ask, Subject, marks
-from bat_jax.report.layers import draw_frames, font
-from bat_jax.report.pictures import stack
+from bat_jax.report.figures.figure import LETTERS, SELECTION_NAMES, Figure, budget_text, card_panels
+from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.layers import font, wrap
+from bat_jax.report.pictures import beside, stack
 from bat_jax.scenes.question import LETTERS as OPTION_LETTERS
 
 BASELINES = ("topk", "background", "pooling", "random")
 _MOST_COMPARED = 4
-_PICTURE_PX, _WIDTH, _PAD = 480, 2400, 28
+_WIDTH, _PAD = 2400, 28
 _INK, _SOFT, _GOOD, _BAD, _TINT = (28, 36, 32), (90, 104, 98), (23, 112, 63), (179, 38, 30), (243, 245, 243)
 
 
@@ -63,26 +63,26 @@ def figure_11(subject: Subject) -> Figure:
     return Figure(
         "11",
         "Answers of ours and of baselines at the same budget",
-        f"One model, at most {budget_text(subject.cfg.compressor.budgets)} of {subject.num_tokens:,}, chosen in different "
-        "ways; at the foot of each card, the coarsest view alone. On the left the picture, beside it the framed place.",
+        f"One model, at most {budget_text(subject.cfg.compressor.budgets)} of {subject.num_tokens:,}, chosen in "
+        "several ways; at the foot of each card, the coarsest view alone. On the left the picture, beside it the "
+        "framed place.",
         stack(cards),
     )
 
 
 def figure_12(subject: Subject) -> Figure:
-    """Draw a card for every question with our answer alone."""
+    """Draw a card for every question with our answer alone, two beside each other."""
     cards = []
     for ask in subject.asks:
         asked = subject.ask(ask)
-        cards.append(
-            _card(subject, ask, [*_question_lines(ask), _answer_line(f"Answer, {asked.num_kept:,} tokens: ", asked)])
-        )
+        lines = [*_question_lines(ask), _answer_line(f"Answer, {asked.num_kept:,} tokens: ", asked)]
+        cards.append(_card(subject, ask, lines, _WIDTH // 2, 300))
     return Figure(
         "12",
         "Questions and answers",
         f"Answers of {SELECTION_NAMES[subject.selection]} on at most {budget_text(subject.cfg.compressor.budgets)} of "
         f"{subject.num_tokens:,}. On the left the picture, beside it the framed place.",
-        stack(cards),
+        stack([beside(cards[first : first + 2]) for first in range(0, len(cards), 2)]),
     )
 
 
@@ -91,7 +91,7 @@ def _question_lines(ask: Ask) -> list[_Line]:
     if ask.known:
         options = zip(OPTION_LETTERS, ask.known.options, strict=False)
         lines.insert(0, _Line(ask.known.sub_task.replace("_", " ").capitalize(), _SOFT))
-        lines.append(_Line("    ".join(f"{letter}. {text}" for letter, text in options)))
+        lines.append(_Line("    ".join(f"{letter}.\u00a0{text}" for letter, text in options)))
         lines.append(_Line(f"Truth: {ask.known.answer} ({ask.known.answer_word})"))
     return lines
 
@@ -103,22 +103,24 @@ def _answer_line(before: str, asked: Asked) -> _Line:
     return _Line(f"{mark} {before}{asked.answer_text}", colour)
 
 
-def _card(subject: Subject, ask: Ask, lines: Sequence[_Line]) -> Image.Image:
+def _card(
+    subject: Subject, ask: Ask, lines: Sequence[_Line], width: int = _WIDTH, picture_px: int = 480
+) -> Image.Image:
     """Return the picture, the place of the evidence and lines of text beside each other on a plate."""
-    window, backdrop = subject.zoom(ask), subject.backdrop
-    pictures = [
-        Image.fromarray(draw_frames(backdrop.picture(), [window])),
-        Image.fromarray(draw_frames(backdrop.crop(window), marks(ask, window))),
-    ]
+    pictures = [Image.fromarray(panel.pixels) for panel in card_panels(subject, ask)]
     for picture in pictures:
-        picture.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.LANCZOS)
-    left = _PAD * 2 + sum(picture.width + _PAD for picture in pictures)
-    broken = [part for line in lines for part in _broken(line, _WIDTH - left - 2 * _PAD)]
+        picture.thumbnail((picture_px, picture_px), Image.Resampling.LANCZOS)
+    left = _PAD * 3 // 2 + sum(picture.width + _PAD for picture in pictures)
+    broken = [
+        line._replace(text=text)
+        for line in lines
+        for text in wrap(line.text, width - left - 2 * _PAD, font(LETTERS, line.is_bold))
+    ]
     step = round(LETTERS * 1.5)
     height = max(pictures[0].height, step * len(broken)) + 2 * _PAD
-    card = Image.new("RGB", (_WIDTH, height + _PAD), (255, 255, 255))
+    card = Image.new("RGB", (width, height + _PAD), (255, 255, 255))
     draw = ImageDraw.Draw(card)
-    draw.rounded_rectangle((_PAD // 2, _PAD // 2, _WIDTH - _PAD // 2, height + _PAD // 2), 22, fill=_TINT)
+    draw.rounded_rectangle((_PAD // 2, _PAD // 2, width - _PAD // 2, height + _PAD // 2), 22, fill=_TINT)
     x = _PAD * 3 // 2
     for picture in pictures:
         card.paste(picture, (x, _PAD * 3 // 2))
@@ -127,15 +129,3 @@ def _card(subject: Subject, ask: Ask, lines: Sequence[_Line]) -> Image.Image:
         place = (left, _PAD * 3 // 2 + step * number)
         draw.text(place, line.text, fill=line.colour, font=font(LETTERS, line.is_bold))
     return card
-
-
-def _broken(line: _Line, width: int) -> list[_Line]:
-    """Break a line at blanks so that its parts fit; a word too long stays whole."""
-    letters, parts = font(LETTERS, line.is_bold), [""]
-    for word in line.text.split(" "):
-        longer = f"{parts[-1]} {word}" if parts[-1] else word
-        if letters.getlength(longer) > width and parts[-1]:
-            parts.append(word)
-        else:
-            parts[-1] = longer
-    return [line._replace(text=part) for part in parts]

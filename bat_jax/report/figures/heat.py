@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, heading, verdict
-from bat_jax.report.figures.subject import Ask, Subject, marks
-from bat_jax.report.layers import ALL, draw_frames, importance_layer
+from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, heading, place_panels, verdict
+from bat_jax.report.figures.subject import Ask, Subject, window_in
+from bat_jax.report.layers import ALL, importance_layer
 from bat_jax.report.pictures import Panel, importance_swatches, sheet, stack
 
 _MOST_QUESTIONS = 4
@@ -19,7 +19,7 @@ def figure_8(subject: Subject) -> Figure:
     return Figure(
         "8",
         "What a question makes important",
-        f"Attention from the question to the {settings.sizes_px[0]} px view in layer {layer} of the decoder's {num_layers}, "
+        f"Attention from the question to the {settings.sizes_px[0]} px view in layer {layer} of {num_layers}, "
         f"carried over to the {settings.sizes_px[-1]} px view, on a logarithmic scale. On the right the framed place "
         "enlarged; frames in it are around what the answer depends on. The model does not see any frame.",
         stack(rows),
@@ -35,11 +35,12 @@ def _row(subject: Subject, ask: Ask, is_last: bool):
     def heat(place):
         return backdrop.paint(layer, fade=0.8, window=place)
 
+    picture, place = place_panels(subject, ask)
     panels = (
-        Panel(draw_frames(backdrop.picture(), [window]), f"The picture; {verdict(asked)}"),
-        Panel(draw_frames(heat(ALL), [window]), f"Importance; {counts_text(subject, asked)}"),
-        Panel(draw_frames(backdrop.crop(window), marks(ask, window)), "The framed place"),
-        Panel(draw_frames(heat(window), marks(ask, window)), _on_evidence(subject, ask)),
+        picture._replace(caption=f"{verdict(asked)}. {counts_text(subject, asked)}"),
+        Panel(framed(heat(ALL), [window]), "Importance"),
+        place,
+        Panel(framed(heat(window), window_in(ask.boxes, window)), _on_evidence(subject, ask)),
     )
     return sheet(heading(ask), panels, 4, importance_swatches() if is_last else (), letters=LETTERS)
 
@@ -49,7 +50,7 @@ def _on_evidence(subject: Subject, ask: Ask) -> str:
     if not ask.boxes:
         return "Importance there"
     on, tokens = importance_on(subject, ask)
-    return f"Importance there: {100 * on:.1f} % of it on {100 * tokens:.1f} % of the picture's tokens, the evidence's"
+    return f"{100 * on:.1f} % of importance is on the evidence's tokens, {100 * tokens:.1f} % of all"
 
 
 def importance_on(subject: Subject, ask: Ask) -> tuple[float, float]:

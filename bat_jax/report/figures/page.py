@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from bat_jax.report import html
 from bat_jax.report.answer_page import About, page_figures, question_card, run_table, summary
 from bat_jax.report.figures.cards import compare, compared_asks, figure_11, figure_12
-from bat_jax.report.figures.figure import Figure
+from bat_jax.report.figures.figure import Figure, card_panels
 from bat_jax.report.figures.heat import figure_8
 from bat_jax.report.figures.pruning import figure_5, figure_9, figure_10
 from bat_jax.report.figures.regions import figure_6
-from bat_jax.report.figures.subject import Ask, Subject, marks
+from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.figures.tsne import figure_7
-from bat_jax.report.layers import draw_frames
-from bat_jax.report.pictures import Panel
 from bat_jax.report.run_record import write_json
 
 FIGURES: Mapping[str, Callable[[Subject], Figure]] = {
@@ -64,17 +62,21 @@ def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Pag
     compared = compared_asks(subject) if "11" in numbers else ()
     shown = subject.asks if "12" in numbers else compared
     asked = [subject.ask(ask) for ask in shown]
+    places = [page_figures(card_panels(subject, ask), 84) for ask in shown]
     cards = [
         question_card(
-            item, subject.num_tokens, [_place(subject, ask)], _compared(subject, ask) if ask in compared else None
+            item,
+            subject.num_tokens,
+            [html.Group(heading="The place", text="", figures=place)],
+            _compared(subject, ask) if ask in compared else None,
         )
-        for ask, item in zip(shown, asked, strict=True)
+        for ask, item, place in zip(shown, asked, places, strict=True)
     ]
     width, height = subject.scene().image_size
     return html.Page(
         title="UHR-BAT: figures",
-        lead=f"Figures {', '.join(f.number for f in figures)} of the paper (arXiv:2604.13565), redone on {subject.name}, "
-        f"{width} × {height} px.",
+        lead=f"Figures {', '.join(f.number for f in figures)} of the paper (arXiv:2604.13565), redone on "
+        f"{subject.name}, {width} × {height} px.",
         summary=summary(asked) if asked else "",
         notice=about.notice,
         steps=(),
@@ -92,15 +94,6 @@ def _group(figure: Figure) -> html.Group:
     return html.Group(
         heading=f"Figure {figure.number}. {figure.title}", text=figure.caption, figures=(shown,), is_wide=True
     )
-
-
-def _place(subject: Subject, ask: Ask) -> html.Group:
-    window, backdrop = subject.zoom(ask), subject.backdrop
-    panels = (
-        Panel(draw_frames(backdrop.picture(), [window]), "The picture"),
-        Panel(draw_frames(backdrop.crop(window), marks(ask, window)), "The framed place"),
-    )
-    return html.Group(heading="The evidence" if ask.boxes else "", text="", figures=page_figures(panels, 84))
 
 
 def _compared(subject: Subject, ask: Ask) -> html.Table:

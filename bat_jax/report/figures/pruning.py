@@ -13,21 +13,22 @@ from bat_jax.report.figures.figure import (
     Figure,
     budget_text,
     counts_text,
+    framed,
     heading,
+    place_panels,
     verdict,
 )
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject, marks
-from bat_jax.report.layers import ALL, draw_frames
+from bat_jax.report.figures.subject import Ask, Subject, window_in
+from bat_jax.report.layers import ALL
 from bat_jax.report.pictures import Panel, sheet, stack
 
 PRUNE_SHARES = (0.85, 0.95, 0.975)
 COMPARED_AT = 0.95
 _MOST_QUESTIONS = 2
-_LEGEND = (
-    "Views lie over each other: a kept token shows its pixels as its view has them, tokens that were merged into one row "
-    "show their mean colour, black reached the model in no view. Below, the framed place enlarged."
-)
+_VIEWS = "Views lie over each other: a kept token shows its pixels as its view has them"
+_MERGED = ", tokens that were merged into one row show their mean colour"
+_BLACK = ", black reached the model in no view. Below, the framed place enlarged."
 
 
 def figure_5(subject: Subject) -> Figure:
@@ -37,8 +38,8 @@ def figure_5(subject: Subject) -> Figure:
     return Figure(
         "5",
         f"Ours against text-agnostic pruning at {_percent(COMPARED_AT)}",
-        f"Both keep {budget_text(budgets)} of {subject.num_tokens:,}. Text-agnostic: background pruning in the manner of "
-        f"GeoLLaVA-8K, which does not read the question. {_LEGEND}",
+        f"Both keep {budget_text(budgets)} of {subject.num_tokens:,}. Text-agnostic: background pruning in the manner "
+        f"of GeoLLaVA-8K, which does not read the question. {_VIEWS}{_MERGED}{_BLACK}",
         stack([_rows(subject, ask, columns, names=True) for ask in subject.local_asks(_MOST_QUESTIONS)]),
     )
 
@@ -62,7 +63,7 @@ def _pruned(subject: Subject, number: str, selection: str, title: str) -> Figure
         number,
         title,
         f"Pruned by {SELECTION_NAMES[selection]}, of {subject.num_tokens:,} tokens of all views, coarse to fine. "
-        f"{budgets}. {_LEGEND}",
+        f"{budgets}. {_VIEWS}{_MERGED if selection == 'uhr_bat' else ''}{_BLACK}",
         stack([_rows(subject, ask, columns) for ask in subject.local_asks(_MOST_QUESTIONS)]),
     )
 
@@ -73,17 +74,18 @@ def _rows(subject: Subject, ask: Ask, columns: Sequence[tuple[str, tuple[int, ..
     Args:
       columns: selection and budgets of each column. names: columns are told apart by selection, not by share.
     """
-    window, backdrop = subject.zoom(ask), subject.backdrop
+    window = subject.zoom(ask)
     asked = [subject.ask(ask, selection, budgets) for selection, budgets in columns]
     labels = [
         SELECTION_NAMES[selection] if names else f"{_percent(1 - sum(budgets) / subject.num_tokens)} pruned"
         for selection, budgets in columns
     ]
-    whole = [Panel(draw_frames(backdrop.picture(), [window]), "The picture")]
-    near = [Panel(draw_frames(backdrop.crop(window), marks(ask, window)), "enlarged")]
+    picture, place = place_panels(subject, ask)
+    whole, near = [picture], [place]
     for label, item in zip(labels, asked, strict=True):
         whole.append(Panel(_seen(subject, item), f"{label}: {counts_text(subject, item)}"))
-        near.append(Panel(draw_frames(_seen(subject, item, window), marks(ask, window)), verdict(item)))
+        pixels = framed(_seen(subject, item, window), window_in(ask.boxes, window))
+        near.append(Panel(pixels, verdict(item)))
     return sheet(heading(ask), [*whole, *near], len(whole), letters=LETTERS)
 
 

@@ -23,8 +23,8 @@ def figure_6(subject: Subject) -> Figure:
     return Figure(
         "6",
         "Regions of the picture",
-        "Regions depend on the picture alone, not on the question. Colours only tell neighbours apart; on the right every "
-        "token of the finest view has the mean colour of its region.",
+        "Regions depend on the picture alone, not on the question. Colours only tell neighbours apart; on the right "
+        "every token of the finest view has the mean colour of its region.",
         stack([_row(subject, partition) for partition in dict.fromkeys(partitions)]),
     )
 

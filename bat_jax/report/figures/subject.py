@@ -16,7 +16,7 @@ from bat_jax.config import ScaleSpec
 from bat_jax.encoding import ImageLike
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.answer_page import Asked, Truth
-from bat_jax.report.layers import ALL, Backdrop, UnitBox
+from bat_jax.report.layers import Backdrop, UnitBox
 from bat_jax.report.pictures import WHOLE, evidence_boxes, evidence_frame
 from bat_jax.scenes.question import Question
 
@@ -43,7 +43,7 @@ class Ask(NamedTuple):
 
 
 class Subject:
-    """A picture under many settings; `name` and `size_text` say which picture it is."""
+    """A picture under many settings, and the questions about it; `name` says which picture it is."""
 
     def __init__(
         self,
@@ -109,8 +109,9 @@ class Subject:
         budgets = self.cfg.compressor.budgets if budgets is None else tuple(budgets)
         key = (ask.prompt, selection, budgets)
         if key not in self._asked:
-            sizes = self.cfg.compressor.sizes_px
-            scales = tuple(ScaleSpec(size_px=px, budget=max(b, 1)) for px, b in zip(sizes, budgets, strict=True))
+            # Room for the settings' budgets at least: what asks for less then shares their compiled programs.
+            parts = zip(self.cfg.compressor.scales, budgets, strict=True)
+            scales = tuple(ScaleSpec(size_px=spec.size_px, budget=max(spec.budget, b)) for spec, b in parts)
             model = self.model.configured(self.cfg.with_settings(selection=selection, scales=scales))
             answer = model.ask([self.scene()], ask.prompt, budgets=budgets, max_new_tokens=self._max_new_tokens)
             truth = Truth.of(ask.known, answer.text) if ask.known else None
@@ -118,9 +119,14 @@ class Subject:
         return self._asked[key]
 
     def local_asks(self, most: int) -> tuple[Ask, ...]:
-        """Return the first questions whose evidence is a place in the picture; the first ones if none says where."""
-        local = tuple(ask for ask in self.asks if ask.boxes)
-        return (local or self.asks)[:most]
+        """Return the first questions whose evidence is a place in the picture, those about another place first.
+
+        Where no question says where its evidence is, these are the first questions.
+        """
+        local = [ask for ask in self.asks if ask.boxes] or list(self.asks)
+        places = [self.zoom(ask) if ask.boxes else index for index, ask in enumerate(local)]
+        is_repeated = [place in places[:index] for index, place in enumerate(places)]
+        return tuple(local[index] for index in sorted(range(len(local)), key=is_repeated.__getitem__)[:most])
 
     def zoom(self, ask: Ask) -> UnitBox:
         """Return the window to enlarge: around the evidence, else around what the question makes most important."""
@@ -175,13 +181,6 @@ def window_in(boxes: Sequence[UnitBox], window: UnitBox) -> tuple[UnitBox, ...]:
     x, y, width, height = window[0], window[1], window[2] - window[0], window[3] - window[1]
     moved = (((a - x) / width, (b - y) / height, (c - x) / width, (d - y) / height) for a, b, c, d in boxes)
     return tuple(box for box in moved if box[0] < 1 and box[1] < 1 and box[2] > 0 and box[3] > 0)
-
-
-def marks(ask: Ask, window: UnitBox = ALL) -> tuple[UnitBox, ...]:
-    """Return what to frame: one frame around all of the evidence on the picture, each thing inside a window."""
-    if window != ALL:
-        return window_in(ask.boxes, window)
-    return (evidence_frame(ask.boxes),) if ask.boxes else ()
 
 
 def _side(box: UnitBox) -> float:

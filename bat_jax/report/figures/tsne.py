@@ -1,7 +1,7 @@
 """Tokens in a plane by t-SNE, coloured by region (UHR-BAT, arXiv:2604.13565, Figure 7).
 
-t-SNE always shows clumps, so the figure says in a number what it is about: of a token's nearest neighbours, how many lie
-in its own region, in the plane and in the space that was clustered, and how many would by chance.
+t-SNE always shows clumps, so the figure says in numbers what it is about: of a token's nearest neighbours, how many
+lie in its own region, in the plane and in the space of the features, and how many would by chance.
 """
 
 import importlib.util
@@ -70,9 +70,9 @@ def figure_7(subject: Subject) -> Figure:
         "7",
         "t-SNE of tokens, coloured by region",
         f"{num_tokens:,} tokens of the {px} px view{sampled}, by {what} (unit length, without places); the "
-        f"{NUM_COLOURS} largest of {scene.num_regions[scale]} regions have a colour. Of a token's {NUM_NEIGHBOURS} nearest "
-        f"neighbours {100 * shares[0]:.0f} % lie in its region in this plane and {100 * shares[1]:.0f} % in the space of "
-        f"the features; any two tokens share a region in {100 * chance:.0f} % of cases.",
+        f"{NUM_COLOURS} largest of {scene.num_regions[scale]} regions have a colour. Of a token's {NUM_NEIGHBOURS} "
+        f"nearest neighbours {100 * shares[0]:.0f} % lie in its region in this plane and {100 * shares[1]:.0f} % in "
+        f"the space of the features; any two tokens share a region in {100 * chance:.0f} % of cases.",
         _draw(place, colours[label], panel),
     )
 
@@ -121,7 +121,7 @@ def _draw(place: np.ndarray, colours: np.ndarray, panel: Panel) -> Image.Image:
     picture.imshow(panel.pixels)
     picture.set_axis_off()
     size = LETTERS * 72 / _DPI
-    points.set_title("Every point is a token", fontsize=size)
+    points.set_title("Every point is a token; other regions are grey", fontsize=size)
     picture.set_title(panel.caption, fontsize=size)
     file = io.BytesIO()
     figure.savefig(file, format="png")
