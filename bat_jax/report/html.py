@@ -173,7 +173,8 @@ table{font-size:.85rem}th,td{padding:6px}}
 def render(page: Page) -> str:
     """Return the page as HTML text."""
     parts = [f"<h1>{escape(page.title)}</h1>", f"<p>{escape(page.lead)}</p>"]
-    parts.append(f'<p class="summary">{escape(page.summary)}</p>')
+    if page.summary:
+        parts.append(f'<p class="summary">{escape(page.summary)}</p>')
     if page.notice:
         parts.append(f'<p class="notice">{escape(page.notice)}</p>')
     if page.steps:

@@ -42,7 +42,7 @@ def write_figures(
     drawn = []
     for number in numbers:
         figure = FIGURES[number](subject)
-        figure.image.save(folder / _file(figure), compress_level=6)
+        figure.image.save(folder / _file(figure), compress_level=4)
         drawn.append(figure)
         if on_figure:
             on_figure(figure)
