@@ -234,7 +234,7 @@ def test_every_figure_is_drawn_listed_and_on_the_page(subject, tmp_path):
             assert min(picture.size) > 400
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     assert page.count("<section") == len(subject.asks)
-    assert page.count("Other ways to choose the tokens") == 4
+    assert page.count("Ways to choose the tokens") == 4
     assert "http" not in page
 
 

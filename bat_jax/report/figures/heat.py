@@ -1,6 +1,7 @@
 """Importance over the picture with zooms (UHR-BAT, arXiv:2604.13565, Figure 8)."""
 
 import numpy as np
+from PIL import Image
 
 from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, heading, place_panels, verdict
 from bat_jax.report.figures.subject import Ask, Subject, window_in
@@ -26,7 +27,7 @@ def figure_8(subject: Subject) -> Figure:
     )
 
 
-def _row(subject: Subject, ask: Ask, is_last: bool):
+def _row(subject: Subject, ask: Ask, is_last: bool) -> Image.Image:
     scene, backdrop, window = subject.scene(), subject.backdrop, subject.zoom(ask)
     asked = subject.ask(ask)
     finest = len(scene.grids) - 1

@@ -101,4 +101,4 @@ def _compared(subject: Subject, ask: Ask) -> html.Table:
     for name, asked in compare(subject, ask):
         mark = "" if asked.truth is None else "✓ right" if asked.truth.is_right else "✗ wrong"
         rows.append((name, f"{asked.num_kept:,}", asked.answer_text or "(nothing)", mark))
-    return html.Table(title="Other ways to choose the tokens", header=("", "tokens", "answer", ""), rows=tuple(rows))
+    return html.Table(title="Ways to choose the tokens", header=("", "tokens", "answer", ""), rows=tuple(rows))

@@ -6,6 +6,9 @@ over each other (seen.py), and merged tokens show their mean colour.
 
 from collections.abc import Sequence
 
+import numpy as np
+from PIL import Image
+
 from bat_jax.report.answer_page import Asked
 from bat_jax.report.figures.figure import (
     LETTERS,
@@ -20,8 +23,9 @@ from bat_jax.report.figures.figure import (
 )
 from bat_jax.report.figures.seen import seen_picture
 from bat_jax.report.figures.subject import Ask, Subject, window_in
-from bat_jax.report.layers import ALL
+from bat_jax.report.layers import ALL, UnitBox
 from bat_jax.report.pictures import Panel, sheet, stack
+from bat_jax.typing import UInt8
 
 PRUNE_SHARES = (0.85, 0.95, 0.975)
 COMPARED_AT = 0.95
@@ -68,7 +72,9 @@ def _pruned(subject: Subject, number: str, selection: str, title: str) -> Figure
     )
 
 
-def _rows(subject: Subject, ask: Ask, columns: Sequence[tuple[str, tuple[int, ...]]], names: bool = False):
+def _rows(
+    subject: Subject, ask: Ask, columns: Sequence[tuple[str, tuple[int, ...]]], names: bool = False
+) -> Image.Image:
     """Return a question's two rows: the picture and what is left of it, whole and enlarged.
 
     Args:
@@ -89,7 +95,7 @@ def _rows(subject: Subject, ask: Ask, columns: Sequence[tuple[str, tuple[int, ..
     return sheet(heading(ask), [*whole, *near], len(whole), letters=LETTERS)
 
 
-def _seen(subject: Subject, asked: Asked, window=ALL):
+def _seen(subject: Subject, asked: Asked, window: UnitBox = ALL) -> UInt8[np.ndarray, "H W 3"]:
     return seen_picture(subject.scene(), subject.backdrop, asked.answer.selections[0], window)
 
 

@@ -1,6 +1,7 @@
 """How the picture is cut into regions (UHR-BAT, arXiv:2604.13565, Figure 6)."""
 
 import numpy as np
+from PIL import Image
 
 from bat_jax.compress.partition import ALONE
 from bat_jax.report.figures.figure import LETTERS, Figure
@@ -29,7 +30,7 @@ def figure_6(subject: Subject) -> Figure:
     )
 
 
-def _row(subject: Subject, partition: str):
+def _row(subject: Subject, partition: str) -> Image.Image:
     scene, backdrop = subject.scene(partition), subject.backdrop
     regions = region_panels(scene, backdrop)
     finest = len(scene.grids) - 1
