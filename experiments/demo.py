@@ -4,7 +4,7 @@
     python -m experiments.demo --image=FILE --question="What is there?"   # a picture of yours
 
 The scene is rendered once, at 8192 x 8192. Its questions are chosen by a rule that knows nothing of the answers: of
-each sub-task in SUB_TASKS the scene's first question that needs no circle drawn into the picture. Everything runs
+each sub-task in SHOWN_SUB_TASKS the scene's first question that needs no circle drawn into the picture. Everything runs
 through experiments.answer, whose flags (budgets, scales, seed ...) work here too.
 """
 
@@ -17,23 +17,13 @@ from PIL import Image
 from bat_jax.report.answer_page import Asked, Truth, summary
 from bat_jax.report.run_record import check_output_dir, staged_file
 from bat_jax.scenes.layout import generate_scene
-from bat_jax.scenes.question import LETTERS, Question
+from bat_jax.scenes.question import LETTERS, first_of_each
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.scenes.splits import SPLITS
 from experiments import answer, cli
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "checkpoints" / "uhr-bat-mini"
-SUB_TASKS = (
-    "object_colour",
-    "object_class",
-    "existence",
-    "motion_state",
-    "regional_counting",
-    "anomaly",
-    "location",
-    "overall_land_use",
-)
 OWN_PICTURE = (
     "The shipped model knows only the small made-up world that it was trained on: its answers about real photographs "
     "mean nothing. For answers that do, name another model with --checkpoint."
@@ -51,13 +41,6 @@ RENDER_PX = flags.DEFINE_integer(
 )
 
 flags.set_default(answer.MAX_NEW_TOKENS, 12)
-
-
-def choose_questions(questions: tuple[Question, ...]) -> list[Question]:
-    """Return the first question without a marker of every sub-task in SUB_TASKS that has one."""
-    plain = [question for question in questions if question.marker is None]
-    firsts = (next((question for question in plain if question.sub_task == name), None) for name in SUB_TASKS)
-    return [question for question in firsts if question is not None]
 
 
 def rendered_scene(folder: pathlib.Path, seed: int, side: int) -> str:
@@ -90,7 +73,7 @@ def ask_scene(checkpoint: str, folder: pathlib.Path) -> None:
     output = answer.OUTPUT_DIR.value
     check_output_dir(pathlib.Path(output or folder / "report"), answer.OVERWRITE.value or output is None)
     session = answer.Session.open(checkpoint, [rendered_scene(folder, SCENE_SEED.value, RENDER_PX.value)])
-    questions = choose_questions(generate_questions(generate_scene(SCENE_SEED.value)))
+    questions = first_of_each(generate_questions(generate_scene(SCENE_SEED.value)))
     print(f"\n{len(questions)} questions about scene {SCENE_SEED.value} of UHR-Mini's test split")
     asked = []
     for number, question in enumerate(questions, 1):

@@ -147,8 +147,10 @@ def write_report(
         steps=_steps(cfg, scenes),
         terms=_terms(cfg, any(item.boxes for item in asked)),
         images=tuple(groups),
-        questions=tuple(_question(item, num_tokens, found) for item, found in zip(asked, per_question, strict=True)),
-        tables=(_seconds_table(scenes, asked), _run_table(about)),
+        questions=tuple(
+            question_card(item, num_tokens, found) for item, found in zip(asked, per_question, strict=True)
+        ),
+        tables=(_seconds_table(scenes, asked), run_table(about)),
     )
     (folder / "report.html").write_text(html.render(page), encoding="utf-8")
 
@@ -209,12 +211,12 @@ class _QuestionPanels:
         found = []
         if self.zoom:
             text = "The same place at three sizes. The white frame is around what the answer depends on."
-            found.append(html.Group(heading="The evidence", text=text, figures=_figures(self.zoom, 90)))
+            found.append(html.Group(heading="The evidence", text=text, figures=page_figures(self.zoom, 90)))
         found.append(
             html.Group(
                 heading=f"What the question makes important{of_image}",
                 text=self.importance.caption,
-                figures=_figures([self.importance], 84, has_caption=False),
+                figures=page_figures([self.importance], 84, has_caption=False),
                 legend=pictures.importance_swatches(),
             )
         )
@@ -222,14 +224,14 @@ class _QuestionPanels:
             html.Group(
                 heading=f"What the language model reads{of_image}",
                 text=f"Tokens on the evidence: {self.on_evidence}." if self.on_evidence else "",
-                figures=_figures(self.fates, 84),
+                figures=page_figures(self.fates, 84),
                 legend=self.fate_swatches,
             )
         )
         return found
 
 
-def _figures(panels: Sequence[Panel], quality: int, has_caption: bool = True) -> tuple[html.Figure, ...]:
+def page_figures(panels: Sequence[Panel], quality: int, has_caption: bool = True) -> tuple[html.Figure, ...]:
     return tuple(
         html.Figure(jpeg=item.jpeg(quality), caption=item.caption if has_caption else "", alt=item.caption)
         for item in panels
@@ -267,7 +269,7 @@ def _image_groups(name: str, scene: SceneData, picture: Panel, regions: Sequence
         html.Group(
             heading="Its regions",
             text="They depend on the picture alone, not on the question. Colours only tell neighbours apart.",
-            figures=_figures(regions, 84),
+            figures=page_figures(regions, 84),
         ),
     )
 
@@ -318,7 +320,10 @@ def _terms(cfg: BatConfig, has_evidence: bool) -> tuple[tuple[str, str], ...]:
     return (*terms, frame) if has_evidence else terms
 
 
-def _question(item: Asked, num_tokens: int, groups: Sequence[html.Group]) -> html.Question:
+def question_card(
+    item: Asked, num_tokens: int, groups: Sequence[html.Group], compared: html.Table | None = None
+) -> html.Question:
+    """Return what a page says about a question: its options, the answer and the truth."""
     truth = item.truth
     options = ()
     if truth:
@@ -341,6 +346,7 @@ def _question(item: Asked, num_tokens: int, groups: Sequence[html.Group]) -> htm
         kept=f"{item.num_kept:,} of {num_tokens:,}",
         seconds=sum(item.answer.run_seconds.values()),
         groups=tuple(groups),
+        compared=compared,
     )
 
 
@@ -363,7 +369,8 @@ def _seconds_table(scenes: Sequence[SceneData], asked: Sequence[Asked]) -> html.
     )
 
 
-def _run_table(about: About) -> html.Table:
+def run_table(about: About) -> html.Table:
+    """Return what a page says about the run."""
     record = about.record
     versions = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
     rows = (

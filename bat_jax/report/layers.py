@@ -19,7 +19,7 @@ from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.partition import ALONE
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
-from bat_jax.typing import Float, UInt8
+from bat_jax.typing import Float, Int, UInt8
 
 # Side of a panel's padded square: a whole multiple of the usual grids (16, 32, 48, 64, 96, 192, 288).
 PANEL_PX = 576
@@ -35,6 +35,7 @@ FRAME_RGB = (255, 255, 255)
 _FRAME_EDGE = (0, 0, 0)
 
 UnitBox = tuple[float, float, float, float]
+ALL: UnitBox = (0.0, 0.0, 1.0, 1.0)
 
 
 class TokenFate(NamedTuple):
@@ -60,19 +61,19 @@ def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
     return TokenFate(fate, counts, int(is_merged_row.sum()))
 
 
-def importance_layer(scene: SceneData, anchor_importance: np.ndarray) -> Float[np.ndarray, "Q Q 4"]:
-    """Colour the anchor's tokens by importance (M,).
+def importance_layer(scene: SceneData, importance: np.ndarray, scale: int = 0) -> Float[np.ndarray, "Q Q 4"]:
+    """Colour the tokens of a scale, the anchor unless another is named, by their importance (M,).
 
     Logarithmic between the 2nd and the 99.8th percentile of the image's tokens, since a softmax row spans orders of
     magnitude.
     """
-    valid = np.asarray(scene.scales[0].valid)
-    positive = anchor_importance[valid & (anchor_importance > 0)]
+    valid = np.asarray(scene.scales[scale].valid)
+    positive = importance[valid & (importance > 0)]
     low, high = np.percentile(positive, [2, 99.8]) if positive.size else (1e-9, 1.0)
     norm = LogNorm(max(low, 1e-12), max(high, low * 1.001, 2e-12), clip=True)
-    colours = matplotlib.colormaps[IMPORTANCE_MAP](norm(np.maximum(anchor_importance, 1e-12)))
+    colours = matplotlib.colormaps[IMPORTANCE_MAP](norm(np.maximum(importance, 1e-12)))
     colours[:, 3] = np.where(valid, 0.68, 0.0)
-    return scene.grids[0].to_grid(colours)
+    return scene.grids[scale].to_grid(colours)
 
 
 def fate_layer(scene: SceneData, scale: int, fate: TokenFate) -> Float[np.ndarray, "Q Q 4"]:
@@ -105,22 +106,40 @@ class Backdrop:
         self._side = max(width, height)
         squares = -(-_SHORT_PX * self._side // (PANEL_PX * min(width, height)))
         self.square_px = PANEL_PX * min(max(squares, 1), _MOST_SQUARES)
-        left, top = (((self._side - length) // 2) * self.square_px // self._side for length in (width, height))
-        sizes = (max(round(length * self.square_px / self._side), 1) for length in (width, height))
-        columns, rows = sizes
-        self._place = (slice(top, top + rows), slice(left, left + columns))
+        columns, rows = (max(round(length * self.square_px / self._side), 1) for length in (width, height))
         self.size = (columns, rows)
 
     def picture(self, times: int = 1) -> UInt8[np.ndarray, "H W 3"]:
         """Return the image at a panel's size, or `times` that."""
         return np.asarray(self._resized((self.size[0] * times, self.size[1] * times)))
 
-    def paint(self, layer: Float[np.ndarray, "Q Q 4"], fade: float = 0.0) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a panel: the image, faded to grey by `fade`, under a layer."""
-        below = self.picture().astype(np.float32) / 255
+    def crop(self, window: UnitBox = ALL, size_px: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a window of the image at a panel's size, as the view of `size_px` has it, or as it was read."""
+        if window == ALL and size_px is None:
+            return self.picture()
+        view = self.view(size_px)
+        x0, y0, x1, y1 = (window[i] * view.size[i % 2] for i in range(4))
+        # The window's own pixels stay visible as squares where it has few of them.
+        few = Image.Resampling.NEAREST if x1 - x0 < self.size[0] / 2 else Image.Resampling.BICUBIC
+        return np.asarray(view.resize(self.size, few, box=(x0, y0, x1, y1)))
+
+    def cells(self, grid_side: int, window: UnitBox = ALL) -> tuple[Int[np.ndarray, "H 1"], Int[np.ndarray, "W"]]:
+        """Return the row and the column in a grid over the padded square that each pixel of a panel lies in."""
+        found = []
+        for axis, (pixels, length) in enumerate(zip(self.size, self._image.size, strict=True)):
+            first, last = window[axis], window[axis + 2]
+            place = (first + (np.arange(pixels) + 0.5) / pixels * (last - first)) * length
+            cell = np.floor((place + (self._side - length) // 2) * grid_side / self._side).astype(int)
+            found.append(cell.clip(0, grid_side - 1))
+        return found[1][:, None], found[0]
+
+    def paint(
+        self, layer: Float[np.ndarray, "Q Q 4"], fade: float = 0.0, window: UnitBox = ALL
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a panel: the image or a window of it, faded to grey by `fade`, under a layer."""
+        below = self.crop(window).astype(np.float32) / 255
         below += (below.mean(axis=-1, keepdims=True) - below) * fade
-        cell = (np.arange(self.square_px) * len(layer) // self.square_px).clip(0, len(layer) - 1)
-        above = layer[cell[self._place[0]]][:, cell[self._place[1]]].astype(np.float32)
+        above = layer[self.cells(len(layer), window)].astype(np.float32)
         alpha = above[..., 3:]
         return np.rint((below * (1 - alpha) + above[..., :3] * alpha) * 255).astype(np.uint8)
 
@@ -137,12 +156,13 @@ class Backdrop:
 
 
 def draw_frames(
-    pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = ()
+    pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = (), thickness: int = 2
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Return the picture with thin white frames, edged in black, around boxes given as fractions of its sides.
 
     Args:
       labels: what to write at each frame; nothing by default.
+      thickness: of the white line, in pixels.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
@@ -150,7 +170,8 @@ def draw_frames(
     for left, top, right, bottom in boxes:
         x0, y0 = round(left * image.width), round(top * image.height)
         x1, y1 = max(round(right * image.width), x0 + 2), max(round(bottom * image.height), y0 + 2)
-        for grow, colour in ((0, _FRAME_EDGE), (3, _FRAME_EDGE), (2, FRAME_RGB), (1, FRAME_RGB)):
+        for grow in range(thickness + 2):
+            colour = FRAME_RGB if 0 < grow <= thickness else _FRAME_EDGE
             draw.rectangle((x0 - grow, y0 - grow, x1 + grow, y1 + grow), outline=colour)
         places.append((x0, y0, y1))
     letters = font(max(image.width // 48, 13))
@@ -165,6 +186,21 @@ def draw_frames(
 
 
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int, is_bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return the font of all pictures (DejaVu Sans, which comes with matplotlib)."""
-    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+    name = "DejaVuSans-Bold.ttf" if is_bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+
+
+def wrap(text: str, width: int, letters: ImageFont.FreeTypeFont) -> list[str]:
+    """Break a text at blanks into lines of at most `width` pixels; line breaks stay, a word too long stays whole."""
+    lines = []
+    for part in text.splitlines():
+        lines.append("")
+        for word in part.split(" "):
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if lines[-1] and letters.getlength(longer) > width:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+    return lines

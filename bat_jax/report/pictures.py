@@ -6,7 +6,6 @@ map, the evidence as one view shows it. The same panels go into the HTML report 
 
 import io
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from bat_jax.report.layers import (
     importance_layer,
     region_layer,
     token_fate,
+    wrap,
 )
 from bat_jax.typing import UInt8
 
@@ -124,9 +124,9 @@ def evidence_boxes(boxes: Sequence[UnitBox]) -> tuple[UnitBox, ...]:
     return tuple(box for box, area in zip(boxes, areas, strict=True) if area <= 4 * min(areas))
 
 
-def evidence_frame(boxes: Sequence[UnitBox]) -> UnitBox:
+def evidence_frame(boxes: Sequence[UnitBox], shortest: float = 0.04) -> UnitBox:
     """Return a square around all boxes, of 4 % of the picture's side at least, so that it can be found."""
-    return _square(boxes, 0.0, 0.04)
+    return _square(boxes, 0.0, shortest)
 
 
 def evidence_window(boxes: Sequence[UnitBox]) -> UnitBox:
@@ -169,50 +169,68 @@ def zoom_panels(scene: SceneData, backdrop: Backdrop, boxes: Sequence[UnitBox]) 
     return tuple(panels)
 
 
-def sheet(title: str, panels: Sequence[Panel], columns: int, swatches: Sequence[Swatch] = ()) -> Image.Image:
-    """Return panels in columns under a title, each with its caption, and a legend at the foot."""
+def sheet(
+    title: str, panels: Sequence[Panel], columns: int, swatches: Sequence[Swatch] = (), letters: int = 14
+) -> Image.Image:
+    """Return panels in columns under a title, each with its caption, and a legend at the foot.
+
+    Args:
+      letters: size of the captions in pixels; the title and the legend go with it.
+    """
     height, width = panels[0].pixels.shape[:2]
-    title_lines = _wrap(title, columns * (width + _GAP), 20)
-    captions = [_wrap(panel.caption, width, 14) for panel in panels]
-    caption_height = 20 * max(map(len, captions)) + 8
-    rows = -(-len(panels) // columns)
-    top = 2 * _GAP + 28 * len(title_lines)
-    whole = (
-        columns * (width + _GAP) + _GAP,
-        top + rows * (height + caption_height + _GAP) + (44 if swatches else 0),
-    )
-    image = Image.new("RGB", whole, _PAPER)
+    line, title_line, legend = round(letters * 10 / 7), 2 * letters, round(letters * 22 / 7)
+    title_lines = wrap(title, columns * (width + _GAP) - _GAP, font(line))
+    captions = [wrap(panel.caption, width, font(letters)) for panel in panels]
+    tops = [2 * _GAP + title_line * len(title_lines)]
+    for first in range(0, len(panels), columns):
+        tops.append(tops[-1] + height + line * max(map(len, captions[first : first + columns])) + 8 + _GAP)
+    image = Image.new("RGB", (columns * (width + _GAP) + _GAP, tops[-1] + (legend if swatches else 0)), _PAPER)
     draw = ImageDraw.Draw(image)
-    for i, line in enumerate(title_lines):
-        draw.text((_GAP, _GAP + 28 * i), line, fill=_INK, font=font(20))
+    for i, text in enumerate(title_lines):
+        draw.text((_GAP, _GAP + title_line * i), text, fill=_INK, font=font(line))
     for i, (panel, lines) in enumerate(zip(panels, captions, strict=True)):
-        x, y = _GAP + (i % columns) * (width + _GAP), top + (i // columns) * (height + caption_height + _GAP)
+        x, y = _GAP + (i % columns) * (width + _GAP), tops[i // columns]
         image.paste(Image.fromarray(panel.pixels), (x, y))
-        for number, line in enumerate(lines):
-            draw.text((x, y + height + 8 + 20 * number), line, fill=_INK, font=font(14))
-    _draw_legend(draw, _GAP, whole[1] - 44, swatches)
+        for number, text in enumerate(lines):
+            draw.text((x, y + height + 8 + line * number), text, fill=_INK, font=font(letters))
+    _draw_legend(draw, _GAP, image.height - legend, swatches, letters)
     return image
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, swatches: Sequence[Swatch]) -> None:
+def stack(images: Sequence[Image.Image]) -> Image.Image:
+    """Return images below each other."""
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), _PAPER)
+    y = 0
+    for image in images:
+        whole.paste(image, (0, y))
+        y += image.height
+    return whole
+
+
+def beside(images: Sequence[Image.Image]) -> Image.Image:
+    """Return images beside each other."""
+    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), _PAPER)
+    x = 0
+    for image in images:
+        whole.paste(image, (x, 0))
+        x += image.width
+    return whole
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, x: int, y: int, swatches: Sequence[Swatch], letters: int) -> None:
     """Draw swatches in a row, each before its name; where some have none, a scale between the first and last name."""
     is_scale = any(not name for name, _ in swatches)
+    middle, half, width = y + round(letters * 13 / 14), round(letters * 9 / 14), round(letters * 26 / 14)
 
     def write(text: str) -> int:
-        draw.text((x, y + 13), text, fill=_INK, font=font(14), anchor="lm")
-        return round(draw.textlength(text, font(14))) + 10
+        draw.text((x, middle), text, fill=_INK, font=font(letters), anchor="lm")
+        return round(draw.textlength(text, font(letters))) + 10
 
     for number, (name, colour) in enumerate(swatches):
         if is_scale and number == 0:
             x += write(name)
-        draw.rectangle((x, y + 4, x + 26, y + 22), fill=colour)
-        x += 27 if is_scale else 34
+        draw.rectangle((x, middle - half, x + width, middle + half), fill=colour)
+        x += width + (1 if is_scale else 8)
         if name and not (is_scale and number == 0):
             x += 8 * is_scale
             x += write(name) + 16
-
-
-def _wrap(text: str, width: int, size: int) -> list[str]:
-    """Break a text into lines that fit, by the mean width of a letter."""
-    letters = max(int(width / (0.60 * size)), 12)
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, letters) or [""]]

@@ -7,6 +7,7 @@ does not ask.
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from bat_jax.scenes.world import SIDE_DM, Marker
@@ -64,6 +65,17 @@ SUB_TASKS = {
         _xlrs("route_planning", "Complex reasoning/Route planning"),
     )
 }
+# What demonstrations show of a scene, in this order.
+SHOWN_SUB_TASKS = (
+    "object_colour",
+    "object_class",
+    "existence",
+    "motion_state",
+    "regional_counting",
+    "anomaly",
+    "location",
+    "overall_land_use",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +148,13 @@ class Question:
             raise ValueError(f"style={style!r}: must be release, xlrs or word")
         lines = [self.text, *(f"{LETTERS[i]}. {text}" for i, text in enumerate(self.options))]
         return "\n".join([*lines, _RELEASE_TAIL if style == "release" else _WORD_TAIL])
+
+
+def first_of_each(questions: Sequence[Question], sub_tasks: Sequence[str] = SHOWN_SUB_TASKS) -> list[Question]:
+    """Return the first question without a marker of every sub-task that has one: a choice that knows no answers."""
+    plain = [question for question in questions if question.marker is None]
+    firsts = (next((question for question in plain if question.sub_task == name), None) for name in sub_tasks)
+    return [question for question in firsts if question is not None]
 
 
 def lettered(options: tuple[str, ...]) -> list[str]:

@@ -11,6 +11,7 @@ from bat_jax import model
 from bat_jax.config import BatConfig
 from bat_jax.report.answer_page import Truth
 from bat_jax.scenes.layout import generate_scene
+from bat_jax.scenes.question import SHOWN_SUB_TASKS, first_of_each
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.splits import SPLITS
 from bat_jax.train.mini.export import write_checkpoint
@@ -53,7 +54,7 @@ def runs(folder):
 def test_demo_asks_a_scene_and_counts_right_answers_by_the_truth(runs, folder, questions):
     code, out, err = runs["scene"]
     assert code == 0, err
-    chosen = demo.choose_questions(questions)
+    chosen = first_of_each(questions)
     record = json.loads((folder / "demo/report/answer.json").read_text())
     answers = record["answers"]
     assert [item["question_id"] for item in answers] == [question.question_id for question in chosen]
@@ -71,7 +72,7 @@ def test_demo_asks_a_scene_and_counts_right_answers_by_the_truth(runs, folder, q
 def test_demo_writes_a_page_and_every_picture(runs, folder, questions):
     assert runs["scene"][0] == 0
     report = folder / "demo/report"
-    numbers = range(1, len(demo.choose_questions(questions)) + 1)
+    numbers = range(1, len(first_of_each(questions)) + 1)
     pictures = {f"{kind}_q{number}.png" for kind in ("importance", "tokens", "zoom") for number in numbers}
     pictures |= {"image.png", "regions.png"}
     assert {path.name for path in report.iterdir()} == pictures | {"answer.json", "report.html"}
@@ -106,10 +107,10 @@ def test_bad_demo_input_gets_one_line(runs, name, message):
 
 
 def test_questions_are_the_first_of_each_sub_task_without_a_circle(questions):
-    chosen = demo.choose_questions(questions)
+    chosen = first_of_each(questions)
     assert len(chosen) >= 6
     assert [question.sub_task for question in chosen] == [
-        name for name in demo.SUB_TASKS if any(q.sub_task == name and q.marker is None for q in questions)
+        name for name in SHOWN_SUB_TASKS if any(q.sub_task == name and q.marker is None for q in questions)
     ]
     for question in chosen:
         before = questions[: questions.index(question)]
@@ -117,7 +118,7 @@ def test_questions_are_the_first_of_each_sub_task_without_a_circle(questions):
 
 
 def test_an_answer_counts_only_in_the_form_that_was_asked_for(questions):
-    chosen = {question.sub_task: question for question in demo.choose_questions(questions)}
+    chosen = {question.sub_task: question for question in first_of_each(questions)}
     one, several = chosen["object_colour"], chosen["overall_land_use"]
     assert Truth.of(one, one.answer).is_right
     assert Truth.of(several, " ".join(several.answer)).is_right

@@ -97,3 +97,25 @@ def test_a_legend_with_unnamed_swatches_is_a_scale():
     text = render(dataclasses.replace(PAGE, images=((group,),)))
     assert '<div class="legend scale"><span>low<i' in text
     assert "rgb(99, 99, 99)" in text
+
+
+def test_what_others_answer_stands_in_the_question_s_own_card():
+    compared = Table(title="Others", header=("", "answer"), rows=((NASTY, "B"),))
+    page = Reader(render(dataclasses.replace(PAGE, questions=(dataclasses.replace(QUESTION, compared=compared),))))
+    section = page.tags[page.tags.index("section") :]
+    assert section.index("table") < section.index("figure")
+    assert page.tags.count("table") == Reader(render(PAGE)).tags.count("table") + 1
+    assert "Others" in page.words
+
+
+def test_empty_parts_of_a_page_are_left_out():
+    bare = dataclasses.replace(PAGE, steps=(), terms=(), questions=(), summary="", notice="")
+    words = Reader(render(bare)).words
+    for heading in ("Questions and answers", "How to read it", "Question by question"):
+        assert heading in Reader(render(PAGE)).words and heading not in words
+
+
+def test_a_wide_figure_has_the_page_s_width():
+    group = dataclasses.replace(QUESTION.groups[0], is_wide=True)
+    assert '<div class="figures wide">' in render(dataclasses.replace(PAGE, images=((group,),)))
+    assert '<div class="figures wide">' not in render(PAGE)

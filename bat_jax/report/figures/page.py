@@ -1,0 +1,104 @@
+"""Draws the figures asked for and writes them: PNG files, figures.json for other reports, one page with all of them."""
+
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+from bat_jax.report import html
+from bat_jax.report.answer_page import About, page_figures, question_card, run_table, summary
+from bat_jax.report.figures.cards import compare, compared_asks, figure_11, figure_12
+from bat_jax.report.figures.figure import Figure, card_panels
+from bat_jax.report.figures.heat import figure_8
+from bat_jax.report.figures.pruning import figure_5, figure_9, figure_10
+from bat_jax.report.figures.regions import figure_6
+from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.tsne import figure_7
+from bat_jax.report.run_record import write_json
+
+FIGURES: Mapping[str, Callable[[Subject], Figure]] = {
+    "5": figure_5,
+    "6": figure_6,
+    "7": figure_7,
+    "8": figure_8,
+    "9": figure_9,
+    "10": figure_10,
+    "11": figure_11,
+    "12": figure_12,
+}
+
+
+def write_figures(
+    folder: pathlib.Path,
+    subject: Subject,
+    numbers: Sequence[str],
+    about: About,
+    on_figure: Callable[[Figure], None] | None = None,
+) -> None:
+    """Write figureN.png of every figure, figures.json and figures.html into a folder.
+
+    Args:
+      numbers: keys of FIGURES. on_figure: called with each figure when its file is written.
+    """
+    drawn = []
+    for number in numbers:
+        figure = FIGURES[number](subject)
+        figure.image.save(folder / _file(figure), compress_level=4)
+        drawn.append(figure)
+        if on_figure:
+            on_figure(figure)
+    write_json(
+        folder / "figures.json",
+        [{"figure": f.number, "title": f.title, "caption": f.caption, "png": _file(f)} for f in drawn],
+    )
+    (folder / "figures.html").write_text(html.render(_page(subject, drawn, about)), encoding="utf-8")
+
+
+def _file(figure: Figure) -> str:
+    return f"figure{figure.number}.png"
+
+
+def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Page:
+    numbers = {figure.number for figure in figures}
+    compared = compared_asks(subject) if "11" in numbers else ()
+    shown = subject.asks if "12" in numbers else compared
+    asked = [subject.ask(ask) for ask in shown]
+    places = [page_figures(card_panels(subject, ask), 84) for ask in shown]
+    cards = [
+        question_card(
+            item,
+            subject.num_tokens,
+            [html.Group(heading="The place", text="", figures=place)],
+            _compared(subject, ask) if ask in compared else None,
+        )
+        for ask, item, place in zip(shown, asked, places, strict=True)
+    ]
+    width, height = subject.scene().image_size
+    return html.Page(
+        title="UHR-BAT: figures",
+        lead=f"Figures {', '.join(f.number for f in figures)} of the paper (arXiv:2604.13565), redone on "
+        f"{subject.name}, {width} × {height} px.",
+        summary=summary(asked) if asked else "",
+        notice=about.notice,
+        steps=(),
+        terms=(),
+        images=tuple((_group(figure),) for figure in figures),
+        questions=tuple(cards),
+        tables=(run_table(about),),
+    )
+
+
+def _group(figure: Figure) -> html.Group:
+    file = io.BytesIO()
+    figure.image.save(file, "JPEG", quality=86, optimize=True)
+    shown = html.Figure(jpeg=file.getvalue(), caption="", alt=figure.title)
+    return html.Group(
+        heading=f"Figure {figure.number}. {figure.title}", text=figure.caption, figures=(shown,), is_wide=True
+    )
+
+
+def _compared(subject: Subject, ask: Ask) -> html.Table:
+    rows = []
+    for name, asked in compare(subject, ask):
+        mark = "" if asked.truth is None else "✓ right" if asked.truth.is_right else "✗ wrong"
+        rows.append((name, f"{asked.num_kept:,}", asked.answer_text or "(nothing)", mark))
+    return html.Table(title="Ways to choose the tokens", header=("", "tokens", "answer", ""), rows=tuple(rows))
