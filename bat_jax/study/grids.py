@@ -254,6 +254,29 @@ def selections(cfg: BatConfig) -> Grid:
     return Grid(name="selections", title="Selection at the same budget", cells=tuple(cells))
 
 
+def regions(cfg: BatConfig) -> Grid:
+    """Regions and merging against plain top-K at several budgets, with several seeds of K-means."""
+    scaling = Scaling(cfg)
+    ways: list[tuple[str, dict[str, Any], int]] = [("uhr_bat", {}, seed) for seed in range(_NUM_SEEDS)]
+    ways += [("uhr_bat, a row for every region", {"coverage": "guaranteed"}, 0)]
+    ways += [(name, {"selection": name}, 0) for name in ("topk", "topk_global")]
+    return Grid(
+        name="regions",
+        title="Preserve and merge against top-K",
+        cells=tuple(
+            Cell(
+                name=f"{name}, seed {seed}" if seed else name,
+                column=f"{kept}k",
+                settings=settings,
+                budgets=scaling.total(kept * 1000),
+                seed=seed,
+            )
+            for name, settings, seed in ways
+            for kept in (1, 2, 3, 4, 6)
+        ),
+    )
+
+
 def layers(cfg: BatConfig) -> Grid:
     """The decoder layer whose attention is read."""
     cells = tuple(
@@ -284,6 +307,7 @@ GRIDS: Mapping[str, Callable[[BatConfig], Grid]] = {
     "figure3": figure_3,
     "differences": differences,
     "selections": selections,
+    "regions": regions,
     "layers": layers,
     "kmeans": kmeans,
 }
