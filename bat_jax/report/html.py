@@ -13,9 +13,9 @@ Rgb = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A JPEG and what is written below it; alt: for who cannot see it."""
+    """A JPEG or PNG and what is written below it; alt: for who cannot see it."""
 
-    jpeg: bytes
+    image: bytes
     caption: str
     alt: str
 
@@ -144,6 +144,11 @@ tr:last-child td{border-bottom:0}
 a{color:inherit}
 .mark{display:inline-block;border-radius:99px;padding:1px 11px;font-weight:600;font-size:.85rem;white-space:nowrap}
 .right{background:var(--goodbg);color:var(--good)}.wrong{background:var(--badbg);color:var(--bad)}
+.open{background:var(--notebg);color:var(--note)}.plain{background:var(--tint);color:var(--soft)}
+.claims td{vertical-align:top}.claims td:nth-child(1){white-space:nowrap}.claims td:nth-child(4){min-width:170px}
+.claims small{display:block;color:var(--soft)}
+.n1.wide{grid-template-columns:minmax(0,1fr)}
+code{font-size:.86em;overflow-wrap:anywhere}
 .head{display:flex;justify-content:space-between;gap:12px;align-items:flex-start}
 .ask{font-size:1.15rem;font-weight:600;white-space:pre-wrap;overflow-wrap:anywhere}
 .options{display:flex;flex-wrap:wrap;gap:8px;list-style:none;margin:10px 0;padding:0}
@@ -174,14 +179,19 @@ def render(page: Page) -> str:
     parts.append(_overview(page.questions))
     terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in page.terms)
     parts.append(f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>')
-    parts += [f'<div class="card">{_groups(groups, "h2")}</div>' for groups in page.images]
+    parts += [f'<div class="card">{groups_html(groups, "h2")}</div>' for groups in page.images]
     parts.append("<h2>Question by question</h2>")
     parts += [_question(number, question) for number, question in enumerate(page.questions, 1)]
-    parts += [_table(table) for table in page.tables]
+    parts += [table_html(table) for table in page.tables]
+    return document(page.title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML file in the house's style around parts of HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(page.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
@@ -213,7 +223,7 @@ def _overview(questions: Sequence[Question]) -> str:
     )
 
 
-def _groups(groups: Sequence[Group], level: str) -> str:
+def groups_html(groups: Sequence[Group], level: str) -> str:
     """Return groups two by two beside each other; of an odd number the first has the whole width."""
     alone = len(groups) % 2
     parts = [_group(group, level) for group in groups[:alone]]
@@ -233,11 +243,11 @@ def _group(group: Group, level: str) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    data = base64.b64encode(figure.jpeg).decode("ascii")
+    data = base64.b64encode(figure.image).decode("ascii")
+    kind = "png" if figure.image.startswith(b"\x89PNG") else "jpeg"
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-    return (
-        f'<figure><img loading="lazy" alt="{escape(figure.alt)}" src="data:image/jpeg;base64,{data}">{caption}</figure>'
-    )
+    source = f"data:image/{kind};base64,{data}"
+    return f'<figure><img loading="lazy" alt="{escape(figure.alt)}" src="{source}">{caption}</figure>'
 
 
 def _legend(legend: Sequence[tuple[str, Rgb]]) -> str:
@@ -266,7 +276,7 @@ def _question(number: int, question: Question) -> str:
         f'<section class="card" id="q{number}">{kind}<div class="head">'
         f'<div class="ask">{number}. {escape(question.text)}</div>{_mark(question.is_right)}</div>{listed}'
         f'<p>{"; ".join(said)}. <span class="soft">{facts}</span></p>'
-        f"{_groups(question.groups, 'h3')}</section>"
+        f"{groups_html(question.groups, 'h3')}</section>"
     )
 
 
@@ -278,11 +288,11 @@ def _option(option: Option) -> str:
     return f'<li class="{" ".join(classes)}">{escape(option.letter)}. {escape(option.text)}{note}</li>'
 
 
-def _table(table: Table) -> str:
+def table_html(table: Table) -> str:
+    """Return a table in a card, under its title if it has one."""
     header = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     head = f"<thead><tr>{header}</tr></thead>" if table.header else ""
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     kind = "" if table.header else ' class="left"'
-    return (
-        f'<h2>{escape(table.title)}</h2><div class="card scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>'
-    )
+    title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
+    return f'{title}<div class="card scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>'

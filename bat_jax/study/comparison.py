@@ -1,9 +1,9 @@
 """Compare answers to the same questions: paired differences with intervals that know which questions share a scene.
 
-    d_i = ours_i - theirs_i        mean +- 1.96 * sqrt(sum over scenes of (sum over its questions of (d_i - mean))^2) / n
+    d_i = ours_i - theirs_i      mean +- 1.96 * sqrt(sum over scenes of (sum over its questions of (d_i - mean))^2) / n
 
-Questions about one scene share its picture, so their differences may lean the same way; the sum over scenes allows for it
-(a cluster-robust standard error, Liang and Zeger 1986). With a question a scene it is McNemar's.
+Questions about one scene share its picture, so their differences may lean the same way; the sum over scenes allows for
+that (a cluster-robust standard error, Liang and Zeger 1986). With a question a scene it is McNemar's.
 """
 
 import dataclasses
@@ -85,7 +85,9 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
 
 
 def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], groups: Sequence[Hashable] | None = None
+    ours: Sequence[bool] | Sequence[float],
+    theirs: Sequence[bool] | Sequence[float],
+    groups: Sequence[Hashable] | None = None,
 ) -> tuple[float, float, float]:
     """Return (difference, low, high) of two accuracies on the same questions, in percent points.
 

@@ -1,7 +1,7 @@
-"""Token coverage: are the tokens of the things that a question asks about still there by themselves? No decoder answers.
+"""Token coverage: is the token of what a question asks about still there by itself? No decoder answers.
 
-A target is a small object that a question of the UHR-Mini world asks about. Its token at a view is the one that its middle
-lies in, and its fate there
+A target is a small object that a question of the UHR-Mini world asks about. Its token at a view is the one that its
+middle lies in, and its fate there
 
     kept (k)      in the prompt by itself
     merged (m)    in the prompt as part of the mean of its region (or of another group)
@@ -110,9 +110,7 @@ def _scene_line(
         fates = {
             source: {
                 name: np.asarray(
-                    fates_of(
-                        rules, encoded.grids, encoded.region_capacity, encoded.scales, importance, budgets, tokens
-                    )
+                    fates_of(rules, encoded.grids, encoded.region_capacity, encoded.scales, importance, budgets, tokens)
                 )
                 for name, rules in ways.items()
             }
@@ -264,7 +262,7 @@ def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_aske
       lines: of `measure`, by scene. kept: one of BUDGETS. is_asked: which targets.
     """
     values, scenes = _values(lines, importance, way, (kept,), fate, is_asked)
-    return tuple(100 * value for value in mean_interval(values, scenes)) if values else None
+    return tuple(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)) if values else None
 
 
 def difference(

@@ -4,8 +4,8 @@
     selections  what UHR-BAT is compared with, at equal budgets
     ablations   the paper's tables and figures, and the differences of paper and release
 
-A part is one sweep: what its grids share is answered once. The reduced plan has fewer cells and scenes, the full one all
-cells over every scene that is given.
+A part is one sweep: what its grids share is answered once. The reduced plan has fewer cells and scenes, the full one
+all cells over every scene that is given.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from bat_jax.scenes.masks import instance_map
 from bat_jax.scenes.question import Question
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import NATIVE_PX, render
+from bat_jax.scenes.splits import SPLITS
 from bat_jax.scenes.world import Scene
 from bat_jax.study.comparison import SCATTERED
 from bat_jax.study.grids import GRIDS, Grid
@@ -75,21 +76,30 @@ def scene_masks(picture: Picture) -> np.ndarray:
     return instance_map(generate_scene(int(picture.key.partition("-")[0])), NATIVE_PX)
 
 
-def full(cfg: BatConfig) -> tuple[Part, ...]:
-    """Return the plan with all cells; about 100 of them, over every scene that is given."""
-    everything = 1_000_000
-    return (
-        Part(name="methods", grids=(GRIDS["regions"](cfg),), num_scenes=everything, scattered_rounds=4),
-        Part(name="selections", grids=(GRIDS["selections"](cfg), GRIDS["figure1"](cfg)), num_scenes=everything),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole study. coverage_scenes: how many scenes token coverage looks at."""
+
+    parts: tuple[Part, ...]
+    coverage_scenes: int
+
+
+def full(cfg: BatConfig) -> Plan:
+    """Return the plan with all cells, over the scenes of a test split."""
+    num_scenes = len(SPLITS["test"])
+    parts = (
+        Part(name="methods", grids=(GRIDS["regions"](cfg),), num_scenes=num_scenes, scattered_rounds=4),
+        Part(name="selections", grids=(GRIDS["selections"](cfg), GRIDS["figure1"](cfg)), num_scenes=50),
         Part(
             name="ablations",
             grids=tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS)),
             num_scenes=50,
         ),
     )
+    return Plan(parts=parts, coverage_scenes=num_scenes)
 
 
-def reduced(cfg: BatConfig) -> tuple[Part, ...]:
+def reduced(cfg: BatConfig) -> Plan:
     """Return the plan with fewer cells and scenes, for some minutes on two cores."""
     # ToMe's steps follow each other and take most of a second a question.
     selections = (
@@ -108,14 +118,15 @@ def reduced(cfg: BatConfig) -> tuple[Part, ...]:
         GRIDS["layers"](cfg),
         _thinned(cfg, "kmeans", numbers=(0, 2, 4, 5, 6)),
     )
-    regions = _thinned(cfg, "regions", columns=("1k", "2k", "3k", "6k"))
+    regions = _thinned(cfg, "regions", columns=("1k", "3k", "6k"))
     # Two seeds of five.
     regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
-    return (
-        Part(name="methods", grids=(regions,), num_scenes=36, scattered_rounds=4),
+    parts = (
+        Part(name="methods", grids=(regions,), num_scenes=30, scattered_rounds=4),
         Part(name="selections", grids=selections, num_scenes=12),
         Part(name="ablations", grids=ablations, num_scenes=8),
     )
+    return Plan(parts=parts, coverage_scenes=24)
 
 
 def _thinned(

@@ -3,13 +3,13 @@
     picture --once--> encoded views --once a partition--> scene --once a setting--> answers
 
 A picture goes through the tower once for all cells (once a size, where a grid varies it). Cells with the same settings,
-of one grid or of several, are one run and are answered once. Runs share shapes: views are compiled for the most clusters
-of all, and for the largest budgets among the runs whose totals lie within the same power of two, so that a small
-budget does not pay for a large one. A run's own budgets and clusters are values that the programs take. A rule that
-runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
+of one grid or of several, are one run and are answered once. Runs share shapes: views are compiled for the most
+clusters of all, and for the largest budgets among the runs whose totals lie within the same power of two, so that a
+small budget does not pay for a large one. A run's own budgets and clusters are values that the programs take. A rule
+that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
 
-Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes on
-where it was, and a grid that is added later asks only what is new in it.
+Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
+on where it was, and a grid that is added later asks only what is new in it.
 """
 
 import dataclasses
@@ -100,6 +100,7 @@ class Sweep:
         cells = {self._name(cell): cell for grid in self.grids for cell in grid.cells}
         sizes = model.cfg.compressor.sizes_px
         self._runs: dict[str, _Run] = {}
+        self._read: dict[str, Records] = {}
         for name, cell in cells.items():
             same = (other.budgets for other in cells.values() if _size_class(other) == _size_class(cell))
             room = [max(1, *budgets) for budgets in zip(*((0,) * len(sizes), *same), strict=True)]
@@ -130,12 +131,13 @@ class Sweep:
           label_map_of: picture -> (H, W) labels, for cells with partition "sam".
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
         """
+        self._read.clear()
         for px in dict.fromkeys(run.cell.picture_px for run in self._runs.values()):
             names = [name for name, run in self._runs.items() if run.cell.picture_px == px]
             with ExitStack() as stack:
                 logs = {}
                 for name in names:
-                    (self._folder(name)).mkdir(parents=True, exist_ok=True)
+                    self._folder(name).mkdir(parents=True, exist_ok=True)
                     logs[name] = stack.enter_context(PredictionLog(self._folder(name) / "predictions.jsonl"))
                 for picture in pictures_of(px):
                     self._answer(picture, logs, label_map_of, max_new_tokens, on_answers)
@@ -176,10 +178,13 @@ class Sweep:
         Raises:
           ValueError: it has none yet.
         """
-        found = read_predictions(self._folder(self._name(cell)))
-        if not found:
-            raise ValueError(f"{self.directory}: cell {cell.key!r} has no answers")
-        return found
+        name = self._name(cell)
+        if name not in self._read:
+            found = read_predictions(self._folder(name))
+            if not found:
+                raise ValueError(f"{self.directory}: cell {cell.key!r} has no answers")
+            self._read[name] = found
+        return self._read[name]
 
     def results(self, grid: Grid) -> tuple[CellResult, ...]:
         """Return the numbers of every cell of one of the grids, from what is in the directory.
