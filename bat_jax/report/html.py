@@ -145,7 +145,8 @@ a{color:inherit}
 .mark{display:inline-block;border-radius:99px;padding:1px 11px;font-weight:600;font-size:.85rem;white-space:nowrap}
 .right{background:var(--goodbg);color:var(--good)}.wrong{background:var(--badbg);color:var(--bad)}
 .open{background:var(--notebg);color:var(--note)}.plain{background:var(--tint);color:var(--soft)}
-.claims td{vertical-align:top}.claims td:nth-child(1){white-space:nowrap}.claims td:nth-child(4){min-width:170px}
+.claims td{vertical-align:top}.claims td:nth-child(1){width:13%}.claims td:nth-child(2){width:24%}
+.claims td:nth-child(4){width:23%}
 .claims small{display:block;color:var(--soft)}
 .n1.wide{grid-template-columns:minmax(0,1fr)}
 code{font-size:.86em;overflow-wrap:anywhere}

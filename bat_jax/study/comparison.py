@@ -1,9 +1,11 @@
 """Compare answers to the same questions: paired differences with intervals that know which questions share a scene.
 
-    d_i = ours_i - theirs_i      mean +- 1.96 * sqrt(sum over scenes of (sum over its questions of (d_i - mean))^2) / n
+    d_i = ours_i - theirs_i
+    mean +- t * sqrt(G / (G - 1) * sum over G scenes of (sum over its questions of (d_i - mean))^2) / n
 
 Questions about one scene share its picture, so their differences may lean the same way; the sum over scenes allows for
-that (a cluster-robust standard error, Liang and Zeger 1986). With a question a scene it is McNemar's.
+that (a cluster-robust standard error, Liang and Zeger 1986), and t, Student's 97.5 % point with G - 1 degrees of
+freedom, for there being few. With a question a scene it is the interval of the paired t-test.
 """
 
 import dataclasses
@@ -12,10 +14,11 @@ import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
+from scipy.special import stdtrit
+
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]
 
-_Z = statistics.NormalDist().inv_cdf(0.975)
 # Forms of UHR-Mini's questions by what has to be seen: things on several sites, or what is on one named site.
 SCATTERED = ("overall_counting/kind", "spatial_relation/sites", "route_planning/first")
 ONE_SITE = (
@@ -68,7 +71,7 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
     """Return a mean with its 95 % interval, as above.
 
     Args:
-      groups: which values belong together; None: each stands alone.
+      groups: which values belong together; None: each stands alone. One group alone gives an interval without ends.
 
     Raises:
       ValueError: there are no values, or not as many groups.
@@ -80,7 +83,10 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
     sums: dict[Hashable, float] = {}
     for value, group in zip(values, groups, strict=True):
         sums[group] = sums.get(group, 0.0) + value - mean
-    half = _Z * math.sqrt(math.fsum(part**2 for part in sums.values())) / len(values)
+    if len(sums) == 1:
+        return mean, -math.inf, math.inf
+    spread = math.fsum(part**2 for part in sums.values()) * len(sums) / (len(sums) - 1)
+    half = float(stdtrit(len(sums) - 1, 0.975)) * math.sqrt(spread) / len(values)
     return mean, mean - half, mean + half
 
 

@@ -21,7 +21,18 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
-_COMPARED = ("uhr_bat", "topk", "topk_global", "fastv", "visionzip", "prumerge", "tome", "pooling", "random")
+_COMPARED = (
+    "uhr_bat",
+    "topk",
+    "topk_global",
+    "fastv",
+    "visionzip",
+    "prumerge",
+    "tome",
+    "background",
+    "pooling",
+    "random",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ def reduced(cfg: BatConfig) -> Plan:
     parts = (
         Part(name="methods", grids=(regions,), num_scenes=30, scattered_rounds=4),
         Part(name="selections", grids=selections, num_scenes=12),
-        Part(name="ablations", grids=ablations, num_scenes=8),
+        Part(name="ablations", grids=ablations, num_scenes=10),
     )
     return Plan(parts=parts, coverage_scenes=24)
 

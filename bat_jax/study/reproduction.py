@@ -66,9 +66,15 @@ class Results:
         return next(grid for grid in self.sweeps[part].grids if grid.name == name)
 
     def answers(self, part: str, grid: str, name: str, column: str = "") -> Records:
-        """Return the answers of a cell by its name and column."""
-        cells = (cell for cell in self.grid(part, grid).cells if (cell.name, cell.column) == (name, column))
-        return self.sweeps[part].records(next(cells))
+        """Return the answers of a cell by its name and column.
+
+        Raises:
+          ValueError: the grid has no such cell.
+        """
+        for cell in self.grid(part, grid).cells:
+            if (cell.name, cell.column) == (name, column):
+                return self.sweeps[part].records(cell)
+        raise ValueError(f"grid {grid}: has no cell {name!r} in column {column!r}")
 
     def series(self, part: str, grid: str) -> list[tuple[str, Records]]:
         """Return (key, answers) of all cells of a grid."""

@@ -1,7 +1,8 @@
-"""Comparisons: paired on the same questions, with McNemar's interval and a wider one where questions share a scene."""
+"""Comparisons: paired on the same questions, with the t-test's interval and another where questions share a scene."""
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from bat_jax.study.comparison import compare, form_of, mean_interval, paired_difference
 
@@ -14,10 +15,9 @@ def test_differences_are_paired():
     ours = [True] * 6 + [False] * 4
     theirs = [True] * 3 + [False] * 6 + [True]
     middle, low, high = paired_difference(ours, theirs)
-    # 3 gained, 1 lost of 10: 0.2 +- 1.96 * sqrt(4 - 4 / 10) / 10.
-    assert middle == pytest.approx(20)
-    assert high - middle == pytest.approx(100 * 1.959964 * np.sqrt(3.6) / 10, rel=1e-6)
-    assert middle - low == pytest.approx(high - middle)
+    assert middle == pytest.approx(20)  # 3 gained, 1 lost of 10
+    expected = scipy.stats.ttest_rel(ours, np.asarray(theirs, float)).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
     with pytest.raises(ValueError, match="same questions"):
         paired_difference([True], [])
 
@@ -28,7 +28,8 @@ def test_copies_of_a_question_in_one_scene_tell_nothing_new():
     copied = mean_interval(values * 9, list(range(5)) * 9)
     assert copied == pytest.approx(alone)
     mean, low, _ = mean_interval(values * 9)
-    assert mean - low == pytest.approx((alone[0] - alone[1]) / 3)
+    assert mean - low < (alone[0] - alone[1]) / 3
+    assert mean_interval(values, [7] * 5)[1:] == (-np.inf, np.inf)  # one scene cannot tell
 
 
 def test_the_interval_holds_the_truth_nineteen_times_in_twenty_when_scenes_lean_one_way():
