@@ -1,4 +1,5 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
+# make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity adds the comparison with torch).
 
 PYTHON ?= python3.11
@@ -8,10 +9,13 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 comma := ,
 
-.PHONY: demo test lint clean
+.PHONY: demo study test lint clean
 
 demo: $(VENV)/installed-core
 	$(BIN)/python -m experiments.demo
+
+study: $(VENV)/installed-study
+	$(BIN)/python -m experiments.study $(STUDY)
 
 test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -27,6 +31,11 @@ $(VENV)/bin/python:
 $(VENV)/installed-core: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
+
+# BIRCH and t-SNE.
+$(VENV)/installed-study: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[birch]'
+	touch $@ $(VENV)/installed-core
 
 $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'

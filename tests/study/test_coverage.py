@@ -1,4 +1,4 @@
-"""Token coverage: fates as the plain-Python twin of Algorithm 1 tells them, and a scene's line from the shipped model."""
+"""Token coverage: fates as the plain-Python twin of Algorithm 1 has them, and a scene's line from the shipped model."""
 
 import json
 import pathlib
@@ -86,7 +86,9 @@ def test_top_k_keeps_or_cuts_and_never_merges(inputs):
 
 def test_a_pooled_target_is_merged_unless_its_cell_is_its_own(inputs):
     found = fates(inputs, rules(selection="pooling"))
-    assert (found == coverage.FATES.index("m")).all()
+    # 1 and 4 cells of 16 tokens, 4 and 16 cells of 64; with 9 cells of 16 some hold one token alone.
+    assert (found[:2] == coverage.FATES.index("m")).all()
+    assert set(found[2]) == {coverage.FATES.index("m"), coverage.FATES.index("k")}
 
 
 def test_an_oracle_scores_tokens_by_the_share_that_the_site_covers():
