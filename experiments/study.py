@@ -13,7 +13,7 @@ goes on where the last one ended. `--write_docs` also writes the claims to docs/
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -22,8 +22,8 @@ from tqdm import tqdm
 from bat_jax.evals import uhr_mini
 from bat_jax.evals.runner import PredictionLog, read_predictions
 from bat_jax.pipeline import BatModel
-from bat_jax.report import study_page, study_tables, sweep_tables
-from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, staged_file, write_json
+from bat_jax.report import study_files, study_page, study_tables
+from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
 from bat_jax.scenes.splits import parse_seeds, seeds_of
 from bat_jax.study import coverage, plan, reproduction
 from bat_jax.study.plan import Plan
@@ -92,72 +92,40 @@ def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.Picture, .
     return study_page.read_figures(folder)
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a text, whole or not at all."""
-    with staged_file(path) as stage:
-        stage.write_text(text, encoding="utf-8")
-
-
-def write_results(
-    results: reproduction.Results,
-    facts: Sequence[str],
-    output: pathlib.Path,
-    pictures: Sequence[study_page.Picture],
-    record: Mapping[str, Any],
-) -> None:
-    """Judge the claims; write every table, plot and the report."""
-    judged = reproduction.claims(results)
-    for part, sweep in results.sweeps.items():
-        for grid in sweep.grids:
-            found = sweep.results(grid)
-            num = found[0].num_questions
-            sweep_tables.write_grid(output, grid, found, [f"{num} questions, part {part}", *facts])
-    top = "\n".join([*(f"- {fact}" for fact in facts), "", ""])
-    comparison = study_tables.comparison_table(results)
-    write_text(output / "comparison.md", top + study_tables.markdown(comparison))
-    covered = study_tables.coverage_tables(results.coverage)
-    write_text(output / "coverage.md", top + "\n".join(map(study_tables.markdown, covered)))
-    write_text(output / "claims.md", top + study_tables.markdown(study_tables.claims_table(judged)))
-    with staged_file(output / "comparison.png") as stage:
-        study_tables.comparison_plot(results, stage)
-    with staged_file(output / "coverage.png") as stage:
-        study_tables.coverage_plot(results.coverage, stage)
-    write_text(output / "report.html", study_page.render(judged, results, facts, output, pictures, record))
-    if WRITE_DOCS.value:
-        command = "python -m experiments.study --write_docs" + (" --full" if FULL.value else "")
-        write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
-    print(f"{study_tables.count_verdicts(judged)}\nwrote {output / 'report.html'}")
-
-
 def main(_: list[str]) -> None:
     """Run what is left of the study and write its results."""
     seeds = seeds_of_flags()
+    checkpoint = pathlib.Path(CHECKPOINT.value)
     output = pathlib.Path(OUTPUT_DIR.value or ("results/mini-full" if FULL.value else "results/mini"))
-    model = BatModel.load(CHECKPOINT.value)
+    what = (plan.full if FULL.value else plan.reduced)(BatModel.read_config(checkpoint))
     settings = {
         "plan": "full" if FULL.value else "reduced",
         "scene_seeds": f"{seeds.start}:{seeds.stop}",
-        "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
+        "checkpoint": fingerprint(checkpoint),
     }
     check_same_run(output, settings)
-    what = (plan.full if FULL.value else plan.reduced)(model.cfg)
+    model = BatModel.load(checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     record = run_record(seed=0)
     write_json(output / RUN_FILE, {"settings": settings} | record)
     sweeps = answer(model, what, seeds, output)
     lines = cover(model, seeds[: what.coverage_scenes], output)
     pictures = draw_figures(output, seeds[0]) if FIGURES.value else ()
-    asked = [task for part in what.parts for picture in part.pictures(seeds, None) for task in picture.tasks]
-    results = reproduction.Results(
-        cfg=model.cfg, sweeps=sweeps, coverage=lines, chance={task.id: task.chance for task in asked}
-    )
+    tasks = (task for part in what.parts for picture in part.pictures(seeds, None) for task in picture.tasks)
+    chance = {task.id: task.chance for task in tasks}
+    results = reproduction.Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
     most = max(part.num_scenes for part in what.parts)
     facts = [
         f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[:most])}",
-        f"checkpoint {pathlib.Path(CHECKPOINT.value).name} {settings['checkpoint'][:12]}",
+        f"checkpoint {checkpoint.name} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
     ]
-    write_results(results, facts, output, pictures, record)
+    judged = reproduction.claims(results)
+    study_files.write_study(judged, results, facts, output, pictures, record)
+    if WRITE_DOCS.value:
+        command = "python -m experiments.study --write_docs" + (" --full" if FULL.value else "")
+        study_files.write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
+    print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_files.REPORT}")
 
 
 if __name__ == "__main__":

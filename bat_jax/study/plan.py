@@ -89,7 +89,12 @@ def full(cfg: BatConfig) -> Plan:
     num_scenes = len(SPLITS["test"])
     parts = (
         Part(name="methods", grids=(GRIDS["regions"](cfg),), num_scenes=num_scenes, scattered_rounds=4),
-        Part(name="selections", grids=(GRIDS["selections"](cfg), GRIDS["figure1"](cfg)), num_scenes=50),
+        # ToMe's steps follow each other and take most of a second a question: at one budget only.
+        Part(
+            name="selections",
+            grids=(GRIDS["selections"](cfg), _thinned(cfg, "figure1", without=("tome",))),
+            num_scenes=50,
+        ),
         Part(
             name="ablations",
             grids=tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS)),
@@ -101,7 +106,6 @@ def full(cfg: BatConfig) -> Plan:
 
 def reduced(cfg: BatConfig) -> Plan:
     """Return the plan with fewer cells and scenes, for some minutes on two cores."""
-    # ToMe's steps follow each other and take most of a second a question.
     selections = (
         _thinned(cfg, "selections", without=("tome",)),
         _thinned(cfg, "figure1", columns=("1k", "3k", "6k"), without=("tome",)),

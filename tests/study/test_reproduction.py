@@ -6,7 +6,7 @@ import matplotlib.figure
 import pytest
 
 from bat_jax.config import BatConfig
-from bat_jax.report import study_page, study_tables
+from bat_jax.report import study_files, study_page, study_tables
 from bat_jax.study import coverage, plan, reproduction
 from bat_jax.study.comparison import ONE_SITE, SCATTERED
 from bat_jax.study.sweep import Sweep
@@ -23,9 +23,6 @@ class MadeUpSweep(Sweep):
 
     def __init__(self, grids, share_of):
         self.grids, self.share_of = grids, share_of
-
-    def results(self, grid):
-        return ()
 
     def records(self, cell):
         last = round(self.share_of(cell) * len(FORMS))
@@ -113,19 +110,18 @@ def test_shares_and_differences_of_targets_are_by_letter():
     assert coverage.share(lines, "own", "topk", 2, "k", lambda target: False) is None
 
 
-def test_tables_and_page_hold_claims_plots_and_pictures(tmp_path):
+def test_a_studys_files_hold_claims_plots_and_pictures(tmp_path):
     results = results_of(ours_wins)
     judged = [dataclasses.replace(one, note="<b>") for one in reproduction.claims(results)]
-    small = matplotlib.figure.Figure(figsize=(1, 1))
     names = [grid.name for sweep in results.sweeps.values() for grid in sweep.grids]
-    for name in (*names, "figure8"):
-        small.savefig(tmp_path / f"{name}.png")
-    study_tables.comparison_plot(results, tmp_path / "comparison.png")
-    study_tables.coverage_plot(results.coverage, tmp_path / "coverage.png")
+    matplotlib.figure.Figure(figsize=(1, 1)).savefig(tmp_path / "figure8.png")
     entry = '{"figure": "8", "title": "heat", "caption": "what it shows", "png": "figure8.png"}'
     (tmp_path / "figures.json").write_text(f"[{entry}]")
     pictures = study_page.read_figures(tmp_path)
-    page = study_page.render(judged, results, ["a fact"], tmp_path, pictures, {"python": "3"})
+    study_files.write_study(judged, results, ["a fact"], tmp_path, pictures, {"python": "3"})
+    page = (tmp_path / "report.html").read_text()
+    written = {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "png")}
+    assert written | {"claims.md", "comparison.md", "coverage.md"} <= {path.name for path in tmp_path.iterdir()}
     assert page.count('class="mark') == len(judged)
     assert "Figure 8: heat" in page and "what it shows" in page and "&lt;b&gt;" in page and "<script" not in page
     assert page.count("data:image/png") == len(names) + 3
