@@ -157,4 +157,5 @@ def _claims(judged: Sequence[Judged]) -> str:
 
 def _grid_table(found: Sequence[CellResult]) -> Table:
     header, rows = sweep_tables.cells(found)
-    return Table(title="", header=tuple(header), rows=tuple(map(tuple, rows)))
+    words = tuple(name.replace("_", " ") for name in header)
+    return Table(title="", header=words, rows=tuple(map(tuple, rows)))

@@ -69,7 +69,7 @@ def coverage_tables(lines: Lines) -> tuple[Table, ...]:
 
 def _share(lines: Lines, source: str, way: str, kept: int, is_asked: Callable[[Mapping[str, Any]], bool]) -> str:
     found = coverage.share(lines, source, way, kept, "k", is_asked)
-    return "" if found is None else shown(found, "")
+    return "" if found is None else shown(found, ".0f")
 
 
 def _loss(lines: Lines, source: str, way: str, is_asked: Callable[[Mapping[str, Any]], bool]) -> tuple[str, str]:

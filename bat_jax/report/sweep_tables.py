@@ -122,7 +122,7 @@ def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
                 label=name,
             )
         axes.set_xlabel("tokens kept")
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside right upper", fontsize="small")
     else:
         place = range(len(results))
         axes.errorbar(

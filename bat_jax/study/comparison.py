@@ -107,7 +107,7 @@ def paired_difference(
         raise ValueError(f"need the same questions of both, got {len(ours)} and {len(theirs)}")
     differences = [float(our) - float(their) for our, their in zip(ours, theirs, strict=True)]
     mean, low, high = mean_interval(differences, groups)
-    return 100 * mean, 100 * low, 100 * high
+    return 100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0)
 
 
 def compare(

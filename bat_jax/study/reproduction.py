@@ -15,7 +15,17 @@ from typing import Any
 from bat_jax.config import BatConfig
 from bat_jax.evals.aggregate import wilson
 from bat_jax.study import cost, coverage
-from bat_jax.study.comparison import ONE_SITE, SCATTERED, SMALL_OBJECT, Paired, Record, Records, compare, form_of
+from bat_jax.study.comparison import (
+    ONE_SITE,
+    SCATTERED,
+    SMALL_OBJECT,
+    Paired,
+    Record,
+    Records,
+    compare,
+    form_of,
+    mean_interval,
+)
 from bat_jax.study.grids import PAPER_TOKENS, Grid
 from bat_jax.study.published import TABLES
 from bat_jax.study.sweep import Sweep
@@ -27,6 +37,7 @@ from bat_jax.study.verdicts import (
     UNDECIDED,
     Judged,
     Verdict,
+    above,
     all_of,
     gain,
     interval_of,
@@ -456,9 +467,9 @@ def _appendix(results: Results) -> list[Judged]:
     facts = [line["facts"] for line in results.coverage.values()]
     num = len(facts)
     purity, grid = (100 * sum(fact[name] for fact in facts) / num for name in ("purity", "grid_purity"))
-    mass = [value for fact in facts for value in fact["mass"]]
-    area = [value for fact in facts for value in fact["area"]]
-    share = 100 * sum(mass) / len(mass)
+    mass = [(100 * value, scene) for scene, fact in enumerate(facts) for value in fact["mass"]]
+    area = [100 * value for fact in facts for value in fact["area"]]
+    share = mean_interval(*zip(*mass, strict=True))
     kept = coverage.share(results.coverage, coverage.OWN, UHR_BAT, 3, "k", lambda target: True)
     cfg, text = BatConfig.uhr_bat_7b("release"), cost.Text()
     held = sum(cost.inference_memory(cfg, 3000, text).values()) / cost.GIGA
@@ -477,16 +488,16 @@ def _appendix(results: Results) -> list[Judged]:
             where="App. C.4, Fig. 8",
             claim="importance is on what the question asks about",
             ran=f"importance on the asked sites, {len(mass)} questions",
-            number=f"{share:.1f} % on {100 * sum(area) / len(area):.1f} % of the anchor",
-            verdict=REPRODUCED if share > 50 else NOT_REPRODUCED,
-            note="importance was trained on these places; it did not come by itself at this size",
+            number=f"{shown(share, '.1f')} % of it on {sum(area) / len(area):.1f} % of the anchor",
+            verdict=above(50.0, share),
+            note="held to half of it; importance was trained on these places; it did not come by itself at this size",
         ),
         Judged(
             where="App. C.4, Figs. 9 and 10",
             claim=f"the evidence stays at high pruning ({pruned:.1f} %)",
             ran="targets kept unmerged at 3k (scaled), the model's importance",
-            number=f"{shown(kept, '')} %" if kept else "no targets",
-            verdict=UNDECIDED if kept is None else REPRODUCED if kept[1] > 90 else NOT_REPRODUCED,
+            number=f"{shown(kept, '.1f')} %" if kept else "no targets",
+            verdict=above(90.0, kept) if kept else UNDECIDED,
             note="held to nine targets in ten",
         ),
         Judged(

@@ -77,7 +77,14 @@ def interval_of(paired: Paired) -> Interval:
     return paired.difference, paired.low, paired.high
 
 
-def shown(interval: Sequence[float], sign: str = "+") -> str:
-    """Write an interval: "+1.2 [-0.3, +2.7]", or "61.0 [55.2, 66.8]" for a share (sign="")."""
-    middle, low, high = (f"{value:{sign}.1f}" for value in interval)
+def above(limit: float, interval: Sequence[float]) -> Verdict:
+    """Judge a claim that a share (middle, low, high) is above a limit."""
+    if interval[1] > limit:
+        return REPRODUCED
+    return NOT_REPRODUCED if interval[2] < limit else UNDECIDED
+
+
+def shown(interval: Sequence[float], form: str = "+.1f") -> str:
+    """Write an interval: "+1.2 [-0.3, +2.7]", or "61 [55, 67]" for a share (form=".0f")."""
+    middle, low, high = (f"{value:{form}}" for value in interval)
     return f"{middle} [{low}, {high}]"
