@@ -147,7 +147,7 @@ a{color:inherit}
 .open{background:var(--notebg);color:var(--note)}.plain{background:var(--tint);color:var(--soft)}
 .claims td{vertical-align:top}.claims td:nth-child(1){width:13%}.claims td:nth-child(2){width:24%}
 .claims td:nth-child(4){width:23%}
-table:not(.left) td:not(:first-child){white-space:nowrap}
+table:not(.left) td{white-space:nowrap}
 .claims small{display:block;color:var(--soft)}
 .n1.wide{grid-template-columns:minmax(0,1fr)}
 code{font-size:.86em;overflow-wrap:anywhere}

@@ -23,6 +23,8 @@ _MARK_CLASSES = {
     NEEDS_WEIGHTS: "plain",
 }
 _TERMS = (
+    ("Guaranteed", "This project's rule: every region gets a row before the budget is filled in order."),
+    ("Inner half", "The object stands nearer to the middle of its site than to its edge."),
     ("Budget", "Tokens kept for the decoder. 3k means as large a share of all tokens as 3,000 are of the paper's."),
     ("Difference", "Percent points on the same questions, with a 95 % interval that allows for scenes."),
     ("Reproduced", "The whole interval of the claimed gain lies above 0; or all settings lie within one point."),

@@ -21,8 +21,8 @@ KINDS: Mapping[str, IsAsked] = {
 RIVALS = ("topk", "topk_global")
 _PLACES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
     "one site": lambda target: not target["is_scattered"],
-    "one site, target in the site's inner half": lambda target: not target["is_scattered"] and not target["is_outer"],
-    "one site, target in the outer half": lambda target: not target["is_scattered"] and target["is_outer"],
+    "one site, inner half": lambda target: not target["is_scattered"] and not target["is_outer"],
+    "one site, outer half": lambda target: not target["is_scattered"] and target["is_outer"],
     "several sites": lambda target: target["is_scattered"],
 }
 _IMPORTANCE = {coverage.OWN: "the model's importance", coverage.ORACLE: "an oracle's importance"}

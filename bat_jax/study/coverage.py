@@ -49,7 +49,7 @@ BUDGETS = (1, 2, 3, 4, 6)
 UHR_BAT, TOP_K = "uhr_bat", "topk"
 WAYS: Mapping[str, Mapping[str, Any]] = {
     UHR_BAT: {},
-    "uhr_bat, a row for every region": {"coverage": "guaranteed"},
+    "uhr_bat, guaranteed": {"coverage": "guaranteed"},
     TOP_K: {"selection": "topk"},
     "topk_global": {"selection": "topk_global"},
     "background": {"selection": "background"},
