@@ -231,7 +231,7 @@ class _QuestionPanels:
 
 def _figures(panels: Sequence[Panel], quality: int, has_caption: bool = True) -> tuple[html.Figure, ...]:
     return tuple(
-        html.Figure(image=item.jpeg(quality), caption=item.caption if has_caption else "", alt=item.caption)
+        html.Figure(jpeg=item.jpeg(quality), caption=item.caption if has_caption else "", alt=item.caption)
         for item in panels
     )
 
@@ -262,7 +262,7 @@ def _image_groups(name: str, scene: SceneData, picture: Panel, regions: Sequence
         html.Group(
             heading="The picture",
             text=f"{name}, {width} × {height} px{note}. {picture.caption}",
-            figures=(html.Figure(image=picture.jpeg(86), caption="", alt=f"the picture {name}"),),
+            figures=(html.Figure(jpeg=picture.jpeg(86), caption="", alt=f"the picture {name}"),),
         ),
         html.Group(
             heading="Its regions",

@@ -13,9 +13,9 @@ Rgb = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A JPEG or PNG and what is written below it; alt: for who cannot see it."""
+    """A JPEG and what is written below it; alt: for who cannot see it."""
 
-    image: bytes
+    jpeg: bytes
     caption: str
     alt: str
 
@@ -32,33 +32,16 @@ class Option:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Figures beside each other under a heading and a line of text, with a legend (name, colour)."""
+    """Figures beside each other under a heading and a line of text, with a legend (name, colour).
+
+    is_wide: a single figure has the page's whole width.
+    """
 
     heading: str
     text: str
     figures: tuple[Figure, ...]
     legend: tuple[tuple[str, Rgb], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question and what came of it.
-
-    Attributes:
-      kind: its sub-task in words, "" for a user's own. options: empty for a user's own.
-      answer: as the model wrote it. truth: None where it is not known; is_right likewise.
-      kept: "729 of 14,592". seconds: running, without compiling.
-    """
-
-    kind: str
-    text: str
-    options: tuple[Option, ...]
-    answer: str
-    truth: str | None
-    is_right: bool | None
-    kept: str
-    seconds: float
-    groups: tuple[Group, ...]
+    is_wide: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +54,31 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question and what came of it.
+
+    Attributes:
+      kind: its sub-task in words, "" for a user's own. options: empty for a user's own.
+      answer: as the model wrote it. truth: None where it is not known; is_right likewise.
+      kept: "729 of 14,592". seconds: running, without compiling.
+      compared: what others answer, or None.
+    """
+
+    kind: str
+    text: str
+    options: tuple[Option, ...]
+    answer: str
+    truth: str | None
+    is_right: bool | None
+    kept: str
+    seconds: float
+    groups: tuple[Group, ...]
+    compared: Table | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
-    """A whole report.
+    """A whole report; what is empty is left out.
 
     Attributes:
       notice: a warning on top, or "".
@@ -118,6 +124,7 @@ font-size:1.5rem;color:var(--soft)}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:6px 16px;margin:0}
 dt{font-weight:600}dd{margin:0}
 .figures{display:grid;gap:12px;margin:10px 0 0}
+.wide{grid-template-columns:minmax(0,1fr)}
 .n1{grid-template-columns:minmax(0,640px)}
 .n2{grid-template-columns:repeat(2,minmax(0,1fr))}
 .n3{grid-template-columns:repeat(3,minmax(0,1fr))}
@@ -149,7 +156,6 @@ a{color:inherit}
 .claims td:nth-child(4){width:23%}
 table:not(.left) td{white-space:nowrap}
 .claims small{display:block;color:var(--soft)}
-.n1.wide{grid-template-columns:minmax(0,1fr)}
 code{font-size:.86em;overflow-wrap:anywhere}
 .head{display:flex;justify-content:space-between;gap:12px;align-items:flex-start}
 .ask{font-size:1.15rem;font-weight:600;white-space:pre-wrap;overflow-wrap:anywhere}
@@ -173,18 +179,23 @@ table{font-size:.85rem}th,td{padding:6px}}
 def render(page: Page) -> str:
     """Return the page as HTML text."""
     parts = [f"<h1>{escape(page.title)}</h1>", f"<p>{escape(page.lead)}</p>"]
-    parts.append(f'<p class="summary">{escape(page.summary)}</p>')
+    if page.summary:
+        parts.append(f'<p class="summary">{escape(page.summary)}</p>')
     if page.notice:
         parts.append(f'<p class="notice">{escape(page.notice)}</p>')
-    steps = "".join(f"<li><b>{escape(number)}</b>{escape(text)}</li>" for number, text in page.steps)
-    parts.append(f'<ol class="steps">{steps}</ol>')
-    parts.append(_overview(page.questions))
-    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in page.terms)
-    parts.append(f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>')
-    parts += [f'<div class="card">{groups_html(groups, "h2")}</div>' for groups in page.images]
-    parts.append("<h2>Question by question</h2>")
-    parts += [_question(number, question) for number, question in enumerate(page.questions, 1)]
-    parts += [table_html(table) for table in page.tables]
+    if page.steps:
+        steps = "".join(f"<li><b>{escape(number)}</b>{escape(text)}</li>" for number, text in page.steps)
+        parts.append(f'<ol class="steps">{steps}</ol>')
+    if page.questions:
+        parts.append(_overview(page.questions))
+    if page.terms:
+        terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in page.terms)
+        parts.append(f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>')
+    parts += [f'<div class="card">{_groups(groups, "h2")}</div>' for groups in page.images]
+    if page.questions:
+        parts.append("<h2>Question by question</h2>")
+        parts += [_question(number, question) for number, question in enumerate(page.questions, 1)]
+    parts += [_table(table, "h2") for table in page.tables]
     return document(page.title, parts)
 
 
@@ -197,6 +208,11 @@ def document(title: str, parts: Sequence[str]) -> str:
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
+
+
+def card(groups: Sequence[Group], tables: Sequence[Table] = ()) -> str:
+    """Return groups of figures and tables in one card."""
+    return f'<div class="card">{_groups(groups, "h3")}{"".join(_table(table, "h3") for table in tables)}</div>'
 
 
 def _mark(is_right: bool | None) -> str:
@@ -225,7 +241,7 @@ def _overview(questions: Sequence[Question]) -> str:
     )
 
 
-def groups_html(groups: Sequence[Group], level: str) -> str:
+def _groups(groups: Sequence[Group], level: str) -> str:
     """Return groups two by two beside each other; of an odd number the first has the whole width."""
     alone = len(groups) % 2
     parts = [_group(group, level) for group in groups[:alone]]
@@ -236,20 +252,20 @@ def groups_html(groups: Sequence[Group], level: str) -> str:
 
 def _group(group: Group, level: str) -> str:
     figures = "".join(_figure(figure) for figure in group.figures)
-    columns = min(len(group.figures), 4)
+    kind = "wide" if group.is_wide else f"n{min(len(group.figures), 4)}"
     text = f"<p>{escape(group.text)}</p>" if group.text else ""
     return (
         f'<div class="group"><{level}>{escape(group.heading)}</{level}>{text}'
-        f'<div class="figures n{columns}">{figures}</div>{_legend(group.legend)}</div>'
+        f'<div class="figures {kind}">{figures}</div>{_legend(group.legend)}</div>'
     )
 
 
 def _figure(figure: Figure) -> str:
-    data = base64.b64encode(figure.image).decode("ascii")
-    kind = "png" if figure.image.startswith(b"\x89PNG") else "jpeg"
+    data = base64.b64encode(figure.jpeg).decode("ascii")
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-    source = f"data:image/{kind};base64,{data}"
-    return f'<figure><img loading="lazy" alt="{escape(figure.alt)}" src="{source}">{caption}</figure>'
+    return (
+        f'<figure><img loading="lazy" alt="{escape(figure.alt)}" src="data:image/jpeg;base64,{data}">{caption}</figure>'
+    )
 
 
 def _legend(legend: Sequence[tuple[str, Rgb]]) -> str:
@@ -278,7 +294,7 @@ def _question(number: int, question: Question) -> str:
         f'<section class="card" id="q{number}">{kind}<div class="head">'
         f'<div class="ask">{number}. {escape(question.text)}</div>{_mark(question.is_right)}</div>{listed}'
         f'<p>{"; ".join(said)}. <span class="soft">{facts}</span></p>'
-        f"{groups_html(question.groups, 'h3')}</section>"
+        f"{_table(question.compared, 'h3') if question.compared else ''}{_groups(question.groups, 'h3')}</section>"
     )
 
 
@@ -290,11 +306,11 @@ def _option(option: Option) -> str:
     return f'<li class="{" ".join(classes)}">{escape(option.letter)}. {escape(option.text)}{note}</li>'
 
 
-def table_html(table: Table) -> str:
-    """Return a table in a card, under its title if it has one."""
+def _table(table: Table, level: str) -> str:
     header = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     head = f"<thead><tr>{header}</tr></thead>" if table.header else ""
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     kind = "" if table.header else ' class="left"'
-    title = f"<h2>{escape(table.title)}</h2>" if table.title else ""
-    return f'{title}<div class="card scroll"><table{kind}>{head}<tbody>{rows}</tbody></table></div>'
+    body = f"<table{kind}>{head}<tbody>{rows}</tbody></table>"
+    box = "card scroll" if level == "h2" else "scroll"
+    return f'<{level}>{escape(table.title)}</{level}><div class="{box}">{body}</div>'

@@ -1,11 +1,14 @@
 """The report of a study run as one HTML file: claims and verdicts, the region rule, tables and figures, pictures."""
 
 import dataclasses
+import io
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from PIL import Image
 
 from bat_jax.report import html, study_tables, sweep_tables
 from bat_jax.report.html import Figure, Group, Table
@@ -99,27 +102,25 @@ def render(
         f"<h2>Claims of the paper</h2>{_claims(judged)}",
         f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>',
         "<h2>Does preserve-and-merge keep what top-K loses?</h2>",
-        _card("Accuracy, uhr_bat minus top-K", "", folder / "comparison.png"),
-        html.table_html(_untitled(study_tables.comparison_table(results))),
-        _card("Token coverage: share of target objects whose token is kept unmerged", "", folder / "coverage.png"),
+        _card("Accuracy, uhr_bat minus top-K", "", folder / "comparison.png", study_tables.comparison_table(results)),
+        _card(
+            "Token coverage: share of target objects whose token is kept unmerged",
+            "",
+            folder / "coverage.png",
+            *study_tables.coverage_tables(results.coverage),
+        ),
+        "<h2>Tables and figures of the paper, and ours</h2>",
     ]
-    for table in study_tables.coverage_tables(results.coverage):
-        parts += [f"<h3>{escape(table.title)}</h3>", html.table_html(_untitled(table))]
-    parts.append("<h2>Tables and figures of the paper, and ours</h2>")
     for sweep in results.sweeps.values():
         for grid in sweep.grids:
-            parts.append(_card(f"{grid.title} ({_name(grid)})", grid.note, folder / f"{grid.name}.png"))
-            parts.append(html.table_html(_grid_table(sweep.results(grid))))
+            table = _grid_table(sweep.results(grid))
+            parts.append(_card(f"{grid.title} ({_name(grid)})", grid.note, folder / f"{grid.name}.png", table))
     if pictures:
         parts.append("<h2>Pictures</h2>")
     parts += [_card(f"Figure {one.figure}: {one.title}", one.caption, one.png) for one in pictures]
     rows = tuple((name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in record.items())
-    parts.append(html.table_html(Table(title="This run", header=(), rows=rows)))
+    parts.append(html.card((), [Table(title="This run", header=(), rows=rows)]))
     return html.document(title, parts)
-
-
-def _untitled(table: Table) -> Table:
-    return dataclasses.replace(table, title="")
 
 
 def _name(grid: Grid) -> str:
@@ -130,10 +131,11 @@ def _name(grid: Grid) -> str:
     return f"ours: {grid.name}"
 
 
-def _card(heading: str, text: str, png: pathlib.Path) -> str:
-    figure = Figure(image=png.read_bytes(), caption="", alt=heading)
-    group = html.groups_html([Group(heading=heading, text=text, figures=(figure,))], "h3")
-    return f'<div class="card">{group.replace("figures n1", "figures n1 wide")}</div>'
+def _card(heading: str, text: str, png: pathlib.Path, *tables: Table) -> str:
+    data = io.BytesIO()
+    Image.open(png).convert("RGB").save(data, "JPEG", quality=90, subsampling=0)
+    figure = Figure(jpeg=data.getvalue(), caption="", alt=heading)
+    return html.card([Group(heading=heading, text=text, figures=(figure,), is_wide=True)], tables)
 
 
 def _claims(judged: Sequence[Judged]) -> str:
@@ -160,4 +162,4 @@ def _claims(judged: Sequence[Judged]) -> str:
 def _grid_table(found: Sequence[CellResult]) -> Table:
     header, rows = sweep_tables.cells(found)
     words = tuple(name.replace("_", " ") for name in header)
-    return Table(title="", header=words, rows=tuple(map(tuple, rows)))
+    return Table(title="Numbers", header=words, rows=tuple(map(tuple, rows)))

@@ -8,7 +8,7 @@ import pytest
 from bat_jax.report.html import Figure, Group, Option, Page, Question, Table, render
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
-FIGURE = Figure(image=b"\xff\xd8\xff picture", caption=NASTY, alt=NASTY)
+FIGURE = Figure(jpeg=b"\xff\xd8\xff picture", caption=NASTY, alt=NASTY)
 QUESTION = Question(
     kind="object colour",
     text=NASTY,

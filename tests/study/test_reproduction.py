@@ -124,7 +124,7 @@ def test_a_studys_files_hold_claims_plots_and_pictures(tmp_path):
     assert written | {"claims.md", "comparison.md", "coverage.md"} <= {path.name for path in tmp_path.iterdir()}
     assert page.count('class="mark') == len(judged)
     assert "Figure 8: heat" in page and "what it shows" in page and "&lt;b&gt;" in page and "<script" not in page
-    assert page.count("data:image/png") == len(names) + 3
+    assert page.count("data:image/jpeg") == len(names) + 3
     text = study_tables.reproduction_markdown(judged, ["a fact"], "a command")
     assert text.count("**reproduced in miniature**") == sum(one.verdict == REPRODUCED for one in judged)
     assert "--benchmark=xlrs" in text
