@@ -154,7 +154,7 @@ a{color:inherit}
 .open{background:var(--notebg);color:var(--note)}.plain{background:var(--tint);color:var(--soft)}
 .claims td{vertical-align:top}.claims td:nth-child(1){width:13%}.claims td:nth-child(2){width:24%}
 .claims td:nth-child(4){width:23%}
-table:not(.left) td{white-space:nowrap}
+table:not(.left){font-size:.86rem}table:not(.left) td{white-space:nowrap;padding:5px 7px}
 .claims small{display:block;color:var(--soft)}
 code{font-size:.86em;overflow-wrap:anywhere}
 .head{display:flex;justify-content:space-between;gap:12px;align-items:flex-start}

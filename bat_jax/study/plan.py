@@ -126,11 +126,11 @@ def reduced(cfg: BatConfig) -> Plan:
     # Two seeds of five.
     regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
     parts = (
-        Part(name="methods", grids=(regions,), num_scenes=26, scattered_rounds=4),
-        Part(name="selections", grids=selections, num_scenes=10),
-        Part(name="ablations", grids=ablations, num_scenes=10),
+        Part(name="methods", grids=(regions,), num_scenes=24, scattered_rounds=4),
+        Part(name="selections", grids=selections, num_scenes=8),
+        Part(name="ablations", grids=ablations, num_scenes=8),
     )
-    return Plan(parts=parts, coverage_scenes=24)
+    return Plan(parts=parts, coverage_scenes=20)
 
 
 def _thinned(
