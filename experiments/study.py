@@ -27,6 +27,7 @@ from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run
 from bat_jax.scenes.splits import parse_seeds, seeds_of
 from bat_jax.study import coverage, plan, reproduction
 from bat_jax.study.plan import Plan
+from bat_jax.study.results import Results
 from bat_jax.study.sweep import Sweep
 from experiments import cli
 
@@ -113,7 +114,7 @@ def main(_: list[str]) -> None:
     pictures = draw_figures(output, seeds[0]) if FIGURES.value else ()
     tasks = (task for part in what.parts for picture in part.pictures(seeds, None) for task in picture.tasks)
     chance = {task.id: task.chance for task in tasks}
-    results = reproduction.Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
+    results = Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
     most = max(part.num_scenes for part in what.parts)
     facts = [
         f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[:most])}",

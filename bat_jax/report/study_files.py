@@ -6,7 +6,7 @@ from typing import Any
 
 from bat_jax.report import study_page, study_tables, sweep_tables
 from bat_jax.report.run_record import staged_file
-from bat_jax.study.reproduction import Results
+from bat_jax.study.results import Results
 from bat_jax.study.verdicts import Judged
 
 REPORT = "report.html"

@@ -13,7 +13,7 @@ from PIL import Image
 from bat_jax.report import html, study_tables, sweep_tables
 from bat_jax.report.html import Figure, Group, Table
 from bat_jax.study.grids import Grid
-from bat_jax.study.reproduction import Results
+from bat_jax.study.results import Results
 from bat_jax.study.sweep import CellResult
 from bat_jax.study.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
 

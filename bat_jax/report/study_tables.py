@@ -9,7 +9,7 @@ import matplotlib.figure
 
 from bat_jax.report.html import Table
 from bat_jax.study import coverage
-from bat_jax.study.reproduction import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against
+from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against
 from bat_jax.study.verdicts import Judged, interval_of, shown
 
 Lines = Mapping[str, Mapping[str, Any]]

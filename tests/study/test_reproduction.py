@@ -9,6 +9,7 @@ from bat_jax.config import BatConfig
 from bat_jax.report import study_files, study_page, study_tables
 from bat_jax.study import coverage, plan, reproduction
 from bat_jax.study.comparison import ONE_SITE, SCATTERED
+from bat_jax.study.results import Results
 from bat_jax.study.sweep import Sweep
 from bat_jax.study.verdicts import NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 
@@ -60,7 +61,7 @@ def results_of(share_of, plan_name="reduced", ours="cmkkk", theirs="ckkkk"):
     for part in PLANS[plan_name].parts:
         sweeps[part.name] = MadeUpSweep(part.grids, share_of)
     lines = {str(scene): line_of(ours, theirs) for scene in range(5)}
-    return reproduction.Results(cfg=MINI, sweeps=sweeps, coverage=lines, chance={id: 0.25 for id, *_ in QUESTIONS})
+    return Results(cfg=MINI, sweeps=sweeps, coverage=lines, chance={id: 0.25 for id, *_ in QUESTIONS})
 
 
 def ours_wins(cell):
