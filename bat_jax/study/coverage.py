@@ -48,8 +48,8 @@ OWN, ORACLE = "own", "oracle"
 BUDGETS = (1, 2, 3, 4, 6)
 UHR_BAT, TOP_K = "uhr_bat", "topk"
 WAYS: Mapping[str, Mapping[str, Any]] = {
-    UHR_BAT: {},
-    "uhr_bat, guaranteed": {"coverage": "guaranteed"},
+    UHR_BAT: {"selection": UHR_BAT, "coverage": "off"},
+    "uhr_bat, guaranteed": {"selection": UHR_BAT, "coverage": "guaranteed"},
     TOP_K: {"selection": "topk"},
     "topk_global": {"selection": "topk_global"},
     "background": {"selection": "background"},
@@ -75,6 +75,7 @@ def measure(model: BatModel, seeds: Sequence[int], log: PredictionLog, on_scene:
     A line: {"id": seed, "targets": [{"question", "object", "is_scattered", "is_outer", "fates"}], "facts"}, where
     `fates[importance][way]` is a letter of FATES for every budget of BUDGETS. For the facts see `_facts`.
     """
+    model = model.configured(model.cfg.with_settings(**WAYS[UHR_BAT]))
     scaling = Scaling(model.cfg)
     budgets = np.asarray([scaling.total(1000 * kept) for kept in BUDGETS], np.int32)
     sizes = model.cfg.compressor.sizes_px
@@ -205,7 +206,7 @@ def fates_of(
 def _facts(
     model: BatModel, scene: Scene, encoded: EncodedScene, asked: Sequence[_Asked], compressions: Sequence[Any]
 ) -> dict[str, Any]:
-    """Return what a scene shows of regions and importance at the checkpoint's own settings.
+    """Return what a scene shows of regions and importance under UHR-BAT's rule and the checkpoint's budgets.
 
     purity, grid_purity: share of the finest view's tokens that show (land use, site, object) what most of their region
       do, for the model's regions and for as many squares.
@@ -233,7 +234,7 @@ def _facts(
     for item, compression in zip(asked, compressions, strict=True):
         parts = zip(encoded.scales, compression.selections, encoded.num_regions, budgets, strict=True)
         for scale, chosen, num_regions, budget in parts:
-            if budget >= num_regions and model.cfg.compressor.selection == UHR_BAT:
+            if budget >= num_regions:
                 facts["num_regions"] += num_regions
                 facts["num_covered"] += np.unique(np.asarray(chosen.region)[np.asarray(chosen.mask)]).size
                 is_kept = np.asarray(chosen.is_kept)

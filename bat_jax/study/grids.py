@@ -271,8 +271,10 @@ def regions(cfg: BatConfig) -> Grid:
     "guaranteed" is the rule that gives every region a row, which the paper's own does not (docs/differences.md).
     """
     scaling = Scaling(cfg)
-    ways: list[tuple[str, dict[str, Any], int]] = [("uhr_bat", {}, seed) for seed in range(_NUM_SEEDS)]
-    ways += [("uhr_bat, guaranteed", {"coverage": "guaranteed"}, 0)]
+    ways: list[tuple[str, dict[str, Any], int]] = [
+        ("uhr_bat", {"selection": "uhr_bat"}, seed) for seed in range(_NUM_SEEDS)
+    ]
+    ways += [("uhr_bat, guaranteed", {"selection": "uhr_bat", "coverage": "guaranteed"}, 0)]
     ways += [(name, {"selection": name}, 0) for name in ("topk", "topk_global")]
     return Grid(
         name="regions",
