@@ -1,4 +1,5 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
+# make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms adds the comparison with torch and lmms-eval).
 
 PYTHON ?= python3.11
@@ -11,10 +12,13 @@ comma := ,
 # and takes transformers along; the tests need none.
 DROP_BROKEN_TORCHVISION := $(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 
-.PHONY: demo test lint clean
+.PHONY: demo study test lint clean
 
 demo: $(VENV)/installed-core
 	$(BIN)/python -m experiments.demo
+
+study: $(VENV)/installed-study
+	$(BIN)/python -m experiments.study $(STUDY)
 
 test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -30,6 +34,11 @@ $(VENV)/bin/python:
 $(VENV)/installed-core: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
+
+# BIRCH and t-SNE.
+$(VENV)/installed-study: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[birch]'
+	touch $@ $(VENV)/installed-core
 
 $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'

@@ -4,20 +4,18 @@
     python -m experiments.ablate --checkpoint=checkpoints/uhr-bat-mini --figure=1 --ours=differences --output_dir=DIR
     python -m experiments.ablate --checkpoint=DIR --benchmark=xlrs --data=XLRS-Bench-lite --table=6 --output_dir=DIR
 
-Every picture goes through the tower once for all cells of a grid, and programs are compiled once
-(bat_jax/study/sweep.py). Budgets and cluster counts of the paper are scaled to the checkpoint's number of tokens
-(bat_jax/study/grids.py). DIR/GRID/ holds a predictions file a cell, DIR/GRID.md, .csv and .png the results. The same
-command started again goes on where the last one ended.
+Every picture goes through the tower once for all cells of all grids, a setting that several grids have is answered
+once, and programs are compiled once (bat_jax/study/sweep.py). Budgets and cluster counts of the paper are scaled to the
+checkpoint's number of tokens (bat_jax/study/grids.py). DIR/answers/ holds a predictions file a setting, DIR/GRID.md,
+.csv and .png the results. The same command started again goes on where the last one ended.
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 from tqdm import tqdm
 
@@ -26,12 +24,11 @@ from bat_jax.evals.runner import Picture, select_tasks
 from bat_jax.evals.sources import SOURCES
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
-from bat_jax.report.run_record import differing, fingerprint, run_record, staged_file, write_json
-from bat_jax.scenes.layout import generate_scene
-from bat_jax.scenes.masks import instance_map
+from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
 from bat_jax.scenes.render import NATIVE_PX
 from bat_jax.scenes.splits import parse_seeds, seeds_of
 from bat_jax.study.grids import GRIDS, Grid
+from bat_jax.study.plan import scene_masks
 from bat_jax.study.sweep import Sweep
 from experiments import cli
 
@@ -39,7 +36,9 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by exper
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results go here; an unfinished grid in it goes on.")
 TABLE = flags.DEFINE_multi_enum("table", [], ["5", "6", "7", "8", "9"], "A table of the paper; may be repeated.")
 FIGURE = flags.DEFINE_multi_enum("figure", [], ["1", "3", "4"], "A figure of the paper; 4 shows what Table 6 holds.")
-OURS = flags.DEFINE_multi_enum("ours", [], ["differences", "selections", "layers", "kmeans"], "A grid of our own.")
+OURS = flags.DEFINE_multi_enum(
+    "ours", [], ["differences", "selections", "regions", "layers", "kmeans"], "A grid of our own."
+)
 BENCHMARK = flags.DEFINE_enum("benchmark", uhr_mini.NAME, list(SOURCES), "What to ask.")
 SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Scenes of uhr_mini. Default: validation.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
@@ -49,7 +48,6 @@ LIMIT = flags.DEFINE_integer("limit", 300, "Questions of each cell at most.", lo
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
 
 _SAME_AS = {"figure4": "table6"}
-_RUN = "run.json"
 
 
 def grid_names() -> tuple[str, ...]:
@@ -98,30 +96,18 @@ def settings_of_flags() -> dict[str, Any]:
     }
 
 
-def check_output(output: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Refuse a directory whose answers are of other settings.
-
-    Raises:
-      ValueError: names what differs.
-    """
-    if not (output / _RUN).exists():
-        if output.exists() and any(output.iterdir()):
-            raise ValueError(f"--output_dir={output}: is not empty and no run of this command; choose another")
-        return
-    changes = "; ".join(differing(json.loads((output / _RUN).read_text())["settings"], dict(settings)))
-    if changes:
-        raise ValueError(f"--output_dir={output}: holds grids of other settings ({changes}); choose another")
+def without_masks(grid: Grid) -> Grid:
+    """Return a grid without the cells that need SAM's masks, for pictures that come without."""
+    cells = tuple(cell for cell in grid.cells if cell.settings.get("partition") != "sam")
+    if len(cells) == len(grid.cells):
+        return grid
+    return dataclasses.replace(grid, cells=cells, note="SAM is left out: the pictures come without masks")
 
 
-def run_grid(model: BatModel, grid: Grid, output: pathlib.Path, settings: Mapping[str, Any]) -> str:
-    """Answer all cells of a grid, write its numbers, table and plot, and return the table."""
+def run_grids(model: BatModel, grids: Sequence[Grid], output: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Answer all cells, write each grid's numbers, table and plot, and print its table."""
     is_scenes = settings["benchmark"] == uhr_mini.NAME
-    notes = [grid.note] if grid.note else []
-    if not is_scenes:
-        cells = tuple(cell for cell in grid.cells if cell.settings.get("partition") != "sam")
-        if len(cells) < len(grid.cells):
-            grid, notes = dataclasses.replace(grid, cells=cells), ["SAM is left out: the pictures come without masks"]
-    sweep = Sweep(model, grid, output / grid.name)
+    sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], output)
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
         found, description = SOURCES[settings["benchmark"]].open({**settings, "render_px": px or NATIVE_PX})
@@ -129,45 +115,28 @@ def run_grid(model: BatModel, grid: Grid, output: pathlib.Path, settings: Mappin
 
     pictures, description = opened(None)
     num_questions = sum(len(picture.tasks) for picture in pictures)
-    with tqdm(
-        total=num_questions * len(grid.cells), unit="answer", desc=grid.name, disable=not sys.stderr.isatty()
-    ) as bar:
+    with tqdm(total=num_questions * sweep.num_runs, unit="answer", disable=not sys.stderr.isatty()) as bar:
         sweep.run(
             lambda px: opened(px)[0],
-            _scene_masks if is_scenes else None,
+            scene_masks if is_scenes else None,
             settings["max_new_tokens"],
-            on_picture=bar.update,
+            on_answers=bar.update,
         )
-    results = sweep.results()
     facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}"]
-    table = sweep_tables.to_markdown(grid, results, [*facts, *notes])
-    writers: dict[str, Callable[[pathlib.Path], Any]] = {
-        "md": lambda path: path.write_text(table, encoding="utf-8"),
-        "csv": lambda path: path.write_text(sweep_tables.to_csv(results), encoding="utf-8"),
-        "png": lambda path: sweep_tables.plot(grid, results, path),
-    }
-    for suffix, write in writers.items():
-        with staged_file(output / f"{grid.name}.{suffix}") as stage:
-            write(stage)
-    return table
-
-
-def _scene_masks(picture: Picture) -> np.ndarray:
-    """Return a scene's own masks: what a perfect segmentation would find."""
-    return instance_map(generate_scene(int(picture.key.partition("-")[0])), NATIVE_PX)
+    for grid in sweep.grids:
+        print(sweep_tables.write_grid(output, grid, sweep.results(grid), facts), flush=True)
 
 
 def main(_: list[str]) -> None:
     """Run the grids."""
     names, settings = grid_names(), settings_of_flags()
     output = pathlib.Path(OUTPUT_DIR.value)
-    check_output(output, settings)
+    check_same_run(output, settings)
     model = BatModel.load(CHECKPOINT.value)
     grids = [GRIDS[name](model.cfg) for name in names]
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / _RUN, {"settings": settings} | run_record(seed=0))
-    for grid in grids:
-        print(run_grid(model, grid, output, settings), flush=True)
+    write_json(output / RUN_FILE, {"settings": settings} | run_record(seed=0))
+    run_grids(model, grids, output, settings)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
 def test_started_again_it_asks_nothing_twice(done):
     folder, results = done
     assert results["again"][:2] == results["grid"][:2]
-    for path in (folder / "out" / "layers").glob("*/predictions.jsonl"):
+    for path in (folder / "out" / "answers").glob("*/predictions.jsonl"):
         assert len(path.read_text().splitlines()) == 2
 
 

@@ -151,6 +151,12 @@ tr:last-child td{border-bottom:0}
 a{color:inherit}
 .mark{display:inline-block;border-radius:99px;padding:1px 11px;font-weight:600;font-size:.85rem;white-space:nowrap}
 .right{background:var(--goodbg);color:var(--good)}.wrong{background:var(--badbg);color:var(--bad)}
+.open{background:var(--notebg);color:var(--note)}.plain{background:var(--tint);color:var(--soft)}
+.claims td{vertical-align:top}.claims td:nth-child(1){width:13%}.claims td:nth-child(2){width:24%}
+.claims td:nth-child(4){width:23%}
+table:not(.left){font-size:.86rem}table:not(.left) td{white-space:nowrap;padding:5px 7px}
+.claims small{display:block;color:var(--soft)}
+code{font-size:.86em;overflow-wrap:anywhere}
 .head{display:flex;justify-content:space-between;gap:12px;align-items:flex-start}
 .ask{font-size:1.15rem;font-weight:600;white-space:pre-wrap;overflow-wrap:anywhere}
 .options{display:flex;flex-wrap:wrap;gap:8px;list-style:none;margin:10px 0;padding:0}
@@ -190,13 +196,23 @@ def render(page: Page) -> str:
         parts.append("<h2>Question by question</h2>")
         parts += [_question(number, question) for number, question in enumerate(page.questions, 1)]
     parts += [_table(table, "h2") for table in page.tables]
+    return document(page.title, parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML file in the house's style around parts of HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(page.title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
+
+
+def card(groups: Sequence[Group], tables: Sequence[Table] = ()) -> str:
+    """Return groups of figures and tables in one card."""
+    return f'<div class="card">{_groups(groups, "h3")}{"".join(_table(table, "h3") for table in tables)}</div>'
 
 
 def _mark(is_right: bool | None) -> str:

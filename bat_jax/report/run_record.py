@@ -10,7 +10,7 @@ import pathlib
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ import jax
 import bat_jax
 from bat_jax.io.params import PARAMS_FOLDER
 
+RUN_FILE = "run.json"
 PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "transformers", "numpy", "pillow", "rasterio")
 
 
@@ -65,6 +66,22 @@ def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from differing(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         yield f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
+
+
+def check_same_run(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an output directory that holds answers made under other settings than a resumed run's.
+
+    Raises:
+      ValueError: names --output_dir and what differs.
+    """
+    file = path / RUN_FILE
+    if not file.exists():
+        if path.exists() and any(path.iterdir()):
+            raise ValueError(f"--output_dir={path}: is not empty and no run of this command; choose another")
+        return
+    changes = "; ".join(differing(json.loads(file.read_text())["settings"], dict(settings)))
+    if changes:
+        raise ValueError(f"--output_dir={path}: holds answers under other settings ({changes}); choose another")
 
 
 def check_output_dir(path: pathlib.Path, overwrite: bool) -> None:

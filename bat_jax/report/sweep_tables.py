@@ -7,8 +7,20 @@ from collections.abc import Sequence
 
 import matplotlib.figure
 
+from bat_jax.report.run_record import staged_file
 from bat_jax.study.grids import Grid
 from bat_jax.study.sweep import CellResult
+
+
+def write_grid(folder: pathlib.Path, grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:
+    """Write a grid's table, numbers and plot as NAME.md, .csv and .png, and return the table."""
+    table = to_markdown(grid, results, [*facts, grid.note] if grid.note else facts)
+    for suffix, content in (("md", table), ("csv", to_csv(results))):
+        with staged_file(folder / f"{grid.name}.{suffix}") as stage:
+            stage.write_text(content, encoding="utf-8")
+    with staged_file(folder / f"{grid.name}.png") as stage:
+        plot(grid, results, stage)
+    return table
 
 
 def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:
@@ -17,31 +29,39 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
     Args:
       facts: lines of text on what was asked, for the top.
     """
-    published = _published(results)
-    subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
+    heads, rows = cells(results)
     lines = [f"# {grid.title}", "", *(f"- {fact}" for fact in facts)]
     lines.append(
         "- right: percent of answers [95 % interval]; to first: percent points to the first row on the same questions "
         "[95 % interval]; right-hand columns: percent by sub-task"
     )
-    if published:
+    if any(result.cell.published for result in results):
         lines.append("- paper: what the paper prints for this cell, on its own benchmark and model")
-    heads = ["setting", "budgets", "kept", "right", "to first", *published, *subtasks]
     lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def cells(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads of a grid's table and a row of text for every cell."""
+    published = _published(results)
+    subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
+    rows = []
     for number, result in enumerate(results):
         cell = result.cell
-        row = [
-            cell.key.replace(" | ", ", "),
-            "/".join(map(str, cell.budgets)),
-            f"{result.tokens:.0f}",
-            f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]"
-            + (f", {result.num_failed} failed" if result.num_failed else ""),
-            _difference(result),
-            *(_number(values[number]) for values in published.values()),
-            *(_number(result.subtasks.get(name)) for name in subtasks),
-        ]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(
+            [
+                cell.key.replace(" | ", ", "),
+                "/".join(map(str, cell.budgets)),
+                f"{result.tokens:.0f}",
+                f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]"
+                + (f", {result.num_failed} failed" if result.num_failed else ""),
+                _difference(result),
+                *(_number(values[number]) for values in published.values()),
+                *(_number(result.subtasks.get(name)) for name in subtasks),
+            ]
+        )
+    return ["setting", "budgets", "kept", "right", "to first", *published, *subtasks], rows
 
 
 def _published(results: Sequence[CellResult]) -> dict[str, list[float | None]]:
@@ -102,7 +122,7 @@ def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
                 label=name,
             )
         axes.set_xlabel("tokens kept")
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside right upper", fontsize="small")
     else:
         place = range(len(results))
         axes.errorbar(

@@ -106,6 +106,11 @@ class Question:
     marker: Marker | None
 
     @property
+    def form(self) -> str:
+        """What is asked, without its wording: "object_class/site"."""
+        return self.template.rpartition("/")[0]
+
+    @property
     def category(self) -> str:
         return SUB_TASKS[self.sub_task].category
 

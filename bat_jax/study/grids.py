@@ -21,7 +21,18 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
-_COMPARED = ("uhr_bat", "topk", "topk_global", "fastv", "visionzip", "prumerge", "tome", "pooling", "random")
+_COMPARED = (
+    "uhr_bat",
+    "topk",
+    "topk_global",
+    "fastv",
+    "visionzip",
+    "prumerge",
+    "tome",
+    "background",
+    "pooling",
+    "random",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,6 +265,34 @@ def selections(cfg: BatConfig) -> Grid:
     return Grid(name="selections", title="Selection at the same budget", cells=tuple(cells))
 
 
+def regions(cfg: BatConfig) -> Grid:
+    """Regions and merging against plain top-K at several budgets, with several seeds of K-means.
+
+    "guaranteed" is the rule that gives every region a row, which the paper's own does not (docs/differences.md).
+    """
+    scaling = Scaling(cfg)
+    ways: list[tuple[str, dict[str, Any], int]] = [
+        ("uhr_bat", {"selection": "uhr_bat"}, seed) for seed in range(_NUM_SEEDS)
+    ]
+    ways += [("uhr_bat, guaranteed", {"selection": "uhr_bat", "coverage": "guaranteed"}, 0)]
+    ways += [(name, {"selection": name}, 0) for name in ("topk", "topk_global")]
+    return Grid(
+        name="regions",
+        title="Preserve and merge against top-K",
+        cells=tuple(
+            Cell(
+                name=f"{name}, seed {seed}" if seed else name,
+                column=f"{kept}k",
+                settings=settings,
+                budgets=scaling.total(kept * 1000),
+                seed=seed,
+            )
+            for name, settings, seed in ways
+            for kept in (1, 2, 3, 4, 6)
+        ),
+    )
+
+
 def layers(cfg: BatConfig) -> Grid:
     """The decoder layer whose attention is read."""
     cells = tuple(
@@ -284,6 +323,7 @@ GRIDS: Mapping[str, Callable[[BatConfig], Grid]] = {
     "figure3": figure_3,
     "differences": differences,
     "selections": selections,
+    "regions": regions,
     "layers": layers,
     "kmeans": kmeans,
 }

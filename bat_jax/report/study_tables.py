@@ -1,0 +1,183 @@
+"""Tables and plots of the miniature study: region rule against top-K, token coverage, and what became of the claims."""
+
+import itertools
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import matplotlib.figure
+
+from bat_jax.report.html import Table
+from bat_jax.study import coverage
+from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against
+from bat_jax.study.verdicts import Judged, interval_of, shown
+
+Lines = Mapping[str, Mapping[str, Any]]
+KINDS: Mapping[str, IsAsked] = {
+    "one site": ONE_SITE_ONLY,
+    "several sites": SCATTERED_ONLY,
+    "all questions": lambda record: True,
+}
+RIVALS = ("topk", "topk_global")
+_PLACES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+    "one site": lambda target: not target["is_scattered"],
+    "one site, inner half": lambda target: not target["is_scattered"] and not target["is_outer"],
+    "one site, outer half": lambda target: not target["is_scattered"] and target["is_outer"],
+    "several sites": lambda target: target["is_scattered"],
+}
+_IMPORTANCE = {coverage.OWN: "the model's importance", coverage.ORACLE: "an oracle's importance"}
+
+
+def markdown(table: Table) -> str:
+    """Return a table as Markdown, under its title if it has one."""
+    title = [f"## {table.title}", ""] if table.title else []
+    rows = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join([*title, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def comparison_table(results: Results) -> Table:
+    """Return how UHR-BAT compares with top-K, by kind of question and budget, and over all budgets."""
+    rows = []
+    for (kind, is_asked), rival in itertools.product(KINDS.items(), RIVALS):
+        for budgets in (*([column] for column in _columns(results)), _columns(results)):
+            found = against(results, rival, budgets, is_asked)
+            name = budgets[0] if len(budgets) == 1 else "all"
+            rows.append(
+                (kind, rival, name, str(found.num_questions), f"{found.ours:.1f}", f"{found.theirs:.1f}", found.text)
+            )
+    header = ("questions", "against", "budget", "n", "uhr_bat", "other", "difference")
+    return Table(title="Accuracy: preserve-and-merge against top-K", header=header, rows=tuple(rows))
+
+
+def _columns(results: Results) -> list[str]:
+    return results.columns("methods", "regions")
+
+
+def coverage_tables(lines: Lines) -> tuple[Table, ...]:
+    """Return the share of targets that are kept unmerged, by importance, kind of question, selection and budget."""
+    tables = []
+    for source, words in _IMPORTANCE.items():
+        rows = []
+        for (kind, is_asked), way in itertools.product(_PLACES.items(), coverage.WAYS):
+            cells = [_share(lines, source, way, kept, is_asked) for kept in coverage.BUDGETS]
+            if any(cells):
+                rows.append((kind, way, *cells, *_loss(lines, source, way, is_asked)))
+        header = ("questions", "selection", *(f"{kept}k" for kept in coverage.BUDGETS), "kept - topk", "merged at 2k")
+        tables.append(Table(title=f"Targets kept unmerged, {words}", header=header, rows=tuple(rows)))
+    return tuple(tables)
+
+
+def _share(lines: Lines, source: str, way: str, kept: int, is_asked: Callable[[Mapping[str, Any]], bool]) -> str:
+    found = coverage.share(lines, source, way, kept, "k", is_asked)
+    return "" if found is None else shown(found, ".0f")
+
+
+def _loss(lines: Lines, source: str, way: str, is_asked: Callable[[Mapping[str, Any]], bool]) -> tuple[str, str]:
+    """Return the difference to top-K over all budgets, and the share of targets that are merged away at 2k."""
+    merged = coverage.share(lines, source, way, 2, "m", is_asked)
+    found = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_asked)
+    return ("" if found is None or way == coverage.TOP_K else shown(found)), f"{merged[0]:.1f}"
+
+
+def claims_table(judged: Sequence[Judged]) -> Table:
+    """Return the claims with what was run, the number and the verdict."""
+    rows = tuple(
+        (one.where, one.claim, one.ran, one.number + (f" ({one.note})" if one.note else ""), f"**{one.verdict}**")
+        for one in judged
+    )
+    return Table(title="", header=("where", "claim", "what we ran", "number", "verdict"), rows=rows)
+
+
+def count_verdicts(judged: Sequence[Judged]) -> str:
+    """Return "31 claims: 8 reproduced in miniature, 9 not reproduced, ..."."""
+    verdicts = [one.verdict for one in judged]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
+    return f"{len(judged)} claims: {counts}"
+
+
+def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], command: str) -> str:
+    """Return docs/reproduction.md."""
+    commands = {one.command: [] for one in judged if one.command}
+    for one in judged:
+        if one.command:
+            commands[one.command].append(f"{one.where}: {one.claim}")
+    return "\n".join(
+        [
+            "# What reproduces",
+            "",
+            f"Written by `{command}`; do not edit by hand. Every claim of the abstract and of Sections 3, 4 and C of "
+            "UHR-BAT (arXiv:2604.13565), what was run on the small model and its made-up world, the number, and a "
+            "verdict that a rule decides (bat_jax/study/verdicts.py). Differences are percent points on the same "
+            "questions, ours minus the other, with a 95 % interval that allows for questions of one scene leaning the "
+            "same way. A gain is reproduced if its whole interval is above 0, not reproduced if it is below 1 point, "
+            'else undecided; "does not matter" is reproduced if all intervals are within 1 point of 0.',
+            "",
+            "A verdict on the small model says nothing certain about the 7B model: its world is simple and its "
+            "importance was trained on the asked places. How the grids work: [ablations.md](ablations.md). Whether the "
+            "paper's own numbers agree with each other: [paper_audit.md](paper_audit.md).",
+            "",
+            *(f"- {fact}" for fact in facts),
+            f"- {count_verdicts(judged)}",
+            "",
+            markdown(claims_table(judged)),
+            "## With the real weights",
+            "",
+            "Convert them once ([checkpoints/README.md](../checkpoints/README.md)); PATH is the benchmark's download "
+            "([benchmarks.md](benchmarks.md)).",
+            "",
+            "| command | for |",
+            "|---|---|",
+            *(f"| `{text}` | {'; '.join(wanted)} |" for text, wanted in commands.items()),
+            "",
+        ]
+    )
+
+
+def comparison_plot(results: Results, path: pathlib.Path) -> None:
+    """Draw uhr_bat minus top-K against budget as a PNG, with intervals, by kind of question."""
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(KINDS), sharey=True)
+    columns = _columns(results)
+    for axes, (kind, is_asked) in zip(panels, KINDS.items(), strict=True):
+        for number, rival in enumerate(RIVALS):
+            found = [interval_of(against(results, rival, [column], is_asked)) for column in columns]
+            _bars(axes, [index + 0.16 * number for index in range(len(columns))], found, f"uhr_bat - {rival}")
+        axes.axhline(0, color="0.4", linewidth=0.8)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_title(kind)
+        axes.set_xlabel("kept, of the paper's tokens")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("percent points")
+    panels[0].legend(fontsize="small")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
+    """Draw the share of targets kept unmerged against budget as a PNG, by importance and kind of question."""
+    figure = matplotlib.figure.Figure(figsize=(9, 6.4), layout="constrained")
+    kinds = ("one site", "several sites")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, (source, words) in zip(panels, _IMPORTANCE.items(), strict=True):
+        for axes, kind in zip(row, kinds, strict=True):
+            for number, way in enumerate(coverage.WAYS):
+                shares = [coverage.share(lines, source, way, kept, "k", _PLACES[kind]) for kept in coverage.BUDGETS]
+                if None not in shares:
+                    _bars(axes, [kept + 0.05 * number for kept in coverage.BUDGETS], shares, way, line="-")
+            axes.set_title(f"{kind}, {words}", fontsize="medium")
+            axes.grid(alpha=0.3)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("percent of targets kept")
+    for axes in panels[1]:
+        axes.set_xlabel("thousands kept, of the paper's tokens")
+    panels[0, 0].legend(fontsize="x-small")
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _bars(
+    axes: Any, place: Sequence[float], intervals: Sequence[tuple[float, ...]], label: str, line: str = "none"
+) -> None:
+    middle = [interval[0] for interval in intervals]
+    error = [[one[0] - one[1] for one in intervals], [one[2] - one[0] for one in intervals]]
+    axes.errorbar(
+        place, middle, yerr=error, marker="o", markersize=4, capsize=2, linewidth=1, linestyle=line, label=label
+    )

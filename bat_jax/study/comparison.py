@@ -1,0 +1,138 @@
+"""Compare answers to the same questions: paired differences with intervals that know which questions share a scene.
+
+    d_i = ours_i - theirs_i
+    mean +- t * sqrt(G / (G - 1) * sum over G scenes of (sum over its questions of (d_i - mean))^2) / n
+
+Questions about one scene share its picture, so their differences may lean the same way; the sum over scenes allows for
+that (a cluster-robust standard error, Liang and Zeger 1986), and t, Student's 97.5 % point with G - 1 degrees of
+freedom, for there being few. With a question a scene it is the interval of the paired t-test.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from scipy.special import stdtrit
+
+Record = Mapping[str, Any]
+Records = Mapping[str, Record]
+
+# Forms of UHR-Mini's questions by what has to be seen: things on several sites, or what is on one named site.
+SCATTERED = ("overall_counting/kind", "spatial_relation/sites", "route_planning/first")
+ONE_SITE = (
+    "regional_counting/site",
+    "object_class/site",
+    "object_colour/site",
+    "motion_state/site",
+    "existence/which",
+    "existence/yes_no",
+    "spatial_relation/objects",
+    "anomaly/what",
+)
+# Those among them that ask about a small object.
+SMALL_OBJECT = ("object_class/site", "object_colour/site", "motion_state/site", "existence/which", "existence/yes_no")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Two ways to answer, on the same questions. ours, theirs: percent right. difference: points; low, high: 95 %."""
+
+    num_questions: int
+    ours: float
+    theirs: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        """The difference with its interval: "+1.2 [-0.3, +2.7]"."""
+        return f"{self.difference:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+
+
+def form_of(record: Record) -> str:
+    """Return the form of a UHR-Mini question without its wording: "object_class/site"; "" for other benchmarks."""
+    return record["facts"].get("template", "").rpartition("/")[0]
+
+
+def scene_of(record: Record) -> str:
+    """Return the name of what questions share: the scene, or the picture."""
+    return record["picture"].partition("-")[0]
+
+
+def right_of(records: Records, ids: Sequence[str]) -> list[bool]:
+    """Return which of the questions are right."""
+    return [bool(records[id]["is_right"]) for id in ids]
+
+
+def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> tuple[float, float, float]:
+    """Return a mean with its 95 % interval, as above.
+
+    Args:
+      groups: which values belong together; None: each stands alone. One group alone gives an interval without ends.
+
+    Raises:
+      ValueError: there are no values, or not as many groups.
+    """
+    groups = range(len(values)) if groups is None else groups
+    if not values or len(values) != len(groups):
+        raise ValueError(f"need values and a group for each, got {len(values)} and {len(groups)}")
+    mean = statistics.fmean(values)
+    sums: dict[Hashable, float] = {}
+    for value, group in zip(values, groups, strict=True):
+        sums[group] = sums.get(group, 0.0) + value - mean
+    if len(sums) == 1:
+        return mean, -math.inf, math.inf
+    spread = math.fsum(part**2 for part in sums.values()) * len(sums) / (len(sums) - 1)
+    half = float(stdtrit(len(sums) - 1, 0.975)) * math.sqrt(spread) / len(values)
+    return mean, mean - half, mean + half
+
+
+def paired_difference(
+    ours: Sequence[bool] | Sequence[float],
+    theirs: Sequence[bool] | Sequence[float],
+    groups: Sequence[Hashable] | None = None,
+) -> tuple[float, float, float]:
+    """Return (difference, low, high) of two accuracies on the same questions, in percent points.
+
+    Args:
+      ours, theirs: for each question whether it is right, or how often.
+
+    Raises:
+      ValueError: there are no questions, or not the same number.
+    """
+    if len(ours) != len(theirs) or not ours:
+        raise ValueError(f"need the same questions of both, got {len(ours)} and {len(theirs)}")
+    differences = [float(our) - float(their) for our, their in zip(ours, theirs, strict=True)]
+    mean, low, high = mean_interval(differences, groups)
+    return 100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0)
+
+
+def compare(
+    ours: Sequence[Records], theirs: Sequence[Records], is_asked: Callable[[Record], bool] = lambda record: True
+) -> Paired | None:
+    """Compare two ways on the questions that all of their runs answered; None if there is no such question.
+
+    Args:
+      ours, theirs: runs of each way (seeds, budgets); a question counts with the share of its runs that are right.
+      is_asked: which questions.
+    """
+    first, *others = (*ours, *theirs)
+    ids = [id for id, record in first.items() if is_asked(record) and all(id in other for other in others)]
+    if not ids:
+        return None
+    means = [
+        [statistics.fmean(shares) for shares in zip(*(right_of(records, ids) for records in way), strict=True)]
+        for way in (ours, theirs)
+    ]
+    difference, low, high = paired_difference(*means, [scene_of(first[id]) for id in ids])
+    return Paired(
+        num_questions=len(ids),
+        ours=100 * statistics.fmean(means[0]),
+        theirs=100 * statistics.fmean(means[1]),
+        difference=difference,
+        low=low,
+        high=high,
+    )

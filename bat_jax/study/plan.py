@@ -1,0 +1,155 @@
+"""What the miniature study asks: parts, each some grids of settings over the questions of some scenes.
+
+    methods     regions and merging against top-K, on one-site and on scattered questions
+    selections  what UHR-BAT is compared with, at equal budgets
+    ablations   the paper's tables and figures, and the differences of paper and release
+
+A part is one sweep: what its grids share is answered once. The reduced plan has fewer cells and scenes, the full one
+all cells over every scene that is given.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from bat_jax.config import BatConfig
+from bat_jax.evals.runner import Picture
+from bat_jax.evals.uhr_mini import task_of
+from bat_jax.scenes.layout import generate_scene
+from bat_jax.scenes.masks import instance_map
+from bat_jax.scenes.question import Question
+from bat_jax.scenes.questions import generate_questions
+from bat_jax.scenes.render import NATIVE_PX, render
+from bat_jax.scenes.splits import SPLITS
+from bat_jax.scenes.world import Scene
+from bat_jax.study.comparison import SCATTERED
+from bat_jax.study.grids import GRIDS, Grid
+
+PAPER_ABLATIONS = ("table5", "table6", "table7", "table8", "table9", "figure3")
+OUR_ABLATIONS = ("differences", "layers", "kmeans")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """Grids over scenes. num_scenes: most of them. scattered_rounds: more rounds of questions about several sites."""
+
+    name: str
+    grids: tuple[Grid, ...]
+    num_scenes: int
+    scattered_rounds: int = 0
+
+    def pictures(self, seeds: range, picture_px: int | None) -> tuple[Picture, ...]:
+        """Return the pictures with their questions, painted at a size (None: the finest view's)."""
+        return tuple(scene_pictures(seeds[: self.num_scenes], picture_px or NATIVE_PX, self.scattered_rounds))
+
+
+def scene_pictures(seeds: range, side: int, scattered_rounds: int = 0) -> Iterator[Picture]:
+    """Yield a picture a scene with its questions (`plain_questions`)."""
+    for seed in seeds:
+        scene = generate_scene(seed)
+        tasks = []
+        for number, question in plain_questions(scene, scattered_rounds):
+            task = task_of(question)
+            tasks.append(dataclasses.replace(task, id=f"{task.id}-round{number}") if number else task)
+        yield Picture(key=str(seed), load=functools.partial(render, scene, side), tasks=tuple(tasks))
+
+
+def plain_questions(scene: Scene, scattered_rounds: int = 0) -> tuple[tuple[int, Question], ...]:
+    """Return (round, question) of those that need no red circle in the pixels, which would be a picture of its own.
+
+    Args:
+      scattered_rounds: how many more rounds of questions (`generate_questions`) to take those about several sites from,
+        unless the same was asked before.
+    """
+    found: dict[tuple[str, tuple[str, ...]], tuple[int, Question]] = {}
+    for number in range(1 + scattered_rounds):
+        for question in generate_questions(scene, number):
+            if question.marker is None and (not number or question.form in SCATTERED):
+                found.setdefault((question.text, tuple(sorted(question.options))), (number, question))
+    return tuple(found.values())
+
+
+def scene_masks(picture: Picture) -> np.ndarray:
+    """Return the masks of the scene that a picture shows: what a perfect segmentation would find."""
+    return instance_map(generate_scene(int(picture.key.partition("-")[0])), NATIVE_PX)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A whole study. coverage_scenes: how many scenes token coverage looks at."""
+
+    parts: tuple[Part, ...]
+    coverage_scenes: int
+
+
+def full(cfg: BatConfig) -> Plan:
+    """Return the plan with all cells, over the scenes of a test split."""
+    num_scenes = len(SPLITS["test"])
+    parts = (
+        Part(name="methods", grids=(GRIDS["regions"](cfg),), num_scenes=num_scenes, scattered_rounds=4),
+        # ToMe's steps follow each other and take most of a second a question: at one budget only.
+        Part(
+            name="selections",
+            grids=(GRIDS["selections"](cfg), _thinned(cfg, "figure1", without=("tome",))),
+            num_scenes=50,
+        ),
+        Part(
+            name="ablations",
+            grids=tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS)),
+            num_scenes=50,
+        ),
+    )
+    return Plan(parts=parts, coverage_scenes=num_scenes)
+
+
+def reduced(cfg: BatConfig) -> Plan:
+    """Return the plan with fewer cells and scenes, for some minutes on two cores."""
+    selections = (
+        _thinned(cfg, "selections", without=("tome",)),
+        _thinned(cfg, "figure1", columns=("1k", "3k", "6k"), without=("tome",)),
+    )
+    ablations = (
+        GRIDS["table5"](cfg),
+        # The ends of each view's range.
+        _thinned(cfg, "table6", numbers=(0, 3, 4, 7, 8, 11, 12, 15)),
+        _thinned(cfg, "table7", numbers=(0, 2, 6, 8)),
+        _thinned(cfg, "table8", columns=("4k", "8k")),
+        GRIDS["table9"](cfg),
+        _thinned(cfg, "figure3", numbers=(0, 4, 6)),
+        GRIDS["differences"](cfg),
+        GRIDS["layers"](cfg),
+        _thinned(cfg, "kmeans", numbers=(0, 2, 4, 5, 6)),
+    )
+    regions = _thinned(cfg, "regions", columns=("1k", "3k", "6k"))
+    # Two seeds of five.
+    regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
+    parts = (
+        Part(name="methods", grids=(regions,), num_scenes=24, scattered_rounds=4),
+        Part(name="selections", grids=selections, num_scenes=8),
+        Part(name="ablations", grids=ablations, num_scenes=8),
+    )
+    return Plan(parts=parts, coverage_scenes=20)
+
+
+def _thinned(
+    cfg: BatConfig,
+    name: str,
+    *,
+    numbers: Collection[int] | None = None,
+    columns: Collection[str] | None = None,
+    without: Collection[str] = (),
+) -> Grid:
+    """Return a grid with some of its cells: by number, by column, or without those of a name."""
+    grid = GRIDS[name](cfg)
+    return dataclasses.replace(
+        grid,
+        cells=tuple(
+            cell
+            for number, cell in enumerate(grid.cells)
+            if (numbers is None or number in numbers)
+            and (columns is None or cell.column in columns)
+            and cell.name not in without
+        ),
+    )

@@ -1,0 +1,133 @@
+"""Run the whole study in miniature: the paper's claims, tables and figures on a small trained model's made-up world.
+
+    python -m experiments.study                                  # some minutes on two cores; what `make study` runs
+    python -m experiments.study --full                           # every cell, more scenes: hours
+    python -m experiments.study --checkpoint=DIR --scene_seeds=3000000:3000200 --output_dir=DIR2
+
+Parts (bat_jax/study/plan.py): regions and merging against top-K, selections at equal budgets, the paper's ablations and
+ours, token coverage, the paper's figures drawn anew (experiments.figures). DIR/report.html holds all of it in one file;
+DIR/claims.md, comparison.md, coverage.md and a GRID.md for every grid are its tables. The same command started again
+goes on where the last one ended. `--write_docs` also writes the claims to docs/reproduction.md.
+"""
+
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from bat_jax.evals import uhr_mini
+from bat_jax.evals.runner import PredictionLog, read_predictions
+from bat_jax.pipeline import BatModel
+from bat_jax.report import study_files, study_page, study_tables
+from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
+from bat_jax.scenes.splits import parse_seeds, seeds_of
+from bat_jax.study import coverage, plan, reproduction
+from bat_jax.study.plan import Plan
+from bat_jax.study.results import Results
+from bat_jax.study.sweep import Sweep
+from experiments import cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHIPPED = ROOT / "checkpoints" / "uhr-bat-mini"
+DOCS = ROOT / "docs" / "reproduction.md"
+CHECKPOINT = flags.DEFINE_string("checkpoint", str(SHIPPED), "Directory of a model trained on UHR-Mini.")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Results go here; an unfinished study in it goes on. Default: results/mini, results/mini-full."
+)
+FULL = flags.DEFINE_bool("full", False, "All cells of all grids, on more scenes.")
+SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "Scenes of UHR-Mini; the first ones are taken.")
+SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes as FROM:TO, instead of --split.")
+FIGURES = flags.DEFINE_bool("figures", True, "Also draw the paper's figures (experiments.figures).")
+WRITE_DOCS = flags.DEFINE_bool("write_docs", False, "Also write the claims and verdicts to docs/reproduction.md.")
+
+_COVERAGE, _FIGURES = "coverage", "figures"
+
+
+def seeds_of_flags() -> range:
+    """Return the scenes that the flags ask for."""
+    return parse_seeds(SCENE_SEEDS.value) if SCENE_SEEDS.value else seeds_of(SPLIT.value)
+
+
+def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> dict[str, Sweep]:
+    """Answer all parts' questions, with a bar over all of them, and return the sweeps by name."""
+    sweeps = {part.name: Sweep(model, part.grids, output / part.name) for part in what.parts}
+    totals = {
+        part.name: sweeps[part.name].num_runs * sum(len(picture.tasks) for picture in part.pictures(seeds, None))
+        for part in what.parts
+    }
+    with tqdm(total=sum(totals.values()), unit="answer", disable=not sys.stderr.isatty()) as bar:
+        for part in what.parts:
+            bar.set_description(part.name)
+            sweeps[part.name].run(
+                lambda px, part=part: part.pictures(seeds, px), plan.scene_masks, on_answers=bar.update
+            )
+    return sweeps
+
+
+def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Mapping[str, Mapping[str, Any]]:
+    """Follow the targets of every scene and return a line a scene."""
+    folder = output / _COVERAGE
+    folder.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(seeds), unit="scene", desc=_COVERAGE, disable=not sys.stderr.isatty()) as bar:
+        with PredictionLog(folder / "predictions.jsonl") as log:
+            coverage.measure(model, seeds, log, bar.update)
+    return read_predictions(folder)
+
+
+def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.Picture, ...]:
+    """Run experiments.figures on a scene, unless its pictures are there, and return them.
+
+    Raises:
+      ValueError: it failed.
+    """
+    folder = output / _FIGURES
+    if not (folder / study_page.FIGURES_FILE).exists():
+        command = [sys.executable, "-m", "experiments.figures", f"--checkpoint={CHECKPOINT.value}"]
+        code = subprocess.run([*command, f"--output_dir={folder}", f"--scene_seed={seed}"], check=False).returncode
+        if code:
+            raise ValueError(f"--figures: experiments.figures ended with code {code}; --nofigures leaves them out")
+    return study_page.read_figures(folder)
+
+
+def main(_: list[str]) -> None:
+    """Run what is left of the study and write its results."""
+    seeds = seeds_of_flags()
+    checkpoint = pathlib.Path(CHECKPOINT.value)
+    output = pathlib.Path(OUTPUT_DIR.value or ("results/mini-full" if FULL.value else "results/mini"))
+    what = (plan.full if FULL.value else plan.reduced)(BatModel.read_config(checkpoint))
+    settings = {
+        "plan": "full" if FULL.value else "reduced",
+        "scene_seeds": f"{seeds.start}:{seeds.stop}",
+        "checkpoint": fingerprint(checkpoint),
+    }
+    check_same_run(output, settings)
+    model = BatModel.load(checkpoint)
+    output.mkdir(parents=True, exist_ok=True)
+    record = run_record(seed=0)
+    write_json(output / RUN_FILE, {"settings": settings} | record)
+    sweeps = answer(model, what, seeds, output)
+    lines = cover(model, seeds[: what.coverage_scenes], output)
+    pictures = draw_figures(output, seeds[0]) if FIGURES.value else ()
+    tasks = (task for part in what.parts for picture in part.pictures(seeds, None) for task in picture.tasks)
+    chance = {task.id: task.chance for task in tasks}
+    results = Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
+    most = max(part.num_scenes for part in what.parts)
+    facts = [
+        f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[:most])}",
+        f"checkpoint {checkpoint.name} {settings['checkpoint'][:12]}",
+        f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
+    ]
+    judged = reproduction.claims(results)
+    study_files.write_study(judged, results, facts, output, pictures, record)
+    if WRITE_DOCS.value:
+        command = "python -m experiments.study --write_docs" + (" --full" if FULL.value else "")
+        study_files.write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
+    print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_files.REPORT}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,38 @@
+"""experiments.study as a user types it: bad input is one line, before anything runs, and nothing is written."""
+
+import pytest
+
+from tests.command_batch import run_commands
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Run all command lines in one process: name -> (code, stdout, stderr)."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "full").mkdir()
+    (folder / "full" / "file").write_text("kept")
+    (folder / "other").mkdir()
+    (folder / "other" / "run.json").write_text('{"settings": {"plan": "full"}}')
+    cases = {
+        "no checkpoint": [f"--checkpoint={folder}", f"--output_dir={folder / 'new'}"],
+        "bad seeds": ["--scene_seeds=5:3", f"--output_dir={folder / 'new'}"],
+        "full folder": [f"--output_dir={folder / 'full'}"],
+        "other settings": [f"--output_dir={folder / 'other'}"],
+    }
+    return folder, dict(zip(cases, run_commands("experiments.study", list(cases.values())), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no checkpoint", "is no converted checkpoint"),
+        ("bad seeds", "scene_seeds='5:3'"),
+        ("full folder", "is not empty"),
+        ("other settings", 'plan: "full" -> "reduced"'),
+    ],
+)
+def test_bad_input_is_named_in_one_line(done, case, words):
+    folder, results = done
+    code, stdout, stderr = results[case]
+    assert code != 0 and not stdout and words in stderr.strip().splitlines()[-1]
+    assert sorted(path.name for path in folder.rglob("*")) == ["file", "full", "other", "run.json"]
