@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from bat_jax.config import BatConfig
-from bat_jax.nn import qwen2
 from bat_jax.pipeline import BatModel
 from bat_jax.scenes.layout import generate_scene
 from bat_jax.scenes.questions import generate_questions
@@ -47,9 +46,7 @@ RECIPE = MiniRecipe(
 )
 
 
-def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path, monkeypatch):
-    # A loop over layers compiles in less time than layers one by one.
-    monkeypatch.setattr(qwen2, "MAX_UNROLLED_LAYERS", 0)
+def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
     with batch_pool(1) as pool:
         training = MiniTraining(tmp_path / "work", RECIPE, CFG, pool=pool)
         with pytest.raises(ValueError, match="stage tower has not been run"):
