@@ -47,7 +47,7 @@ IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the made-up picture, 
 ANSWER = flags.DEFINE_integer("answer_tokens", 32, "Tokens written in every answer.", lower_bound=2)
 MAX_SECONDS = flags.DEFINE_float("max_seconds", 130.0, "End after this time, whatever is left.", lower_bound=1.0)
 OUTPUT = flags.DEFINE_string("output", None, "Write the measurements here as JSON, anew after each step.")
-SEED = flags.DEFINE_integer("seed", 0, "Of weights, picture and first centres.", lower_bound=0)
+SEED = flags.DEFINE_integer("random_seed", 0, "Of weights, picture and first centres.", lower_bound=0)
 
 QUESTIONS = ("How many ships are moored at the northern pier?", "Is the runway longer than the harbour's pier?")
 # The paper's largest budgets (Table 4's 11k), and twice the small model's own.

@@ -248,7 +248,7 @@ def test_every_figure_is_drawn_listed_and_on_the_page(subject, tmp_path):
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     assert page.count("<section") == len(subject.asks)
     assert page.count("Ways to choose the tokens") == 4
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
 
 
 @pytest.fixture(scope="module")
