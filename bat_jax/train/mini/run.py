@@ -90,14 +90,17 @@ _SELECTED_MIX = Mix(
     crowding=1,
     budgets=(8, 24, 64, 150),
 )
-_MIXED = StageSettings(num_steps=500, rate=1e-3)
+# From a skilled decoder with a fresh optimiser: small steps, or the skill is lost first.
+_MIXED = StageSettings(num_steps=600, rate=2.5e-4, warmup_ratio=0.08)
 _MIXED_MIX = Mix(
     num_pictures=6,
     num_questions=8,
     num_asking=1,
     forms=(0.05, 0.05, 0.9),
     num_text_only=4,
-    selections=(0.5, 0.2, 0.1, 0.1, 0.1),
+    kinds=(0.7, 0.1, 0.2),
+    selections=(0.6, 0.22, 0.05, 0.05, 0.08),
+    lowest=0.3,
 )
 
 
