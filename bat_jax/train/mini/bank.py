@@ -26,7 +26,7 @@ from bat_jax.scenes.question import SUB_TASKS, Question
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.world import SIDE_DM, Marker, Scene
 from bat_jax.train.batches import boxes_mask
-from bat_jax.train.mini.pictures import picture
+from bat_jax.train.mini.pictures import EVENT_ID, picture
 
 FORMS = ("open", "word", "letter", "told")
 TEXT_LENGTH = 64
@@ -42,7 +42,7 @@ _DRAWN = {
     "location": 8.0,
     "motion_state": 2.0,
     "regional_land_use": 2.0,
-    "anomaly": 3.0,
+    "anomaly": 8.0,
 }
 _WEIGHTS = np.array([_DRAWN.get(task, 1.0) for task in SUB_TASKS])
 # Several options may be true in the open form of these.
@@ -56,7 +56,7 @@ class Group:
     Attributes:
       kind: one of KINDS. target_mask (M1,) bool: anchor tokens where importance should lie; all False for none.
       site_ids: the sites that matter. sub_task (Q,): index into SUB_TASKS.
-      objects (Q, 15) uint8: ids of the objects that the answer is read from, 0 behind them.
+      objects (Q, 15) uint8: ids of the objects that the answer is read from (EVENT_ID: the event), 0 behind them.
       ids: per form (Q, T) uint8, question and answer, 0 behind their end. question_end, end (per form, Q): tokens of
         the question (up to and with "assistant\\n"), and of question and answer. end 0: there is no such form.
     """
@@ -172,7 +172,8 @@ def _make_group(cfg: BatConfig, tokenizer, scene: Scene, kind: str, asked: list[
         end[form] = np.array([row[2] for row in rows], np.int32)
     objects = np.zeros((len(asked), _MOST_OBJECTS), np.uint8)
     for row, item in zip(objects, asked, strict=True):
-        row[: len(item.object_ids)] = item.object_ids
+        ids_shown = (EVENT_ID,) if item.sub_task == "anomaly" else item.object_ids
+        row[: len(ids_shown)] = ids_shown
     sites = sorted({site_id for item in asked for site_id in item.site_ids})
     return Group(
         kind=kind,

@@ -20,6 +20,7 @@ import numpy as np
 from bat_jax import model as bat
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.scenes.question import LETTERS, SUB_TASKS
+from bat_jax.scenes.questions import CORNERS
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.loss import importance_loss
 from bat_jax.train.mini.bank import FORMS
@@ -55,6 +56,8 @@ _WORDS = {
     "ring": (("circle",), 1.0),
 }
 _POSITION_SIZE = 0.1
+# Of the words for a token's quarter of the picture; as strong as the others they drowned colours (94 -> 77 % right).
+_CORNER_WEIGHT = 0.5
 _BRANCH_SIZE = 0.1
 # Of the questions that need no picture, which keep the letters in mind.
 _TOLD_WEIGHT = 0.5
@@ -148,13 +151,15 @@ def lookups_loss(cfg: BatConfig, tokenizer: Any, prefix_ids: Int[np.ndarray, "Tp
         lookups: LookupBatch = batch["lookups"]
         embedding = params["decoder"]["embed_tokens"]["embedding"]
 
-        def one(texts, labels, noise):
-            visual = true_words(tokenizer, embedding, labels) + noise
+        corners = corner_words(tokenizer, embedding)
+
+        def one(texts, labels, corner, noise):
+            visual = true_words(tokenizer, embedding, labels) + corners[corner] + noise
             mask = jnp.ones(visual.shape[0], bool)
             cache = prefix_cache(cfg, params, jnp.asarray(prefix_ids), visual, mask, texts.ids.shape[0])
             return answer_loss(cfg, params, cache, texts, rows_of(texts))
 
-        answers = jax.vmap(one)(lookups.texts, lookups.labels, lookups.noise)
+        answers = jax.vmap(one)(lookups.texts, lookups.labels, lookups.corner, lookups.noise)
         start, kinds = len(prefix_ids), (lookups.form, lookups.sub_task)
         total, facts = _answers_total(answers, lookups.texts, lookups.shown, start, evidence_weight, signs, *kinds)
         told, told_facts = told_loss(cfg, params, prefix_ids, batch["told"], evidence_weight, signs)
@@ -172,6 +177,22 @@ def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Arr
         table = jnp.concatenate([jnp.zeros((1, embedding.shape[1])), embedding[jnp.asarray(ids)]])
         total += weight * table[getattr(truth, name).astype(np.int32)]
     return total
+
+
+def corner_words(tokenizer: Any, embedding: Float[Array, "V D"]) -> Float[Array, "4 D"]:
+    """Return the sum of the words' embeddings of each of CORNERS, to be added to what lies in that quarter."""
+    ids = [tokenizer.convert_tokens_to_ids(corner.split()) for corner in CORNERS]
+    return _CORNER_WEIGHT * jnp.sum(embedding[jnp.asarray(ids)], axis=1)
+
+
+def corner_grid(tokenizer: Any, embedding: Float[Array, "V D"], side: int) -> Float[Array, "G G D"]:
+    """Return a base grid that says in the decoder's words which quarter of the picture a cell is in.
+
+    Beside sinusoids alone the decoder had learned "Where in the image is the harbour?" in 45 % of cases: nothing in a
+    token resembled the options' words.
+    """
+    is_second = np.arange(side) >= side // 2
+    return corner_words(tokenizer, embedding)[2 * is_second[:, None] + is_second[None]]
 
 
 def word_bag_loss(cfg: BatConfig, tokenizer: Any) -> Loss:
@@ -474,7 +495,7 @@ def _answers_total(
     }
     for index, name in enumerate(FORMS[:3]):
         facts[f"accuracy_{name}"] = weighted_mean(answers.is_right, weight * (form == index))
-    for task in ("object_colour", "object_class", "existence", "location"):
+    for task in ("object_colour", "object_class", "existence", "location", "regional_land_use", "anomaly"):
         chosen = weight * (sub_task == list(SUB_TASKS).index(task))
         facts[f"accuracy_{task}"] = weighted_mean(answers.is_right, chosen)
     aside = weighted_mean(unseen, has_evidence) + weighted_mean(missed, weight)

@@ -16,7 +16,7 @@ import numpy as np
 from bat_jax.config import BatConfig
 from bat_jax.io.prompts import END_OF_TURN, build_prompt
 from bat_jax.scenes.question import LETTERS, SUB_TASKS
-from bat_jax.scenes.questions import TEMPLATES, YES_NO
+from bat_jax.scenes.questions import CORNERS, TEMPLATES, YES_NO
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, LAND_USES, MOVING_KINDS, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.mini.bank import FORMS
 from bat_jax.train.mini.packed import Texts
@@ -30,13 +30,15 @@ _LETTER_SHARE = 0.75
 
 
 class LookupBatch(NamedTuple):
-    """labels (B, K, 9): see TokenTruth. noise (B, K, D): added to the words. texts: (B, Q, T).
+    """labels (B, K, 9): see TokenTruth. corner (B, K): each token's quarter of the picture, an index into CORNERS.
 
+    noise (B, K, D): added to the words. texts: (B, Q, T).
     shown (B, Q, K): the tokens that the answer is read from: the object's, or, where there is none such, the bare
     site's, so that what the look falls on says whether there is one. sub_task, form (B, Q): what each is.
     """
 
     labels: np.ndarray
+    corner: np.ndarray
     noise: np.ndarray
     texts: Texts
     shown: np.ndarray
@@ -62,10 +64,11 @@ class LookupBatches:
     def __call__(self, position: int) -> LookupBatch:
         rng = np.random.default_rng([self.seed, position])
         rows = [self._picture(rng) for _ in range(self.num_pictures)]
-        labels, texts, shown, sub_task, form = zip(*rows, strict=True)
+        labels, corner, texts, shown, sub_task, form = zip(*rows, strict=True)
         shape = (self.num_pictures, _NUM_TOKENS, self.cfg.decoder.width)
         return LookupBatch(
             labels=np.stack(labels),
+            corner=np.stack(corner),
             noise=rng.normal(0.0, self.noise, shape).astype(np.float32),
             texts=Texts(*(np.stack(leaves) for leaves in zip(*texts, strict=True))),
             shown=np.stack(shown),
@@ -73,15 +76,19 @@ class LookupBatches:
             form=np.stack(form),
         )
 
-    def _picture(self, rng: np.random.Generator) -> tuple[np.ndarray, Texts, np.ndarray, np.ndarray, np.ndarray]:
+    def _picture(self, rng: np.random.Generator) -> tuple[Any, ...]:
         tokens: list[dict[str, int]] = []
         asked: list[tuple[str, str, list[str], str, tuple[int, int]]] = []
         num_sites = 1 + rng.choice(len(_NUM_SITES), p=_NUM_SITES)
         for site_id, site in enumerate(rng.permutation(len(SITE_KINDS))[:num_sites].tolist()):
             self._site(rng, site_id + 1, site, tokens, asked)
-        land = [{"land_use": int(rng.integers(len(LAND_USES))) + 1} for _ in range(_NUM_TOKENS - len(tokens))]
+        land = [
+            {"land_use": int(rng.integers(len(LAND_USES))) + 1, "corner": int(rng.integers(len(CORNERS)))}
+            for _ in range(_NUM_TOKENS - len(tokens))
+        ]
         tokens = [(tokens + land)[index] for index in rng.permutation(_NUM_TOKENS)]
         labels = np.array([[token.get(name, 0) for name in TokenTruth._fields] for token in tokens], np.uint8)
+        corner = np.array([token["corner"] for token in tokens], np.uint8)
         chosen = [asked[index] for index in rng.choice(len(asked), self.num_questions)]
         is_letter = rng.random(self.num_questions) < _LETTER_SHARE
         form = np.where(is_letter, FORMS.index("letter"), FORMS.index("open")).astype(np.int32)
@@ -95,12 +102,12 @@ class LookupBatches:
         truth = TokenTruth.of(labels)
         shown = [(truth.site_id == site) & (truth.object_id == number) for *_, (site, number) in chosen]
         texts = Texts(ids, question_end, end, np.ones(self.num_questions, np.float32))
-        return labels, texts, np.stack(shown), sub_task, form
+        return labels, corner, texts, np.stack(shown), sub_task, form
 
     def _site(self, rng: np.random.Generator, site_id: int, site: int, tokens: list, asked: list) -> None:
         """Append a site's tokens and its questions: (sub-task, text, options, right one, (site, object or 0))."""
         name, place = SITE_KINDS[site], {"land_use": int(rng.integers(len(LAND_USES))) + 1, "site_kind": site + 1}
-        place["site_id"] = site_id
+        place |= {"site_id": site_id, "corner": int(rng.integers(len(CORNERS)))}
         num = 1 + rng.choice(len(_NUM_OBJECTS), p=_NUM_OBJECTS)
         kinds = [int(kind) for kind in rng.permutation(len(OBJECT_KINDS))[:num]]
         colours = [int(colour) for colour in rng.permutation(len(COLOURS))[:num]]
@@ -112,6 +119,7 @@ class LookupBatches:
             asked.append((form.split("/")[0], text, options, right, (site_id, number)))
 
         tokens.append(place)
+        ask("location/corner", list(CORNERS), CORNERS[place["corner"]], 0)
         for number, (kind, colour) in enumerate(zip(kinds, colours, strict=True), start=1):
             seen = place | {"object_kind": kind + 1, "colour": colour + 1, "object_id": number}
             names = {"kind": OBJECT_KINDS[kind], "colour": COLOURS[colour]}

@@ -30,6 +30,8 @@ from bat_jax.scenes.world import SIDE_DM, Marker, Scene
 from bat_jax.typing import Array
 
 _RING = 1
+# Stands for a scene's one event among the ids of its objects.
+EVENT_ID = 255
 
 
 class TokenTruth(NamedTuple):
@@ -49,6 +51,10 @@ class TokenTruth(NamedTuple):
     def of(cls, labels: np.ndarray | Array) -> "TokenTruth":
         """Split the last axis of stored labels."""
         return cls(*(labels[..., index] for index in range(len(cls._fields))))
+
+    def shown_id(self) -> np.ndarray:
+        """Return the id of the object that each token shows, EVENT_ID on the event's other tokens, 0 elsewhere."""
+        return np.where((self.event > 0) & (self.object_id == 0), np.uint8(EVENT_ID), self.object_id)
 
 
 class Picture(NamedTuple):

@@ -310,6 +310,9 @@ class MiniTraining:
     def attention(self) -> None:
         params = {"scale_embedding": self._untrained()["scale_embedding"]}
         params |= self._saved("lookups") | self._saved("word_bag")
+        words = params["decoder"]["embed_tokens"]["embedding"]
+        side = self.cfg.scale_embedding.base_side
+        params["scale_embedding"]["base"] += decoder.corner_grid(self._tokenizer(), words, side)
         loss = decoder.attention_loss(self.cfg, self._tokenizer(), self._bank.prefix_ids, self.recipe.evidence_weight)
         self._stage("attention", params, loss, fixed={"vision": self._on_device("vision")})
 
@@ -409,7 +412,7 @@ class MiniTraining:
 
     @functools.cached_property
     def _object_id(self) -> jax.Array:
-        return jnp.asarray(TokenTruth.of(np.asarray(self._labels)).object_id)
+        return jnp.asarray(TokenTruth.of(np.asarray(self._labels)).shown_id())
 
     def _on_device(self, name: str) -> jax.Array:
         """Return features of all pictures as one array on the device; the last one asked for is kept there."""

@@ -5,12 +5,13 @@ import pytest
 
 from bat_jax.config import BatConfig
 from bat_jax.io.prompts import build_prompt, load_tokenizer
+from bat_jax.scenes.question import SUB_TASKS
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.train.mini.bank import FORMS, Bank, groups_of, target_boxes
 from bat_jax.train.mini.export import write_tokenizer
 from bat_jax.train.mini.groups import GroupBatches, Mix
 from bat_jax.train.mini.options import OptionBatches
-from bat_jax.train.mini.pictures import picture
+from bat_jax.train.mini.pictures import EVENT_ID, picture
 
 CFG = BatConfig.mini()
 
@@ -30,6 +31,13 @@ def bank(tokenizer):
         groups.append(groups_of(CFG, tokenizer, item.scene, item.marker, range(2)))
     prefix = build_prompt(tokenizer, "?", 1, CFG.prompt).pieces[0]
     return Bank(groups=groups, prefix_ids=prefix)
+
+
+def test_what_is_wrong_is_read_from_the_event(bank):
+    anomaly = list(SUB_TASKS).index("anomaly")
+    objects = [row for groups in bank.groups for group in groups for row in group.objects[group.sub_task == anomaly]]
+    assert len(objects) >= 6
+    assert all(row[row > 0].tolist() == [EVENT_ID] for row in objects)
 
 
 def test_rounds_ask_other_questions_about_the_same_scene():

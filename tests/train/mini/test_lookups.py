@@ -8,6 +8,7 @@ import pytest
 from bat_jax.config import BatConfig
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.scenes.question import LETTERS, SUB_TASKS
+from bat_jax.scenes.questions import CORNERS
 from bat_jax.scenes.world import COLOURS, EVENT_KINDS, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.mini.bank import FORMS
 from bat_jax.train.mini.export import write_tokenizer
@@ -31,10 +32,13 @@ def named(question, words):
     return found[0] if found else 0
 
 
-def answer_of(question, truth):
+def answer_of(question, truth, corner):
     """Return (answer, mask of the tokens that say it) of a question, read from the tokens alone."""
     site, kind, colour = (named(question, words) for words in (SITE_KINDS, OBJECT_KINDS, COLOURS))
     here = truth.site_kind == site
+    if "in the image" in question or "part of the image" in question:
+        bare = here & (truth.object_id == 0)
+        return CORNERS[np.unique(corner[bare]).item()], bare
     if "wrong" in question or "anomaly" in question:
         return EVENT_KINDS[truth.event[here].max() - 1], here & (truth.event > 0)
     if re.match("(Is there a|Does)", question):
@@ -65,15 +69,16 @@ def test_every_answer_and_its_evidence_can_be_read_from_the_tokens(tokenizer):
             lines = prompt.strip().split("\n")
             form = FORMS[batch.form[picture, place]]
             if form == "letter":
-                options = dict(re.match(r" ?([A-D]) ?\. ?(\w+)", line).groups() for line in lines[1:] if ". " in line)
+                option = re.compile(r" ?([A-D]) ?\. ?(\w+(?: \w+)?)")
+                options = dict(option.match(line).groups() for line in lines[1:] if ". " in line)
                 assert list(options) == list(LETTERS[: len(options)]) and len(set(options.values())) == len(options)
                 letters.append(answer)
                 answer = options[answer]
-            wanted, shown = answer_of(lines[0], truth)
+            wanted, shown = answer_of(lines[0], truth, batch.corner[picture])
             assert answer == wanted, lines
             np.testing.assert_array_equal(batch.shown[picture, place], shown)
             seen.add((list(SUB_TASKS)[batch.sub_task[picture, place]], form))
-    tasks = {"object_class", "object_colour", "existence", "motion_state", "anomaly"}
+    tasks = {"object_class", "object_colour", "existence", "motion_state", "anomaly", "location"}
     assert seen == {(task, form) for task in tasks for form in ("open", "letter")}
     # No letter is a better guess than another (four standard deviations; yes and no know A and B alone).
     of_four = np.array([letters.count(letter) for letter in LETTERS])
@@ -83,7 +88,7 @@ def test_every_answer_and_its_evidence_can_be_read_from_the_tokens(tokenizer):
 def test_batches_are_a_function_of_seed_and_position(tokenizer):
     draw = LookupBatches(CFG, tokenizer, 3, 4, 0.03, seed=1)
     first, again, other = draw(5), LookupBatches(CFG, tokenizer, 3, 4, 0.03, seed=1)(5), draw(6)
-    for a, b in zip((*first[:2], *first.texts), (*again[:2], *again.texts), strict=True):
+    for a, b in zip((*first[:3], *first.texts), (*again[:3], *again.texts), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first.texts.ids, other.texts.ids)
     assert 0.02 < first.noise.std() < 0.04

@@ -126,6 +126,15 @@ def test_evidence_is_the_objects_or_the_named_place_in_the_anchor():
     assert evidence.tolist() == [[False, True, True, False, False, False], [True, True, False, False, False, False]]
 
 
+def test_a_base_grid_says_its_quarter_in_words(case):
+    tokenizer, *_ = case
+    embedding = jnp.eye(CFG.decoder.vocab_size)
+    grid = np.asarray(decoder.corner_grid(tokenizer, embedding, 4))
+    for (row, column), words in {(0, 1): "top left", (1, 2): "top right", (2, 0): "bottom left"}.items():
+        found = tokenizer.convert_ids_to_tokens(np.flatnonzero(grid[row, column]).tolist())
+        assert sorted(found) == sorted(words.split())
+
+
 def test_the_right_option_is_its_line(case):
     tokenizer, *_ = case
     signs = decoder.Signs.of(tokenizer)

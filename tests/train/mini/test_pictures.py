@@ -58,3 +58,11 @@ def test_a_store_makes_what_is_missing_and_refuses_another_config(tmp_path):
     np.testing.assert_array_equal(again.labels[1], labels)
     with pytest.raises(ValueError, match="num_pictures"):
         PictureStore(tmp_path, CFG, 3)
+
+
+def test_an_event_shows_under_its_own_id_where_no_object_stands():
+    labels = np.zeros((3, 9), np.uint8)
+    event, object_id = TokenTruth._fields.index("event"), TokenTruth._fields.index("object_id")
+    labels[:2, event] = 4
+    labels[1:, object_id] = 7
+    assert TokenTruth.of(labels).shown_id().tolist() == [pictures.EVENT_ID, 7, 7]
