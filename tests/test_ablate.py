@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from bat_jax.config import BatConfig
 from tests.command_batch import run_commands
 
 MINI = pathlib.Path(__file__).parents[1] / "checkpoints" / "uhr-bat-mini"
@@ -37,7 +38,7 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
     assert "| layer 3 | 20/70/190/449 | 729 |" in stdout
     assert stdout.count("\n| layer ") == BatConfig.mini().decoder.num_layers
     assert (folder / "out" / "layers.md").read_text() in stdout
-    assert len((folder / "out" / "layers.csv").read_text().splitlines()) == 5
+    assert len((folder / "out" / "layers.csv").read_text().splitlines()) == BatConfig.mini().decoder.num_layers + 1
     assert (folder / "out" / "layers.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "out" / "run.json").read_text())["settings"]["limit"] == 2
 
