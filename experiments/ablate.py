@@ -35,7 +35,7 @@ from experiments import cli
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results go here; an unfinished grid in it goes on.")
 TABLE = flags.DEFINE_multi_enum("table", [], ["5", "6", "7", "8", "9"], "A table of the paper; may be repeated.")
-FIGURE = flags.DEFINE_multi_enum("figure", [], ["1", "3", "4"], "A figure of the paper; 4 shows what Table 6 holds.")
+FIGURE = flags.DEFINE_multi_enum("figure", [], ["1", "3", "4", "5"], "A figure of the paper; 4 shows Table 6.")
 OURS = flags.DEFINE_multi_enum(
     "ours", [], ["differences", "selections", "regions", "layers", "kmeans"], "A grid of our own."
 )

@@ -21,6 +21,7 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
+_LEFT_AT_95 = 0.05
 _COMPARED = (
     "uhr_bat",
     "topk",
@@ -236,6 +237,23 @@ def figure_3(cfg: BatConfig) -> Grid:
     return Grid(name="figure3", title="Kept tokens", cells=cells)
 
 
+def figure_5(cfg: BatConfig) -> Grid:
+    """Ours against pruning that does not know the question, at 95 % pruning, in the proportions of the budgets."""
+    budgets = cfg.compressor.budgets
+    counts = [cfg.num_tokens(px) for px in cfg.compressor.sizes_px]
+    factor = _LEFT_AT_95 * sum(counts) / sum(budgets)
+    left = tuple(min(round(budget * factor), count) for budget, count in zip(budgets, counts, strict=True))
+    cells = tuple(
+        Cell(name=selection, settings={"selection": selection}, budgets=left) for selection in ("uhr_bat", "background")
+    )
+    return Grid(
+        name="figure5",
+        title="Ours against text-agnostic pruning, 95 % pruned",
+        cells=cells,
+        note="the paper compares with GeoLLaVA-8K itself on one picture; here background pruning in its manner",
+    )
+
+
 def differences(cfg: BatConfig) -> Grid:
     """Every setting in which paper and release differ, and our own, flipped one at a time."""
     settings = cfg.compressor
@@ -321,6 +339,7 @@ GRIDS: Mapping[str, Callable[[BatConfig], Grid]] = {
     "table9": table_9,
     "figure1": figure_1,
     "figure3": figure_3,
+    "figure5": figure_5,
     "differences": differences,
     "selections": selections,
     "regions": regions,

@@ -92,7 +92,7 @@ def full(cfg: BatConfig) -> Plan:
         # ToMe's steps follow each other and take most of a second a question: at one budget only.
         Part(
             name="selections",
-            grids=(GRIDS["selections"](cfg), _thinned(cfg, "figure1", without=("tome",))),
+            grids=(GRIDS["selections"](cfg), _thinned(cfg, "figure1", without=("tome",)), GRIDS["figure5"](cfg)),
             num_scenes=50,
         ),
         Part(
@@ -109,6 +109,7 @@ def reduced(cfg: BatConfig) -> Plan:
     selections = (
         _thinned(cfg, "selections", without=("tome",)),
         _thinned(cfg, "figure1", columns=("1k", "3k", "6k"), without=("tome",)),
+        GRIDS["figure5"](cfg),
     )
     ablations = (
         GRIDS["table5"](cfg),

@@ -36,6 +36,8 @@ from bat_jax.study.verdicts import (
 UHR_BAT = coverage.UHR_BAT
 _WEIGHTS = "checkpoints/uhr_bat_7b"
 _ABLATE = f"python -m experiments.ablate --checkpoint={_WEIGHTS} --benchmark=xlrs --data=PATH --output_dir=DIR"
+# The flag of experiments.ablate that asks for a grid.
+_FLAGS = {"selections": "--ours=selections", "figure5": "--figure=5"}
 _GUESSES = "the model's answers are guesses, so they decide nothing"
 
 
@@ -52,11 +54,12 @@ def _accuracy(results: Results, verdict: Verdict, **rest: Any) -> Judged:
     return Judged(verdict=verdict, **rest)
 
 
-def _better_than(results: Results, other: str, where: str, claim: str, is_asked: IsAsked, of: str) -> Judged:
-    """Judge that UHR-BAT is better than another selection at the checkpoint's own budgets."""
-    theirs = results.answers("selections", "selections", other)
-    found = compare([results.own()], [theirs], is_asked)
-    budget = "/".join(map(str, results.cfg.compressor.budgets))
+def _better_than(
+    results: Results, other: str, where: str, claim: str, is_asked: IsAsked, of: str, grid: str = "selections"
+) -> Judged:
+    """Judge that UHR-BAT is better than another selection in a grid of one budget."""
+    found = compare(*([results.answers("selections", grid, name)] for name in (UHR_BAT, other)), is_asked)
+    budget = "/".join(map(str, results.grid("selections", grid).cells[0].budgets))
     return _accuracy(
         results,
         gain(found.low, found.high),
@@ -64,7 +67,7 @@ def _better_than(results: Results, other: str, where: str, claim: str, is_asked:
         claim=claim,
         ran=f"uhr_bat - {other}, budgets {budget}, {found.num_questions} {of}",
         number=f"{found.text} points ({found.ours:.1f} and {found.theirs:.1f} %)",
-        command=f"{_ABLATE} --ours=selections",
+        command=f"{_ABLATE} {_FLAGS[grid]}",
     )
 
 
@@ -232,6 +235,7 @@ def _benchmarks(results: Results) -> list[Judged]:
             "better than text-agnostic background pruning (GeoLLaVA-8K's manner) at 95 % pruning",
             lambda record: True,
             "questions",
+            grid="figure5",
         )
     )
     return found

@@ -62,3 +62,14 @@ def test_a_model_with_other_views_is_refused():
     cfg = MINI.with_settings(scales=MINI.compressor.scales[:2])
     with pytest.raises(ValueError, match="four views"):
         grids.GRIDS["table6"](cfg)
+
+
+@pytest.mark.parametrize("cfg", [MINI, BatConfig.uhr_bat_7b("release")])
+def test_figure_5_leaves_a_twentieth_in_the_proportions_of_the_budgets(cfg):
+    total = sum(cfg.num_tokens(px) for px in cfg.compressor.sizes_px)
+    ours, theirs = grids.GRIDS["figure5"](cfg).cells
+    assert ours.budgets == theirs.budgets
+    assert sum(ours.budgets) == pytest.approx(total / 20, abs=2)
+    assert ours.budgets == pytest.approx(
+        [b * total / 20 / sum(cfg.compressor.budgets) for b in cfg.compressor.budgets], abs=1
+    )
