@@ -230,7 +230,7 @@ def memory(cfg: BatConfig, text: cost.Text) -> list[str]:
         *table(("GB (10^9 bytes), bfloat16", *(f"{kept:,} kept" for kept in budgets.values())), rows),
         "",
         "The sum is of what is listed: the runtime's own buffers, the tower's activations and copies made while tiles "
-        "are joined come on top, so a measured peak will be higher.",
+        "are joined come on top, so a measured peak will be higher; docs/gpu.md sets one beside it.",
         "",
         f"The paper claims about 30 GB at inference with 3,000 kept tokens (App. A), here {total:.1f}. Two things a "
         "PyTorch run may hold besides and this one does not: the attention maps of all 28 layers over the anchor, "
