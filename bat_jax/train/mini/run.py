@@ -90,16 +90,16 @@ _SELECTED_MIX = Mix(
     crowding=1,
     budgets=(8, 24, 64, 150),
 )
-# From a skilled decoder with a fresh optimiser: small steps, or the skill is lost first.
-_MIXED = StageSettings(num_steps=600, rate=2.5e-4, warmup_ratio=0.08)
+# The budgets are three times those of the stage before; a third of this rate for 600 steps did not reach them.
+_MIXED = StageSettings(num_steps=1200, rate=7e-4, warmup_ratio=0.06)
 _MIXED_MIX = Mix(
     num_pictures=6,
     num_questions=8,
     num_asking=1,
     forms=(0.05, 0.05, 0.9),
     num_text_only=4,
-    kinds=(0.7, 0.1, 0.2),
-    selections=(0.6, 0.22, 0.05, 0.05, 0.08),
+    kinds=(0.78, 0.06, 0.16),
+    selections=(0.62, 0.22, 0.04, 0.04, 0.08),
     lowest=0.3,
 )
 
