@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bat_jax.compress.budgets import pruned_budgets
 from bat_jax.config import BatConfig
 from bat_jax.study.published import TABLES
 
@@ -21,7 +22,6 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
-_LEFT_AT_95 = 0.05
 _COMPARED = (
     "uhr_bat",
     "topk",
@@ -239,10 +239,8 @@ def figure_3(cfg: BatConfig) -> Grid:
 
 def figure_5(cfg: BatConfig) -> Grid:
     """Ours against pruning that does not know the question, at 95 % pruning, in the proportions of the budgets."""
-    budgets = cfg.compressor.budgets
     counts = [cfg.num_tokens(px) for px in cfg.compressor.sizes_px]
-    factor = _LEFT_AT_95 * sum(counts) / sum(budgets)
-    left = tuple(min(round(budget * factor), count) for budget, count in zip(budgets, counts, strict=True))
+    left = pruned_budgets(0.95, cfg.compressor.budgets, counts)
     cells = tuple(
         Cell(name=selection, settings={"selection": selection}, budgets=left) for selection in ("uhr_bat", "background")
     )

@@ -4,8 +4,6 @@ import copy
 import importlib.util
 import json
 
-import hypothesis
-import hypothesis.strategies as st
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,9 +15,8 @@ from bat_jax.report.figures.cards import compare
 from bat_jax.report.figures.figure import counts_text
 from bat_jax.report.figures.heat import importance_on
 from bat_jax.report.figures.page import FIGURES, write_figures
-from bat_jax.report.figures.pruning import PRUNE_SHARES
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject, share_out, window_in
+from bat_jax.report.figures.subject import Ask, Subject, window_in
 from bat_jax.report.figures.tsne import NUM_NEIGHBOURS, check_installed, plane, same_region_share
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, wrap
 from bat_jax.scenes.layout import generate_scene
@@ -56,28 +53,6 @@ def wide(model):
     return Subject(
         model, pixels, [Ask(f"{name}? " + "Only one word. " * 5) for name in ("ships", "cars")], max_new_tokens=2
     )
-
-
-def test_budgets_of_the_mini_model_at_three_shares_of_pruning():
-    limits, weights = (256, 1024, 4096, 9216), (20, 70, 190, 449)
-    found = [share_out(int(14_592 * (1 - share) + 1e-6), weights, limits) for share in PRUNE_SHARES]
-    assert [sum(budgets) for budgets in found] == [2188, 729, 364]
-    assert found[1] == weights
-    assert found[2] == (10, 35, 95, 224)
-
-
-@hypothesis.given(st.lists(st.tuples(st.integers(1, 500), st.integers(0, 60)), min_size=1, max_size=5), st.data())
-def test_shares_sum_to_the_total_within_limits_and_in_proportion(parts, data):
-    weights, limits = zip(*parts, strict=True)
-    total = data.draw(st.integers(0, sum(limits)))
-    shares = share_out(total, weights, limits)
-    assert sum(shares) == total
-    assert all(0 <= share <= limit for share, limit in zip(shares, limits, strict=True))
-    free = [i for i in range(len(parts)) if shares[i] < limits[i]]
-    ratios = [(shares[i] - 1) / weights[i] for i in free], [(shares[i] + 1) / weights[i] for i in free]
-    assert not free or max(ratios[0]) <= min(ratios[1]) + 1e-9
-    with pytest.raises(ValueError, match="total="):
-        share_out(sum(limits) + 1, weights, limits)
 
 
 @pytest.mark.parametrize("selection", ["uhr_bat", "background"])

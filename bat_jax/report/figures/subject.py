@@ -6,12 +6,12 @@
 The networks of the picture run once, regions once a partition, an answer once a setting, whatever the figures ask for.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from bat_jax.compress.budgets import pruned_budgets
 from bat_jax.config import ScaleSpec
 from bat_jax.encoding import ImageLike
 from bat_jax.pipeline import BatModel, Scene
@@ -144,36 +144,7 @@ class Subject:
 
     def pruned_budgets(self, prune: float) -> tuple[int, ...]:
         """Return the budgets that leave out a share of all tokens, in the proportions of the settings' budgets."""
-        total = math.floor(self.num_tokens * (1 - prune) + 1e-6)
-        return share_out(total, self.cfg.compressor.budgets, self.valid_counts)
-
-
-def share_out(total: int, weights: Sequence[int], limits: Sequence[int]) -> tuple[int, ...]:
-    """Divide a number in proportion to weights, each part at most its limit; the parts sum to it.
-
-    What a limit cuts off goes to the others in proportion; remainders go to the largest fractions, then to the last.
-
-    Raises:
-      ValueError: the limits do not hold the number.
-    """
-    if not 0 <= total <= sum(limits):
-        raise ValueError(f"total={total}: must be from 0 to {sum(limits)}")
-    parts, open_ = [0] * len(weights), set(range(len(weights)))
-    while True:
-        left = total - sum(parts[i] for i in range(len(parts)) if i not in open_)
-        ideal = {i: left * weights[i] / sum(weights[k] for k in open_) for i in open_}
-        full = {i for i in open_ if ideal[i] > limits[i]}
-        if not full:
-            break
-        for i in full:
-            parts[i] = limits[i]
-        open_ -= full
-    for i in open_:
-        parts[i] = math.floor(ideal[i])
-    by_fraction = sorted(open_, key=lambda i: (parts[i] - ideal[i], -i))
-    for i in [i for i in by_fraction if parts[i] < limits[i]][: total - sum(parts)]:
-        parts[i] += 1
-    return tuple(parts)
+        return pruned_budgets(prune, self.cfg.compressor.budgets, self.valid_counts)
 
 
 def window_in(boxes: Sequence[UnitBox], window: UnitBox) -> tuple[UnitBox, ...]:
