@@ -156,31 +156,36 @@ class BatModel:
     def _scene(self, data: SceneData) -> Scene:
         return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
 
-    def ask(self, scenes: Sequence[Scene], question: str, **options: Any) -> Answer:
+    def ask(self, scenes: Sequence[Scene], question: str, *, shared_with: Sequence[str] = (), **options: Any) -> Answer:
         """Answer a question about one or more encoded images.
 
         Several images share each scale's budget, the first ones get the remainder. Under the release's prompt setting
         only the first image's tokens are used.
 
         Args:
+          shared_with: other questions that the same tokens have to serve: importance is the mean over all of them.
           options: see `answer_prompt`.
 
         Raises:
-          ValueError: the question is empty, too long for the decoder, or an option is out of range.
+          ValueError: a question is empty, too long for the decoder, or an option is out of range.
         """
         prompt = build_prompt(self.tokenizer, question, len(scenes), self.cfg.prompt)
+        suffixes = [self._suffix(text) for text in (question, *shared_with)]
+        return self.answer_prompt(scenes, prompt, suffixes, **options)
+
+    def _suffix(self, question: str) -> np.ndarray:
+        """Return the text behind the image on the attention path, as token ids."""
         # Importance is read on each image alone, behind the template's prefix; placeholders inside a question would
         # put other text there.
         if self.cfg.prompt.images == "all" and IMAGE_TOKEN in question:
             question = question.replace(IMAGE_TOKEN, "").strip()
-        suffix = build_prompt(self.tokenizer, question, 1, self.cfg.prompt).pieces[-1]
-        return self.answer_prompt(scenes, prompt, suffix, **options)
+        return build_prompt(self.tokenizer, question, 1, self.cfg.prompt).pieces[-1]
 
     def answer_prompt(
         self,
         scenes: Sequence[Scene],
         prompt: Prompt,
-        suffix: np.ndarray | None = None,
+        suffixes: Sequence[np.ndarray] | None = None,
         *,
         budgets: Sequence[int] | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -192,7 +197,8 @@ class BatModel:
         """Answer a tokenised prompt.
 
         Args:
-          suffix: the text behind the image on the attention path; by default the prompt's last piece.
+          suffixes: texts behind the image on the attention path, whose importance is averaged; by default the prompt's
+            last piece alone.
           budgets: tokens per scale, at most the config's, of which some may be 0; these are traced, so no value
             compiles anew.
           temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
@@ -203,7 +209,7 @@ class BatModel:
         """
         self._check_options(max_new_tokens, temperature, top_p)
         self.stages.reset_clocks()
-        compressions = self.compress(scenes, prompt.pieces[-1] if suffix is None else suffix, budgets)
+        compressions = self.compress(scenes, prompt.pieces[-1:] if suffixes is None else suffixes, budgets)
         used = compressions[: len(prompt.pieces) - 1]
         spliced = self.splice(prompt, used)
         num_rows = int(jnp.sum(spliced.valid))
@@ -239,37 +245,17 @@ class BatModel:
         )
 
     def compress(
-        self, scenes: Sequence[Scene], suffix: np.ndarray, budgets: Sequence[int] | None = None
+        self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray], budgets: Sequence[int] | None = None
     ) -> tuple[Compression, ...]:
-        """Choose each image's tokens for the question in `suffix` (token ids after the image)."""
+        """Choose each image's tokens for the questions in `suffixes` (token ids after the image) together."""
         if not scenes:
             raise ValueError("scenes: need at least one encoded image")
-        settings = self.cfg.compressor
-        ids, valid = _padded_text(suffix)
-        weight = np.zeros(ids.size, np.float32)
-        weight[: suffix.size] = suffix_row_weight(
-            settings.attention_query,
-            suffix.tolist(),
-            pad_id=self.tokenizer.pad_token_id,
-            end_of_turn_id=end_of_turn_id(self.tokenizer),
-            is_space=lambda token: self.tokenizer.decode([token]).isspace(),
-        )
         # What only partitioning or importance reads must not compile the selection anew.
         rules = self.cfg.networks_with(*SELECTION_RULES).compressor
         compressions = []
         for scene, shares in zip(scenes, self._shares(budgets, len(scenes)), strict=True):
-            self._check_length(scene.cache.key.shape[2] + suffix.size)
-            rows = self.stages.run(
-                "anchor_importance",
-                bat.anchor_importance,
-                (self.cfg.networks, scene.grids[0].num_tokens),
-                self.params,
-                scene.cache,
-                ids,
-                valid,
-                weight,
-            )
-            importance = rows[settings.attention_layer]
+            rows = [self._anchor_importance(scene, suffix) for suffix in suffixes]
+            importance = rows[0] if len(rows) == 1 else jnp.mean(jnp.stack(rows), axis=0)
             selections = self.stages.run(
                 "preserve_merge",
                 select,
@@ -284,6 +270,31 @@ class BatModel:
                 Compression(tokens=tokens, mask=mask, selections=selections, anchor_importance=importance)
             )
         return tuple(compressions)
+
+    def _anchor_importance(self, scene: Scene, suffix: np.ndarray) -> jax.Array:
+        """Return the importance of the anchor's tokens, (M,), for one question."""
+        settings = self.cfg.compressor
+        self._check_length(scene.cache.key.shape[2] + suffix.size)
+        ids, valid = _padded_text(suffix)
+        weight = np.zeros(ids.size, np.float32)
+        weight[: suffix.size] = suffix_row_weight(
+            settings.attention_query,
+            suffix.tolist(),
+            pad_id=self.tokenizer.pad_token_id,
+            end_of_turn_id=end_of_turn_id(self.tokenizer),
+            is_space=lambda token: self.tokenizer.decode([token]).isspace(),
+        )
+        rows = self.stages.run(
+            "anchor_importance",
+            bat.anchor_importance,
+            (self.cfg.networks, scene.grids[0].num_tokens),
+            self.params,
+            scene.cache,
+            ids,
+            valid,
+            weight,
+        )
+        return rows[settings.attention_layer]
 
     def splice(self, prompt: Prompt, compressions: Sequence[Compression]) -> bat.Spliced:
         """Put the compressed images into the prompt; the last text is padded so that questions share a program."""

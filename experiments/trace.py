@@ -83,7 +83,7 @@ def question_arrays(scene: Scene, answer: Answer) -> dict[str, np.ndarray]:
 
 def prompt_arrays(model: BatModel, scene: Scene, prompt: Prompt) -> dict[str, np.ndarray]:
     """Return the visual tokens, the spliced embeddings and the logits at every valid row."""
-    compression = model.compress([scene], prompt.pieces[-1])
+    compression = model.compress([scene], prompt.pieces[-1:])
     spliced = model.splice(prompt, compression)
     logits = model.stages.run("all_logits", bat.all_logits, (model.cfg.networks,), model.params, spliced)
     is_valid = np.asarray(spliced.valid[0])

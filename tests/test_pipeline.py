@@ -95,7 +95,7 @@ def test_the_length_of_a_question_does_not_change_its_padding_free_logits(model,
     question = "Count the planes"
     short = scene.ask(question, max_new_tokens=1)
     ids = build_prompt(model.tokenizer, question, 1, model.cfg.prompt)
-    image = model.compress([scene], ids.pieces[-1])[0]
+    image = model.compress([scene], ids.pieces[-1:])[0]
     is_text = tuple(np.ones(piece.shape, bool) for piece in ids.pieces)
     spliced = bat.splice(model.cfg, model.params, ids.pieces, is_text, (image.tokens,), (image.mask,))
     unpadded = bat.all_logits(model.cfg, model.params, spliced)[0, -1]
@@ -206,9 +206,22 @@ def test_sampling_is_a_function_of_the_seed(scene):
 def test_the_layer_of_importance_is_a_setting(model, scene):
     other = model.configured(model.cfg.with_settings(importance_layer=0))
     ids = build_prompt(model.tokenizer, "Any boats?", 1, model.cfg.prompt).pieces[-1]
-    last = model.compress([scene], ids)[0].anchor_importance
-    first = other.compress([scene], ids)[0].anchor_importance
+    last = model.compress([scene], [ids])[0].anchor_importance
+    first = other.compress([scene], [ids])[0].anchor_importance
     assert not np.allclose(last, first)
+
+
+def test_tokens_for_several_questions_follow_the_mean_of_their_importance(model, scene):
+    texts = ("Any boats?", "What stands at the harbour?", "How many?")
+    alone = [np.asarray(scene.ask(text, max_new_tokens=1).anchor_importance[0]) for text in texts]
+    compiles = model.stages.num_compiles["anchor_importance"]
+    together = scene.ask(texts[0], shared_with=texts[1:], max_new_tokens=1)
+    np.testing.assert_allclose(together.anchor_importance[0], np.mean(alone, axis=0), rtol=1e-5)
+    assert not np.allclose(together.anchor_importance[0], alone[0], rtol=1e-2)
+    other = scene.ask(texts[1], shared_with=(texts[2], texts[0]), max_new_tokens=1)
+    for one, same in zip(together.selections[0], other.selections[0], strict=True):
+        np.testing.assert_array_equal(one.index, same.index)
+    assert model.stages.num_compiles["anchor_importance"] == compiles
 
 
 @pytest.mark.parametrize("rule", [rule for rule in get_args(SelectionRule) if rule not in ("uhr_bat", "dense")])
@@ -251,7 +264,7 @@ def test_fastv_keeps_what_the_last_token_attends_to_in_layer_two(model, scene):
     rule = model.configured(model.cfg.with_settings("paper", selection="fastv", importance_layer=0))
     same = model.configured(model.cfg.with_settings("paper", importance_layer=1, importance_query="last_token"))
     ids = build_prompt(model.tokenizer, "Any boats?", 1, model.cfg.prompt).pieces[-1]
-    row, expected = (bat_model.compress([scene], ids)[0].anchor_importance for bat_model in (rule, same))
+    row, expected = (bat_model.compress([scene], [ids])[0].anchor_importance for bat_model in (rule, same))
     np.testing.assert_array_equal(row, expected)
 
 

@@ -52,6 +52,7 @@ class Task:
     Attributes:
       id: unique over the benchmark. text: the whole prompt of the user. category: as the benchmark spells it.
       question: what scoring needs to know. prompt_style: how `text` asks. chance, dialogue: see `aggregate.Item`.
+      shared_with: texts of other questions about the picture that tokens are chosen for together (`BatModel.ask`).
       facts: anything else that JSON can hold; goes into the question's line.
     """
 
@@ -62,6 +63,7 @@ class Task:
     prompt_style: str
     chance: float | None = None
     dialogue: str | None = None
+    shared_with: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -375,12 +377,12 @@ def answer_picture(
             yield _record(task, picture, times, error=_reason("picture", error))
         return
     for task in picture.tasks:
+        shared = {"shared_with": task.shared_with} if task.shared_with else {}
+        options = {**ask_options, **shared}
         try:
             start = time.perf_counter()
             answer = (
-                scenes[0].ask(task.text, **ask_options)
-                if len(scenes) == 1
-                else model.ask(scenes, task.text, **ask_options)
+                scenes[0].ask(task.text, **options) if len(scenes) == 1 else model.ask(scenes, task.text, **options)
             )
             seconds = time.perf_counter() - start
         except Exception as error:

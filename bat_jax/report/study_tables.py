@@ -9,12 +9,13 @@ import matplotlib.figure
 
 from bat_jax.report.html import Table
 from bat_jax.study import coverage
-from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against
+from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against, is_shared
 from bat_jax.study.verdicts import Judged, interval_of, shown
 
 Lines = Mapping[str, Mapping[str, Any]]
 KINDS: Mapping[str, IsAsked] = {
     "one site": ONE_SITE_ONLY,
+    "tokens shared": is_shared,
     "several sites": SCATTERED_ONLY,
     "all questions": lambda record: True,
 }

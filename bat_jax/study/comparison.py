@@ -33,6 +33,8 @@ ONE_SITE = (
 )
 # Those among them that ask about a small object.
 SMALL_OBJECT = ("object_class/site", "object_colour/site", "motion_state/site", "existence/which", "existence/yes_no")
+# Forms that are also asked in groups about different sites, for each of which tokens are chosen once.
+SHARED = ("object_class/site", "object_colour/site", "motion_state/site")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

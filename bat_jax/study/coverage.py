@@ -100,7 +100,7 @@ def _scene_line(
     targets, compressions, asked = [], [], _questions(scene)
     for item in asked:
         suffix = build_prompt(model.tokenizer, item.question.prompt(), 1, model.cfg.prompt).pieces[-1]
-        compressions.append(model.compress([encoded], suffix)[0])
+        compressions.append(model.compress([encoded], [suffix])[0])
         sources = {
             OWN: compressions[-1].anchor_importance,
             ORACLE: jnp.asarray(site_importance(item.sites, encoded.grids[0])),

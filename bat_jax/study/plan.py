@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from bat_jax.config import BatConfig
-from bat_jax.evals.runner import Picture
+from bat_jax.evals.runner import Picture, Task
 from bat_jax.evals.uhr_mini import task_of
 from bat_jax.scenes.layout import generate_scene
 from bat_jax.scenes.masks import instance_map
@@ -24,36 +24,74 @@ from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import NATIVE_PX, render
 from bat_jax.scenes.splits import SPLITS
 from bat_jax.scenes.world import Scene
-from bat_jax.study.comparison import SCATTERED
+from bat_jax.study.comparison import SCATTERED, SHARED
 from bat_jax.study.grids import GRIDS, Grid
 
 PAPER_ABLATIONS = ("table5", "table6", "table7", "table8", "table9", "figure3")
 OUR_ABLATIONS = ("differences", "layers", "kmeans")
+# Fewest questions that share a selection.
+MIN_SHARED = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
-    """Grids over scenes. num_scenes: most of them. scattered_rounds: more rounds of questions about several sites."""
+    """Grids over scenes.
+
+    Attributes:
+      num_scenes: most of them. scattered_rounds: more rounds of questions about several sites.
+      shares_tokens: also ask questions about different sites that share one selection (`shared_tasks`).
+    """
 
     name: str
     grids: tuple[Grid, ...]
     num_scenes: int
     scattered_rounds: int = 0
+    shares_tokens: bool = False
 
     def pictures(self, seeds: range, picture_px: int | None) -> tuple[Picture, ...]:
         """Return the pictures with their questions, painted at a size (None: the finest view's)."""
-        return tuple(scene_pictures(seeds[: self.num_scenes], picture_px or NATIVE_PX, self.scattered_rounds))
+        found = scene_pictures(
+            seeds[: self.num_scenes], picture_px or NATIVE_PX, self.scattered_rounds, self.shares_tokens
+        )
+        return tuple(found)
 
 
-def scene_pictures(seeds: range, side: int, scattered_rounds: int = 0) -> Iterator[Picture]:
-    """Yield a picture a scene with its questions (`plain_questions`)."""
+def scene_pictures(
+    seeds: range, side: int, scattered_rounds: int = 0, shares_tokens: bool = False
+) -> Iterator[Picture]:
+    """Yield a picture a scene with its questions (`plain_questions`, `shared_tasks`)."""
     for seed in seeds:
         scene = generate_scene(seed)
         tasks = []
         for number, question in plain_questions(scene, scattered_rounds):
             task = task_of(question)
             tasks.append(dataclasses.replace(task, id=f"{task.id}-round{number}") if number else task)
+        tasks += shared_tasks(scene) if shares_tokens else ()
         yield Picture(key=str(seed), load=functools.partial(render, scene, side), tasks=tuple(tasks))
+
+
+def shared_tasks(scene: Scene) -> tuple[Task, ...]:
+    """Return questions about objects on different sites, in groups for each of which tokens are chosen once.
+
+    The targets of a group lie as far apart as sites do, while each question is one that the model can answer by itself.
+    A group has the first question of every site that has one, the next group the second ones, down to groups of
+    MIN_SHARED. Lines carry {"shared": questions in the group} among their facts.
+    """
+    by_site: dict[int, list[Question]] = {}
+    for _, question in plain_questions(scene):
+        if question.form in SHARED:
+            by_site.setdefault(question.site_ids[0], []).append(question)
+    found = []
+    for turn in range(max(map(len, by_site.values()), default=0)):
+        group = [questions[turn] for questions in by_site.values() if len(questions) > turn]
+        if len(group) < MIN_SHARED:
+            break
+        tasks = [task_of(question) for question in group]
+        for task in tasks:
+            others = tuple(other.text for other in tasks if other is not task)
+            facts = {**task.facts, "shared": len(group)}
+            found.append(dataclasses.replace(task, id=f"{task.id}-shared", shared_with=others, facts=facts))
+    return tuple(found)
 
 
 def plain_questions(scene: Scene, scattered_rounds: int = 0) -> tuple[tuple[int, Question], ...]:
@@ -88,7 +126,13 @@ def full(cfg: BatConfig) -> Plan:
     """Return the plan with all cells, over the scenes of a test split."""
     num_scenes = len(SPLITS["test"])
     parts = (
-        Part(name="methods", grids=(GRIDS["regions"](cfg),), num_scenes=num_scenes, scattered_rounds=4),
+        Part(
+            name="methods",
+            grids=(GRIDS["regions"](cfg),),
+            num_scenes=num_scenes,
+            scattered_rounds=4,
+            shares_tokens=True,
+        ),
         # ToMe's steps follow each other and take most of a second a question: at one budget only.
         Part(
             name="selections",
@@ -127,7 +171,7 @@ def reduced(cfg: BatConfig) -> Plan:
     # Two seeds of five.
     regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
     parts = (
-        Part(name="methods", grids=(regions,), num_scenes=24, scattered_rounds=4),
+        Part(name="methods", grids=(regions,), num_scenes=24, scattered_rounds=4, shares_tokens=True),
         Part(name="selections", grids=selections, num_scenes=8),
         Part(name="ablations", grids=ablations, num_scenes=8),
     )

@@ -15,7 +15,7 @@ from bat_jax.study import cost, coverage
 from bat_jax.study.comparison import Paired, Records, compare, mean_interval
 from bat_jax.study.grids import PAPER_TOKENS
 from bat_jax.study.published import TABLES
-from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, SMALL_ONLY, IsAsked, Results, against
+from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, SMALL_ONLY, IsAsked, Results, against, is_shared
 from bat_jax.study.verdicts import (
     COMPUTED,
     NEEDS_WEIGHTS,
@@ -85,13 +85,20 @@ def _abstract(results: Results) -> list[Judged]:
     ]
     columns = results.columns("methods", "regions")
     for other, name in (("topk_global", "global top-K"), ("topk", "top-K in every view")):
-        for is_asked, of in ((ONE_SITE_ONLY, "about one site"), (SCATTERED_ONLY, "about several sites")):
+        for is_asked, of in (
+            (ONE_SITE_ONLY, "about one site"),
+            (is_shared, "about different sites that share their tokens"),
+            (SCATTERED_ONLY, "about several sites"),
+        ):
             paired = against(results, other, columns, is_asked)
             seeds = len(results.seeds(columns[0]))
+            runs = [records for _, records in results.series("methods", "regions")]
+            is_guess = results.are_guesses(runs, is_asked)
             found.append(
                 _accuracy(
                     results,
-                    gain(paired.low, paired.high),
+                    UNDECIDED if is_guess else gain(paired.low, paired.high),
+                    note=_GUESSES if is_guess else "",
                     where="Abstract, Sec. 3.4",
                     claim=f"{name} loses what preserve-and-merge keeps: questions {of}",
                     ran=f"uhr_bat - {other}, {len(columns)} budgets ({columns[0]} to {columns[-1]}), {seeds} seeds of "

@@ -2,12 +2,24 @@
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bat_jax.config import BatConfig
-from bat_jax.evals.aggregate import wilson
-from bat_jax.study.comparison import ONE_SITE, SCATTERED, SMALL_OBJECT, Paired, Record, Records, compare, form_of
+from bat_jax.study.comparison import (
+    ONE_SITE,
+    SCATTERED,
+    SMALL_OBJECT,
+    Paired,
+    Record,
+    Records,
+    compare,
+    form_of,
+    mean_interval,
+    right_of,
+    scene_of,
+)
 from bat_jax.study.coverage import UHR_BAT
 from bat_jax.study.grids import Grid
 from bat_jax.study.sweep import Sweep
@@ -15,9 +27,14 @@ from bat_jax.study.sweep import Sweep
 IsAsked = Callable[[Record], bool]
 
 
+def is_shared(record: Record) -> bool:
+    """Return whether a question shares its tokens with questions about other sites (plan.shared_tasks)."""
+    return "shared" in record["facts"]
+
+
 def is_form(forms: Sequence[str]) -> IsAsked:
-    """Return a test for questions of some forms."""
-    return lambda record: form_of(record) in forms
+    """Return a test for questions of some forms that tokens are chosen for alone."""
+    return lambda record: form_of(record) in forms and not is_shared(record)
 
 
 ONE_SITE_ONLY, SCATTERED_ONLY, SMALL_ONLY = is_form(ONE_SITE), is_form(SCATTERED), is_form(SMALL_OBJECT)
@@ -69,8 +86,14 @@ class Results:
     @functools.cached_property
     def is_guessing(self) -> bool:
         """Whether answers about small objects are not better than chance."""
-        right, expected = self.small_objects()
-        return wilson(*right)[0] <= expected
+        return self.are_guesses([self.own()], SMALL_ONLY)
+
+    def are_guesses(self, runs: Sequence[Records], is_asked: IsAsked) -> bool:
+        """Return whether answers, taken over several runs, are not better than chance: with 95 % by scenes."""
+        ids = [id for id, record in runs[0].items() if is_asked(record)]
+        shares = map(statistics.fmean, zip(*(right_of(run, ids) for run in runs), strict=True))
+        gains = [share - self.chance[id] for id, share in zip(ids, shares, strict=True)]
+        return mean_interval(gains, [scene_of(runs[0][id]) for id in ids])[1] <= 0
 
     def small_objects(self) -> tuple[tuple[int, int], float]:
         """Return ((right, asked), chance) of the questions about small objects, under the checkpoint's own settings."""

@@ -1,5 +1,6 @@
 """The runner with models that are no models: what is asked, what is written, and what a new start finds."""
 
+import dataclasses
 import json
 import threading
 import types
@@ -70,6 +71,21 @@ def test_one_encoded_picture_serves_all_of_its_questions(tmp_path):
     assert first["verdicts"]["strict"] == {"letters": "A", "is_right": True} and len(first["verdicts"]) == 4
     assert first["tokens_kept"] == [3, 4] and first["sub_task"] == "object_colour" and first["error"] is None
     assert first["seconds"] > 0 and first["encode_seconds"] > 0 and first["load_seconds"] >= 0
+
+
+def test_questions_that_share_their_tokens_are_named_to_the_model(tmp_path):
+    seen = []
+
+    class Model(FakeModel):
+        def ask(self, text, **options):
+            seen.append(options)
+            return super().ask(text, **options)
+
+    picture = make_picture("a", 2)
+    first, second = picture.tasks
+    tasks = (dataclasses.replace(first, shared_with=(second.text,)), second)
+    run_all(tmp_path / "predictions.jsonl", [dataclasses.replace(picture, tasks=tasks)], model=Model())
+    assert seen == [{"shared_with": (second.text,)}, {}]
 
 
 def test_a_new_start_asks_what_is_left_and_loads_no_other_picture(tmp_path):

@@ -8,14 +8,15 @@ import pytest
 from bat_jax.config import BatConfig
 from bat_jax.report import study_files, study_page, study_tables
 from bat_jax.study import coverage, plan, reproduction
-from bat_jax.study.comparison import ONE_SITE, SCATTERED
+from bat_jax.study.comparison import ONE_SITE, SCATTERED, SHARED
 from bat_jax.study.results import Results
 from bat_jax.study.sweep import Sweep
 from bat_jax.study.verdicts import NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED
 
 MINI = BatConfig.mini()
 FORMS = (*ONE_SITE, *SCATTERED)
-QUESTIONS = [(f"{scene}-{form}", str(scene), form) for scene in range(12) for form in FORMS]
+QUESTIONS = [(f"{scene}-{form}", str(scene), form, {}) for scene in range(12) for form in FORMS]
+QUESTIONS += [(f"{scene}-{form}-shared", str(scene), form, {"shared": 3}) for scene in range(12) for form in SHARED]
 PLANS = {"reduced": plan.reduced(MINI), "full": plan.full(MINI)}
 
 
@@ -31,7 +32,7 @@ class MadeUpSweep(Sweep):
             id: {
                 "id": id,
                 "picture": scene,
-                "facts": {"template": f"{form}/0"},
+                "facts": {"template": f"{form}/0"} | facts,
                 "is_right": (FORMS.index(form) + int(scene)) % len(FORMS) < last,
                 "status": "answered",
                 "tokens_kept": list(cell.budgets),
@@ -39,7 +40,7 @@ class MadeUpSweep(Sweep):
                 "compile_seconds": 0,
                 "sub_task": form.partition("/")[0],
             }
-            for id, scene, form in QUESTIONS
+            for id, scene, form, facts in QUESTIONS
         }
 
 
@@ -97,6 +98,17 @@ def test_guesses_decide_nothing_about_accuracy_but_coverage_stands():
     claim = "regions keep sparse targets that top-K loses: targets of questions about one site"
     assert guessed["Sec. 3.4", claim] == NOT_REPRODUCED
     assert guessed["Sec. 3.3", "B_s >= R_s guarantees every region a row"] == NOT_REPRODUCED
+
+
+def test_questions_that_no_way_answers_decide_nothing():
+    results = results_of(ours_wins)
+    chance = {id: 0.99 if form in SCATTERED else 0.25 for id, _, form, _ in QUESTIONS}
+    judged = reproduction.claims(dataclasses.replace(results, chance=chance))
+    top_k = {one.claim.partition(": ")[2]: one for one in judged if one.claim.startswith("global top-K loses")}
+    assert top_k["questions about several sites"].verdict == UNDECIDED
+    assert "guesses" in top_k["questions about several sites"].note
+    for of in ("about one site", "about different sites that share their tokens"):
+        assert top_k[f"questions {of}"].verdict == REPRODUCED and not top_k[f"questions {of}"].note
 
 
 def test_shares_and_differences_of_targets_are_by_letter():

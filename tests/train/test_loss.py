@@ -74,7 +74,7 @@ def test_importance_is_that_of_answering(setting):
     question = "<image>\nHow many ships?"
     scene = model.encode(image)
     suffix = build_prompt(model.tokenizer, question, 1, cfg.prompt).pieces[-1]
-    expected = np.asarray(model.compress([scene], suffix)[0].anchor_importance)
+    expected = np.asarray(model.compress([scene], [suffix])[0].anchor_importance)
     sample = jax.tree.map(lambda leaf: leaf[1], samples)
     features = bat.encode_tiles(cfg, model.params, sample.tiles[0], normalisation_table())
     anchor = bat.with_scale_embedding(
