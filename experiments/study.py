@@ -2,6 +2,7 @@
 
     python -m experiments.study                                  # some minutes on two cores; what `make study` runs
     python -m experiments.study --full                           # every cell, more scenes: hours
+    python -m experiments.study --scenes=methods=120 --scenes=ablations=16
     python -m experiments.study --checkpoint=DIR --scene_seeds=3000000:3000200 --output_dir=DIR2
 
 Parts (bat_jax/study/plan.py): regions and merging against top-K, selections at equal budgets, the paper's ablations and
@@ -19,6 +20,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
+from bat_jax.config import BatConfig
 from bat_jax.evals import uhr_mini
 from bat_jax.evals.runner import PredictionLog, read_predictions
 from bat_jax.pipeline import BatModel
@@ -41,15 +43,33 @@ OUTPUT_DIR = flags.DEFINE_string(
 FULL = flags.DEFINE_bool("full", False, "All cells of all grids, on more scenes.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "Scenes of UHR-Mini; the first ones are taken.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes as FROM:TO, instead of --split.")
+SCENES = flags.DEFINE_multi_string(
+    "scenes", [], "PART=N: other numbers of scenes than the plan's, for a part or coverage; may be repeated."
+)
 FIGURES = flags.DEFINE_bool("figures", True, "Also draw the paper's figures (experiments.figures).")
 WRITE_DOCS = flags.DEFINE_bool("write_docs", False, "Also write the claims and verdicts to docs/reproduction.md.")
 
-_COVERAGE, _FIGURES = "coverage", "figures"
+_FIGURES = "figures"
 
 
 def seeds_of_flags() -> range:
     """Return the scenes that the flags ask for."""
     return parse_seeds(SCENE_SEEDS.value) if SCENE_SEEDS.value else seeds_of(SPLIT.value)
+
+
+def plan_of_flags(cfg: BatConfig) -> Plan:
+    """Return what the flags ask for.
+
+    Raises:
+      ValueError: --scenes is not PART=N.
+    """
+    counts = {}
+    for item in SCENES.value:
+        part, _, num = item.partition("=")
+        if not num.isdecimal():
+            raise ValueError(f"--scenes={item}: want PART=N")
+        counts[part] = int(num)
+    return (plan.full if FULL.value else plan.reduced)(cfg).with_scenes(counts)
 
 
 def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> dict[str, Sweep]:
@@ -70,9 +90,9 @@ def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> d
 
 def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Mapping[str, Mapping[str, Any]]:
     """Follow the targets of every scene and return a line a scene."""
-    folder = output / _COVERAGE
+    folder = output / plan.COVERAGE
     folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(seeds), unit="scene", desc=_COVERAGE, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(total=len(seeds), unit="scene", desc=plan.COVERAGE, disable=not sys.stderr.isatty()) as bar:
         with PredictionLog(folder / "predictions.jsonl") as log:
             coverage.measure(model, seeds, log, bar.update)
     return read_predictions(folder)
@@ -98,9 +118,10 @@ def main(_: list[str]) -> None:
     seeds = seeds_of_flags()
     checkpoint = pathlib.Path(CHECKPOINT.value)
     output = pathlib.Path(OUTPUT_DIR.value or ("results/mini-full" if FULL.value else "results/mini"))
-    what = (plan.full if FULL.value else plan.reduced)(BatModel.read_config(checkpoint))
+    what = plan_of_flags(BatModel.read_config(checkpoint))
     settings = {
         "plan": "full" if FULL.value else "reduced",
+        "scenes": what.scenes,
         "scene_seeds": f"{seeds.start}:{seeds.stop}",
         "checkpoint": fingerprint(checkpoint),
     }
@@ -115,16 +136,18 @@ def main(_: list[str]) -> None:
     tasks = (task for part in what.parts for picture in part.pictures(seeds, None) for task in picture.tasks)
     chance = {task.id: task.chance for task in tasks}
     results = Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
-    most = max(part.num_scenes for part in what.parts)
+    counts = {name: min(most, len(seeds)) for name, most in what.scenes.items()}
     facts = [
-        f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[:most])}",
+        f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
+        + ", ".join(f"{name} {count}" for name, count in counts.items()),
         f"checkpoint {checkpoint.name} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
     ]
     judged = reproduction.claims(results)
     study_files.write_study(judged, results, facts, output, pictures, record)
     if WRITE_DOCS.value:
-        command = "python -m experiments.study --write_docs" + (" --full" if FULL.value else "")
+        words = ["--full"] * FULL.value + [f"--scenes={item}" for item in SCENES.value]
+        command = " ".join(["python -m experiments.study --write_docs", *words])
         study_files.write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
     print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_files.REPORT}")
 

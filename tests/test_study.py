@@ -16,6 +16,8 @@ def done(tmp_path_factory):
     cases = {
         "no checkpoint": [f"--checkpoint={folder}", f"--output_dir={folder / 'new'}"],
         "bad seeds": ["--scene_seeds=5:3", f"--output_dir={folder / 'new'}"],
+        "bad part": ["--scenes=tables=3", f"--output_dir={folder / 'new'}"],
+        "bad number": ["--scenes=methods=few", f"--output_dir={folder / 'new'}"],
         "full folder": [f"--output_dir={folder / 'full'}"],
         "other settings": [f"--output_dir={folder / 'other'}"],
     }
@@ -27,6 +29,8 @@ def done(tmp_path_factory):
     [
         ("no checkpoint", "is no converted checkpoint"),
         ("bad seeds", "scene_seeds='5:3'"),
+        ("bad part", "scenes=tables=3: want one of methods, selections, ablations, coverage"),
+        ("bad number", "--scenes=methods=few"),
         ("full folder", "is not empty"),
         ("other settings", 'plan: "full" -> "reduced"'),
     ],

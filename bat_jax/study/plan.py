@@ -10,7 +10,7 @@ all cells over every scene that is given.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from bat_jax.study.grids import GRIDS, Grid
 
 PAPER_ABLATIONS = ("table5", "table6", "table7", "table8", "table9", "figure3")
 OUR_ABLATIONS = ("differences", "layers", "kmeans")
+COVERAGE = "coverage"
 # Fewest questions that share a selection.
 MIN_SHARED = 3
 
@@ -120,6 +121,24 @@ class Plan:
 
     parts: tuple[Part, ...]
     coverage_scenes: int
+
+    @property
+    def scenes(self) -> dict[str, int]:
+        """Most scenes of every part, and of token coverage."""
+        return {part.name: part.num_scenes for part in self.parts} | {COVERAGE: self.coverage_scenes}
+
+    def with_scenes(self, counts: Mapping[str, int]) -> "Plan":
+        """Return the plan with other numbers of scenes.
+
+        Raises:
+          ValueError: it has no such part, or a number is below 1.
+        """
+        for name, count in counts.items():
+            if name not in self.scenes or count < 1:
+                raise ValueError(f"scenes={name}={count}: want one of {', '.join(self.scenes)} and at least 1")
+        counts = self.scenes | counts
+        parts = tuple(dataclasses.replace(part, num_scenes=counts[part.name]) for part in self.parts)
+        return Plan(parts=parts, coverage_scenes=counts[COVERAGE])
 
 
 def full(cfg: BatConfig) -> Plan:

@@ -39,3 +39,11 @@ def test_a_part_asks_its_shared_questions_beside_the_others():
     for part in others:
         [picture] = part.pictures(SEEDS[:1], None)
         assert not any(task.shared_with for task in picture.tasks)
+
+
+def test_a_parts_number_of_scenes_can_be_changed():
+    what = plan.reduced(BatConfig.mini()).with_scenes({"methods": 2, plan.COVERAGE: 5})
+    assert what.scenes == plan.reduced(BatConfig.mini()).scenes | {"methods": 2, plan.COVERAGE: 5}
+    assert len(what.parts[0].pictures(SEEDS, None)) == 2
+    with pytest.raises(ValueError, match="methods=0"):
+        what.with_scenes({"methods": 0})
