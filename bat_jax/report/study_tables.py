@@ -149,7 +149,9 @@ def comparison_plot(results: Results, path: pathlib.Path) -> None:
         axes.set_xlabel("kept, of the paper's tokens")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("percent points")
-    panels[0].legend(fontsize="small")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(RIVALS), fontsize="small"
+    )
     figure.savefig(path, format="png", dpi=120)
 
 

@@ -179,9 +179,9 @@ def reduced(cfg: BatConfig) -> Plan:
         # The ends of each view's range.
         _thinned(cfg, "table6", numbers=(0, 3, 4, 7, 8, 11, 12, 15)),
         _thinned(cfg, "table7", numbers=(0, 2, 6, 8)),
-        _thinned(cfg, "table8", columns=("4k", "8k")),
+        _thinned(cfg, "table8", columns=("4k", "6k")),
         GRIDS["table9"](cfg),
-        _thinned(cfg, "figure3", numbers=(0, 4, 6)),
+        _thinned(cfg, "figure3", numbers=(0, 1, 3, 6)),
         GRIDS["differences"](cfg),
         GRIDS["layers"](cfg),
         _thinned(cfg, "kmeans", numbers=(0, 2, 4, 5, 6)),

@@ -263,22 +263,33 @@ def _ablations(results: Results) -> list[Judged]:
     def num_questions(grid: str) -> str:
         return f"{len(results.series('ablations', grid)[0][1])} questions a cell"
 
-    def judged(grid: str, verdict: Verdict, where: str, claim: str, ran: str, number: str, flag: str) -> Judged:
+    def judged(
+        grid: str, verdict: Verdict, where: str, claim: str, ran: str, number: str, flag: str, note: str = ""
+    ) -> Judged:
         text = f"{ran}, {num_questions(grid)}"
         command = f"{_ABLATE} {flag}"
-        return _accuracy(results, verdict, where=where, claim=claim, ran=text, number=number, command=command)
+        return _accuracy(
+            results, verdict, where=where, claim=claim, ran=text, number=number, command=command, note=note
+        )
 
     clusters = results.series("ablations", "table7")
     spread = [interval_of(pair) for pair in _to_first(clusters)]
-    steps, whole = _ends(results.series("ablations", "figure3"))
+    kept = results.series("ablations", "figure3")
+    trained = [cell for cell in kept if results.is_trained("ablations", "figure3", cell[0])]
+    steps, whole = _ends(trained)
+    beyond = [
+        f"{key} {shown(interval_of(compare([records], [kept[0][1]])))}"
+        for key, records in kept
+        if (key, records) not in trained
+    ]
     rates = dict(results.series("ablations", "table5"))
     sides = [interval_of(compare([rates[f"{k}k of 4k"]], [rates[f"{k}k of 8k"]])) for k in (3, 4)]
     views: dict[str, list[tuple[str, Records]]] = {}
     for key, records in results.series("ablations", "table6"):
         views.setdefault(key.partition(":")[0], []).append((key, records))
     by_view = {view: _ends(series) for view, series in views.items()}
-    partitions = [
-        interval_of(
+    partitions = {
+        f"{other} at {column}": interval_of(
             compare(
                 [results.answers("ablations", "table8", other, column)],
                 [results.answers("ablations", "table8", "K-means", column)],
@@ -286,10 +297,13 @@ def _ablations(results: Results) -> list[Judged]:
         )
         for other in ("BIRCH", "SAM")
         for column in results.columns("ablations", "table8")
-    ]
+        if results.is_trained("ablations", "table8", f"{other} | {column}")
+    }
     contexts = results.series("ablations", "table9")
     context_steps, _ = _ends(contexts)
     is_plateau = gain(*context_steps[0][1:]) if context_steps[1][1] <= 0 else NOT_REPRODUCED
+    pooled_guesses = results.are_guesses([records for _, records in contexts], lambda record: True)
+    most = f"the {results.trained_tokens} tokens that the model was trained with at most"
     return [
         judged(
             "table7",
@@ -306,9 +320,10 @@ def _ablations(results: Results) -> list[Judged]:
             rise(steps, whole),
             "Fig. 3 right, Sec. 4",
             "more tokens always gain",
-            "3k to 12k of the paper's tokens, scaled",
+            f"{trained[0][0]} to {trained[-1][0]} of the paper's tokens, scaled",
             f"first to last {shown(whole)} points",
             "--figure=3",
+            f"against {kept[0][0]}, beyond {most}: {'; '.join(beyond)}" if beyond else "",
         ),
         judged(
             "table6",
@@ -325,26 +340,28 @@ def _ablations(results: Results) -> list[Judged]:
             "Sec. 4, Table 5",
             "pictures of half the side are on par",
             "picture of 4k - 8k (scaled), at two budgets",
-            "; ".join(shown(side) for side in sides),
+            "; ".join(f"{kept}k {shown(side)}" for kept, side in zip((3, 4), sides, strict=True)),
             "--table=5",
         ),
         judged(
             "table8",
-            sameness(partitions),
+            sameness(partitions.values()),
             "App. C.4, Table 8",
             "the partition method does not matter",
             "BIRCH and the scenes' own masks (for SAM) against K-means",
-            "; ".join(shown(pair) for pair in partitions),
+            "; ".join(f"{name} {shown(pair)}" for name, pair in partitions.items()),
             "--table=8",
+            "the model was trained on regions of K-means",
         ),
         judged(
             "table9",
-            is_plateau,
+            UNDECIDED if pooled_guesses else is_plateau,
             "App. C.4, Table 9",
             "without compression, context gains from 2k to 4k and hardly beyond",
             "uniform pooling in place of the paper's other models",
             "; ".join(shown(step) for step in context_steps),
             "--table=9",
+            _GUESSES if pooled_guesses else "",
         ),
     ]
 

@@ -70,6 +70,15 @@ class Results:
         """Return (key, answers) of all cells of a grid."""
         return [(cell.key, self.sweeps[part].records(cell)) for cell in self.grid(part, grid).cells]
 
+    @property
+    def trained_tokens(self) -> int:
+        """How many tokens the checkpoint keeps by itself: the most that UHR-Mini's models are trained with."""
+        return sum(self.cfg.compressor.budgets)
+
+    def is_trained(self, part: str, grid: str, key: str) -> bool:
+        """Return whether a cell keeps no more tokens than the model was trained with."""
+        return any(sum(cell.budgets) <= self.trained_tokens for cell in self.grid(part, grid).cells if cell.key == key)
+
     def columns(self, part: str, grid: str) -> list[str]:
         return list(dict.fromkeys(cell.column for cell in self.grid(part, grid).cells))
 
