@@ -9,6 +9,7 @@ construction, so that questions can be (see `bat_jax.scenes.questions`):
   in a site kinds differ and colours differ; both are independent of the site's kind and of the land
 """
 
+import functools
 import itertools
 import math
 
@@ -81,8 +82,10 @@ def land_use_grid(land: Land, river: River | None, side: int) -> np.ndarray:
     return grid
 
 
+# A picture, its labels of every view and its questions ask for the same few grids.
+@functools.lru_cache(maxsize=8)
 def seed_grid(land: Land, side: int) -> np.ndarray:
-    """Return which seed's cell every point of a grid lies in, (side, side) uint8."""
+    """Return which seed's cell every point of a grid lies in, (side, side) uint8, read-only."""
     middles = ((2 * np.arange(side, dtype=np.int64) + 1) * SIDE_DM) // (2 * side)
     x = np.broadcast_to(middles[None, :], (side, side)).astype(np.int32)
     y = np.broadcast_to(middles[:, None], (side, side)).astype(np.int32)
@@ -96,6 +99,7 @@ def seed_grid(land: Land, side: int) -> np.ndarray:
         closer = distance < best
         best = np.where(closer, distance, best)
         cell[closer] = index
+    cell.flags.writeable = False
     return cell
 
 

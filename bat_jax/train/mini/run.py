@@ -155,9 +155,9 @@ class MiniRecipe:
             "lookups": 1200,
             "word_bag": 2000,
             "attention": 700,
-            "given": 4000,
-            "selected": 3000,
-            "mixed": 4000,
+            "given": 3000,
+            "selected": 2000,
+            "mixed": 3000,
         }
         cpu = cls()
         stages = {
