@@ -26,6 +26,9 @@ EXPORTED = flags.DEFINE_enum(
 )
 RECIPE = flags.DEFINE_enum("recipe", "cpu", ["cpu", "gpu"], "Hours on two cores, or minutes on a GPU with 16 cores.")
 STEPS = flags.DEFINE_multi_string("steps", [], "STAGE=N: other steps than the recipe's; may be repeated.")
+SET = flags.DEFINE_multi_string(
+    "set", [], "NAME=N: another number of the recipe, such as num_pictures=500; may be repeated."
+)
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
 LOADERS = flags.DEFINE_integer("loaders", 0, "Processes that make batches; 0: a thread does.", lower_bound=0)
 
@@ -49,12 +52,19 @@ def main(_: list[str]) -> None:
 
 
 def recipe_of_flags() -> MiniRecipe:
-    """Return the recipe with the steps that were asked for.
+    """Return the recipe with the numbers and steps that were asked for.
 
     Raises:
       ValueError: names the flag.
     """
     recipe = MiniRecipe.gpu() if RECIPE.value == "gpu" else MiniRecipe()
+    numbers = {}
+    for item in SET.value:
+        name, _, num = item.partition("=")
+        if type(getattr(recipe, name, None)) is not int or not num.isdecimal():
+            raise ValueError(f"--set={item}: want NAME=N with a whole number of the recipe")
+        numbers[name] = int(num)
+    recipe = dataclasses.replace(recipe, **numbers)
     for item in STEPS.value:
         stage, _, num = item.partition("=")
         settings = getattr(recipe, stage, None)

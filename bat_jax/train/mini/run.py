@@ -146,6 +146,10 @@ class MiniRecipe:
     mixed: StageSettings = _MIXED
     mixed_mix: Mix = _MIXED_MIX
 
+    def __post_init__(self):
+        if self.num_pictures <= self.num_held_out:
+            raise ValueError(f"num_pictures={self.num_pictures}: must exceed num_held_out={self.num_held_out}")
+
     @classmethod
     def gpu(cls) -> "MiniRecipe":
         """Return the recipe for a GPU: more pictures, batches four times as large, more steps."""

@@ -1,6 +1,7 @@
 """All stages in small, from nothing to a checkpoint folder that answers."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -12,9 +13,11 @@ from bat_jax.scenes.layout import generate_scene
 from bat_jax.scenes.questions import generate_questions
 from bat_jax.scenes.render import render
 from bat_jax.train.mini import decoder
+from bat_jax.train.mini.bank import Bank
 from bat_jax.train.mini.groups import Mix
 from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining, batch_pool
 from bat_jax.train.mini.stage import StageSettings
+from tests.command_batch import run_commands
 
 # Fewer layers than the mini model has compile in less time.
 _MINI = BatConfig.mini().with_settings(importance_layer=1)
@@ -68,3 +71,26 @@ def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
     before = (tmp_path / "work" / "given.npz").stat().st_mtime_ns
     training.run("given")
     assert (tmp_path / "work" / "given.npz").stat().st_mtime_ns == before
+
+
+def test_the_command_takes_other_numbers_and_steps_and_names_wrong_ones(tmp_path):
+    work = f"--work_dir={tmp_path / 'work'}"
+    small = ["--set=num_pictures=2", "--set=num_held_out=1", "--set=num_rounds=1", "--steps=mixed=7"]
+    wrong = {
+        "--set=num_pictures=20": "num_pictures=20: must exceed num_held_out=20",
+        "--set=num_rounds=few": "--set=num_rounds=few: want NAME=N",
+        "--set=mixed=3": "--set=mixed=3: want NAME=N",
+        "--steps=pictures=3": "--steps=pictures=3: want STAGE=N",
+    }
+    bad_work = f"--work_dir={tmp_path / 'bad'}"
+    cases = [[work, "--stage=questions", *small], *([bad_work, "--stage=questions", flag] for flag in wrong)]
+    (code, out, err), *failed = run_commands("experiments.train_mini", cases)
+    assert code == 0, err
+    assert "stage questions" in out
+    recipe = json.loads((tmp_path / "work" / "run.json").read_text())["recipe"]
+    assert (recipe["num_pictures"], recipe["num_rounds"], recipe["mixed"]["num_steps"]) == (2, 1, 7)
+    assert len(Bank.load(tmp_path / "work" / "bank.npz").groups) == 2
+    for (code, _, err), message in zip(failed, wrong.values(), strict=True):
+        assert code == 1
+        assert err.startswith(f"error: {message}") and err.count("\n") == 1
+    assert not (tmp_path / "bad").exists()
