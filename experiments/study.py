@@ -125,7 +125,8 @@ def main(_: list[str]) -> None:
         "scene_seeds": f"{seeds.start}:{seeds.stop}",
         "checkpoint": fingerprint(checkpoint),
     }
-    check_same_run(output, settings)
+    # A fresh clone holds the tables of the project's own run.
+    check_same_run(output, settings, replaces="*.md")
     model = BatModel.load(checkpoint)
     output.mkdir(parents=True, exist_ok=True)
     record = run_record(seed=0)

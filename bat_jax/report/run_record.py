@@ -68,15 +68,19 @@ def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:
         yield f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
 
 
-def check_same_run(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+def check_same_run(path: pathlib.Path, settings: Mapping[str, Any], replaces: str | None = None) -> None:
     """Refuse an output directory that holds answers made under other settings than a resumed run's.
+
+    Args:
+      replaces: pattern of files that the run writes anew at its end; a directory of these alone counts as empty.
 
     Raises:
       ValueError: names --output_dir and what differs.
     """
     file = path / RUN_FILE
     if not file.exists():
-        if path.exists() and any(path.iterdir()):
+        kept = path.iterdir() if path.exists() else ()
+        if any(not (replaces and item.match(replaces)) for item in kept):
             raise ValueError(f"--output_dir={path}: is not empty and no run of this command; choose another")
         return
     changes = "; ".join(differing(json.loads(file.read_text())["settings"], dict(settings)))
