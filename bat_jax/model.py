@@ -242,8 +242,7 @@ def prefill(
     """
     with jax.named_scope("prefill"):
         length = spliced.valid.shape[1]
-        cache = KVCache.empty(cfg.decoder, 1, length + num_new_slots, spliced.embeddings.dtype)
-        output = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid, cache)
+        output = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid, num_free_slots=num_new_slots)
         last = jnp.max(jnp.where(spliced.valid[0], jnp.arange(length), 0))
         return _apply(cfg, params, "decoder", output.hidden[:, last], method="logits"), output.cache
 

@@ -311,7 +311,7 @@ class Benchmark:
             last = slice(-_REFERENCE_ROWS, None)
             return causal_attention(query[:, last], key, value, valid, slots[last])
 
-        ours = functools.partial(causal_attention, key_valid=valid, query_slot=slots)
+        ours = functools.partial(causal_attention, key_valid=valid)
         return {"choices": measure_attention(ours, reference, query, key, is_causal=True), "layers": dec.num_layers}
 
     def tower_attention(self) -> dict[str, Any]:

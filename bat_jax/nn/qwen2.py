@@ -58,10 +58,10 @@ class DecoderOutput(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What every layer shares about the new rows."""
+    """What every layer shares about the new rows. slot: None if row t stands in slot t."""
 
     position: Int[Array, "B T"]
-    slot: Int[Array, "T"]
+    slot: Int[Array, "T"] | None
     key_valid: Bool[Array, "B S"]
     row_weight: Float[Array, "B T"] | None
     keep_hidden: Bool[Array, ""] | None  # None or not decides while tracing; the value is never read
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
         query = apply_rope(query.reshape(batch, length, cfg.num_heads, cfg.head_dim), rows.position, cfg.rope_theta)
         key = apply_rope(key.reshape(batch, length, cfg.num_kv_heads, cfg.head_dim), rows.position, cfg.rope_theta)
         value = value.reshape(key.shape)
-        start = (0, rows.slot[0], 0, 0)
+        start = (0, 0 if rows.slot is None else rows.slot[0], 0, 0)
         keys = jax.lax.dynamic_update_slice(layer_cache[0], key.astype(layer_cache[0].dtype), start)
         values = jax.lax.dynamic_update_slice(layer_cache[1], value.astype(layer_cache[1].dtype), start)
         mixed = causal_attention(query, keys, values, rows.key_valid, rows.slot)
@@ -165,6 +165,7 @@ class Qwen2(nn.Module):
         valid: Bool[Array, "B T"],
         cache: KVCache | None = None,
         *,
+        num_free_slots: int = 0,
         row_weight: Float[Array, "B T"] | None = None,
         return_hidden: bool = False,
     ) -> DecoderOutput:
@@ -172,19 +173,21 @@ class Qwen2(nn.Module):
 
         Args:
           embeddings: the new rows. valid: rows that are tokens; the others are never attended to.
-          cache: what came before, with at least T free slots; None starts afresh with exactly T slots.
+          cache: what came before, with at least T free slots; None starts afresh, which costs less than an empty cache.
+          num_free_slots: without a cache, slots behind the T new rows in the one that is returned.
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
           return_hidden: also return the hidden states of all layers.
         """
         batch, length = embeddings.shape[:2]
+        slot = None if cache is None else cache.length + jnp.arange(length)
         if cache is None:
-            cache = KVCache.empty(self.cfg, batch, length, embeddings.dtype)
+            cache = KVCache.empty(self.cfg, batch, length + num_free_slots, embeddings.dtype)
         key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
         count_before = jnp.sum(cache.valid, axis=1, keepdims=True)
         rows = _Rows(
             # Rows that are not valid repeat the position before them; nothing reads what they compute.
             position=jnp.maximum(count_before + jnp.cumsum(valid, axis=1) - 1, 0),
-            slot=cache.length + jnp.arange(length),
+            slot=slot,
             key_valid=key_valid,
             row_weight=row_weight,
             keep_hidden=jnp.bool_(True) if return_hidden else None,

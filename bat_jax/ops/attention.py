@@ -16,8 +16,12 @@ import jax.numpy as jnp
 
 from bat_jax.typing import Array, Bool, Float, Int
 
-# Queries handled at once: scores are (B, N, block, S) in float32, 0.7 GB for 28 heads and 12,000 keys.
+# Most queries handled at once: scores are (B, N, block, S) in float32, 0.7 GB for 28 heads and 12,000 keys.
 QUERY_BLOCK = 512
+# A sequence from slot 0 on is cut into so many spans, each of which reads no key behind its end: 5/8 of all pairs. More
+# spans come nearer to half but are compiled one by one.
+NUM_SPANS = 4
+_FEWEST_QUERIES = 128  # to cut; below, a span's matrix products are too small to gain
 _MASKED = -1e30  # finite, so that a row whose every key is masked gives a uniform row and not NaN
 
 
@@ -34,9 +38,11 @@ def _attention_weights(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"],
+    query_slot: Int[Array, "T"] | None,
 ) -> Float[Array, "B K G T S"]:
     """Return the softmax rows in float32 (bf16 would round small importances away); G query heads share a kv head."""
+    if query_slot is None:
+        query_slot = jnp.arange(query.shape[1])
     batch, length, _, head_dim = query.shape
     num_slots, num_kv_heads = key.shape[1:3]
     # One matrix product a kv head, in the order that needs no transposes inside: on a CPU about twice as fast as an
@@ -50,12 +56,42 @@ def _attention_weights(
     return jax.nn.softmax(scores * head_dim**-0.5 + bias, axis=-1)
 
 
+def _spans(num_queries: int) -> tuple[tuple[int, int], ...]:
+    """Return (start, stop) of the spans that queries in slots 0..T-1 are cut into."""
+    length = -(-num_queries // NUM_SPANS) if num_queries >= _FEWEST_QUERIES else max(num_queries, 1)
+    return tuple((start, min(start + length, num_queries)) for start in range(0, num_queries, length))
+
+
+def _even_blocks(num_queries: int, block: int) -> tuple[int, int]:
+    """Return (number, queries in each) of the fewest blocks of at most `block` queries."""
+    number = -(-num_queries // block)
+    return number, -(-num_queries // number)
+
+
+def num_scored_pairs(num_queries: int, num_slots: int | None) -> int:
+    """Return how many pairs of query and key `causal_attention` computes; num_slots: None for one from slot 0 on."""
+    parts = _spans(num_queries) if num_slots is None else ((0, num_queries),)
+    number_and_size = (_even_blocks(stop - start, QUERY_BLOCK) for start, stop in parts)
+    seen = (stop if num_slots is None else num_slots for _, stop in parts)
+    return sum(number * size * slots for (number, size), slots in zip(number_and_size, seen, strict=True))
+
+
+def _attend(query, key, value, key_valid, query_slot):
+    """Attend from all queries at once."""
+    weights = _attention_weights(query, key, key_valid, query_slot).astype(value.dtype)
+    batch, num_kv_heads, num_groups, length, num_slots = weights.shape
+    rows = weights.reshape(batch, num_kv_heads, num_groups * length, num_slots)
+    mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
+    mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(query.shape)
+
+
 def causal_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
     key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"],
+    query_slot: Int[Array, "T"] | None = None,
     block: int = QUERY_BLOCK,
 ) -> Float[Array, "B T N H"]:
     """Attend from queries in slots `query_slot` to all valid keys in the same or an earlier slot.
@@ -64,43 +100,48 @@ def causal_attention(
 
     Args:
       query: rotated queries. key, value: rotated keys and values of all S slots. key_valid: False for empty slots.
-      query_slot: the slot of each query.
-      block: queries at once.
+      query_slot: the slot of each query; None if query t stands in slot t, which is then known while compiling, so that
+        keys behind a span of queries are not read (`num_scored_pairs`).
+      block: most queries at once.
     """
-
-    def attend(queries, slots):
-        weights = _attention_weights(queries, key, key_valid, slots).astype(value.dtype)
-        batch, num_kv_heads, num_groups, length, num_slots = weights.shape
-        rows = weights.reshape(batch, num_kv_heads, num_groups * length, num_slots)
-        mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
-        mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
-        return mixed.reshape(queries.shape)
-
-    num_queries = query.shape[1]
-    if num_queries <= block:
-        return attend(query, query_slot)
-    num_blocks = -(-num_queries // block)
-    padding = num_blocks * block - num_queries
-    query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
-    query = query.reshape(query.shape[0], num_blocks, block, *query.shape[2:]).swapaxes(0, 1)
-    slots = jnp.pad(query_slot, (0, padding), mode="edge").reshape(num_blocks, block)
     # Recomputing a block in the backward pass keeps training memory at one block, too.
-    mixed = jax.lax.map(jax.checkpoint(lambda args: attend(*args)), (query, slots))
-    mixed = mixed.swapaxes(0, 1).reshape(mixed.shape[1], num_blocks * block, *mixed.shape[3:])
-    return mixed[:, :num_queries]
+    attend = jax.checkpoint(_attend) if query.shape[1] > block else _attend
+
+    def attend_in_blocks(query, key, value, key_valid, query_slot):
+        num_queries = query.shape[1]
+        number, size = _even_blocks(num_queries, block)
+        if number == 1:
+            return attend(query, key, value, key_valid, query_slot)
+        padding = number * size - num_queries
+        query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+        query = query.reshape(query.shape[0], number, size, *query.shape[2:]).swapaxes(0, 1)
+        slots = jnp.pad(query_slot, (0, padding), mode="edge").reshape(number, size)
+        mixed = jax.lax.map(lambda part: attend(part[0], key, value, key_valid, part[1]), (query, slots))
+        mixed = mixed.swapaxes(0, 1).reshape(mixed.shape[1], number * size, *mixed.shape[3:])
+        return mixed[:, :num_queries]
+
+    if query_slot is not None:
+        return attend_in_blocks(query, key, value, key_valid, query_slot)
+    slots = jnp.arange(query.shape[1])
+    spans = [
+        attend_in_blocks(query[:, start:stop], key[:, :stop], value[:, :stop], key_valid[:, :stop], slots[start:stop])
+        for start, stop in _spans(query.shape[1])
+    ]
+    return jnp.concatenate(spans, axis=1)
 
 
 def weighted_attention_row(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"],
+    query_slot: Int[Array, "T"] | None,
     row_weight: Float[Array, "B T"],
 ) -> Float[Array, "B S"]:
     """Return sum_t row_weight_t * mean over heads of the softmax row of query t, in float32.
 
     UHR-BAT (arXiv:2604.13565), Sec. 3.2, Eq. 2 with weights 1/M on the query's text tokens; the authors' release puts
     weight 1 on the last text token. The softmax runs over the whole sequence and is not renormalised over image tokens.
+    query_slot: as in `causal_attention`.
     """
     weights = _attention_weights(query, key, key_valid, query_slot)
     return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / query.shape[2]

@@ -2,9 +2,11 @@
 
 Counted are matrix products, two operations per multiply-add; norms, softmax, activations and sorting are left out (they
 are under 3 % wherever a stage is dominated by products, see tests/study/test_cost.py). Attention is counted in one of
-two ways, `Attention`:
+four ways, `Attention`:
 
-    "computed"  as this project runs it: all S keys for every query, masked afterwards, queries in blocks of 512
+    "computed"  as this project runs it: a sequence from slot 0 on in four spans, each with all keys up to its end; any
+                other queries with all S keys; masked afterwards, in blocks of at most 512 queries
+    "all"       all S keys for every query
     "causal"    only the pairs that the mask lets through (what a fused causal kernel does)
     "none"      left out, as counters do that do not see inside a fused attention kernel
 
@@ -15,9 +17,9 @@ import dataclasses
 from typing import Literal
 
 from bat_jax.config import BatConfig
-from bat_jax.ops.attention import QUERY_BLOCK
+from bat_jax.ops.attention import QUERY_BLOCK, num_scored_pairs
 
-Attention = Literal["computed", "causal", "none"]
+Attention = Literal["computed", "all", "causal", "none"]
 BYTES = {"float32": 4, "bfloat16": 2}
 TERA, GIGA = 1e12, 1e9
 
@@ -114,18 +116,31 @@ def decoder_parameters(cfg: BatConfig) -> int:
     return dec.num_layers * (attention + 3 * dec.width * dec.mlp_dim)
 
 
-def decoder(cfg: BatConfig, rows: int, slots: int, attention: Attention = "computed", name: str = "decoder") -> Stage:
-    """Return the cost of `rows` new rows, the last of `slots` key slots, through all layers, without the head."""
+def decoder(
+    cfg: BatConfig,
+    rows: int,
+    slots: int | None = None,
+    attention: Attention = "computed",
+    name: str = "decoder",
+    free_slots: int = 0,
+) -> Stage:
+    """Return the cost of new rows through all layers, without the head.
+
+    Args:
+      rows: how many. slots: the key slots, of which the rows are the last; None if the rows are all there is.
+      free_slots: those of the cache behind the rows.
+    """
     dec = cfg.decoder
-    if attention == "none":
-        pairs = 0
-    elif attention == "causal":
-        pairs = rows * (slots - rows) + rows * (rows + 1) // 2
-    else:
-        pairs = (rows if rows <= QUERY_BLOCK else -(-rows // QUERY_BLOCK) * QUERY_BLOCK) * slots
+    before = 0 if slots is None else slots - rows
+    pairs = {
+        "none": 0,
+        "causal": rows * before + rows * (rows + 1) // 2,
+        "all": rows * (before + rows),
+        "computed": num_scored_pairs(rows, slots),
+    }[attention]
     mixing = 4.0 * pairs * dec.num_heads * dec.head_dim * dec.num_layers
-    moved = decoder_parameters(cfg) + 2 * rows * dec.width
-    return Stage(name, 2.0 * rows * decoder_parameters(cfg), mixing, moved * _item(cfg) + kv_bytes(cfg, slots))
+    moved = (decoder_parameters(cfg) + 2 * rows * dec.width) * _item(cfg) + kv_bytes(cfg, before + rows + free_slots)
+    return Stage(name, 2.0 * rows * decoder_parameters(cfg), mixing, moved)
 
 
 def head(cfg: BatConfig, rows: int) -> Stage:
@@ -137,7 +152,7 @@ def head(cfg: BatConfig, rows: int) -> Stage:
 def anchor_prefix(cfg: BatConfig, prefix: int, attention: Attention = "computed") -> Stage:
     """Return the decoder over [prompt prefix, anchor tokens], once an image."""
     rows = prefix + num_tokens_of_anchor(cfg)
-    return decoder(cfg, rows, rows, attention, "anchor prefix")
+    return decoder(cfg, rows, attention=attention, name="anchor prefix")
 
 
 def question_pass(cfg: BatConfig, prefix: int, question: int, attention: Attention = "computed") -> Stage:
@@ -165,7 +180,7 @@ def token_mlp(cfg: BatConfig, kept: int) -> Stage:
 
 def prefill(cfg: BatConfig, rows: int, new_slots: int = 0, attention: Attention = "computed") -> Stage:
     """Return the spliced prompt through the decoder, logits of its last row only."""
-    body, logits = decoder(cfg, rows, rows + new_slots, attention), head(cfg, 1)
+    body, logits = decoder(cfg, rows, attention=attention, free_slots=new_slots), head(cfg, 1)
     return Stage("prefill", body.linear + logits.linear, body.attention, body.bytes + logits.bytes)
 
 
@@ -269,7 +284,7 @@ def release_path(
     rows = kept + text.prompt
     stages = [tower.times(encodings), projector(cfg, total_tokens(cfg)).times(encodings)]
     for name, length in (("anchor pass", anchor), ("prefill", rows)):
-        body, logits = decoder(cfg, length, length, attention), head(cfg, length)
+        body, logits = decoder(cfg, length, attention=attention), head(cfg, length)
         stages.append(Stage(name, body.linear + logits.linear, body.attention, body.bytes + logits.bytes))
     return [*stages, token_mlp(cfg, kept)] if cfg.compressor.token_mlp else stages
 

@@ -190,7 +190,7 @@ def reduced(cfg: BatConfig) -> Plan:
     # Two seeds of five.
     regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
     parts = (
-        Part(name="methods", grids=(regions,), num_scenes=24, scattered_rounds=4, shares_tokens=True),
+        Part(name="methods", grids=(regions,), num_scenes=12, scattered_rounds=4, shares_tokens=True),
         Part(name="selections", grids=selections, num_scenes=8),
         Part(name="ablations", grids=ablations, num_scenes=8),
     )

@@ -16,24 +16,24 @@ def full_precision():
         yield
 
 
-def case(seed, num_queries=QUERIES):
+def case(seed, num_queries=QUERIES, num_slots=SLOTS):
     rng = np.random.default_rng(seed)
     query = rng.normal(size=(BATCH, num_queries, HEADS, HEAD_DIM)).astype(np.float32)
-    key = rng.normal(size=(BATCH, SLOTS, KV_HEADS, HEAD_DIM)).astype(np.float32)
-    value = rng.normal(size=(BATCH, SLOTS, KV_HEADS, HEAD_DIM)).astype(np.float32)
-    key_valid = rng.random((BATCH, SLOTS)) < 0.7
+    key = rng.normal(size=(BATCH, num_slots, KV_HEADS, HEAD_DIM)).astype(np.float32)
+    value = rng.normal(size=(BATCH, num_slots, KV_HEADS, HEAD_DIM)).astype(np.float32)
+    key_valid = rng.random((BATCH, num_slots)) < 0.7
     key_valid[:, 0] = True
-    query_slot = np.sort(rng.choice(SLOTS, num_queries, replace=False)).astype(np.int32)
+    query_slot = np.sort(rng.choice(num_slots, num_queries, replace=False)).astype(np.int32)
     return query, key, value, key_valid, query_slot
 
 
 def twin_weights(query, key, key_valid, query_slot):
     """Return (B, N, T, S) softmax rows in float64; query head n reads kv head n // (N / K)."""
-    weights = np.zeros((BATCH, HEADS, query.shape[1], SLOTS))
+    weights = np.zeros((BATCH, HEADS, query.shape[1], key.shape[1]))
     for b in range(BATCH):
         for n in range(HEADS):
             for t in range(query.shape[1]):
-                seen = [s for s in range(SLOTS) if s <= query_slot[t] and key_valid[b, s]]
+                seen = [s for s in range(key.shape[1]) if s <= query_slot[t] and key_valid[b, s]]
                 scores = [
                     np.dot(query[b, t, n].astype(np.float64), key[b, s, n // (HEADS // KV_HEADS)]) / np.sqrt(HEAD_DIM)
                     for s in seen
@@ -71,6 +71,31 @@ def test_the_blocked_path_has_the_same_gradient():
     whole, blocked = gradient(query, key, value, 100), gradient(query, key, value, 3)
     for first, second in zip(whole, blocked, strict=True):
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_queries", [1, 127, 128, 133])
+def test_a_sequence_from_slot_0_on_equals_the_twin(num_queries):
+    """In spans from 128 queries on; two free slots behind."""
+    *arrays, _ = case(seed=11, num_queries=num_queries, num_slots=num_queries + 2)
+    expected = twin_attention(*arrays, np.arange(num_queries))
+    np.testing.assert_allclose(causal_attention(*arrays), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(causal_attention(*arrays, block=15), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_spans_have_the_same_gradient_and_read_no_key_behind_their_end():
+    query, key, value, key_valid, _ = case(seed=12, num_queries=160, num_slots=160)
+
+    def loss(query, key, value, query_slot, block):
+        return jnp.sum(causal_attention(query, key, value, key_valid, query_slot, block) ** 2)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=4)
+    whole = gradient(query, key, value, jnp.arange(160), 160)
+    for block in (159, 20):
+        for first, second in zip(whole, gradient(query, key, value, None, block), strict=True):
+            np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
+    value[:, 120:] = np.nan  # of no weight, which NaN survives
+    assert np.isfinite(causal_attention(query, key, value, key_valid)[:, :120]).all()
+    assert np.isnan(causal_attention(query, key, value, key_valid, np.arange(160))).all()
 
 
 def test_empty_and_later_slots_are_never_attended_to():
@@ -112,6 +137,9 @@ def test_the_weighted_row_is_the_mean_over_heads_and_chosen_rows(seed):
         got = weighted_attention_row(query, key, key_valid, query_slot, row_weight)
         np.testing.assert_allclose(got, weights.mean(axis=1)[:, chosen].mean(axis=1), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
+    from_slot_0 = weighted_attention_row(query, key, key_valid, None, row_weight)
+    stated = weighted_attention_row(query, key, key_valid, np.arange(QUERIES, dtype=np.int32), row_weight)
+    np.testing.assert_array_equal(from_slot_0, stated)
 
 
 def test_importance_rows_are_float32_for_bfloat16_queries():

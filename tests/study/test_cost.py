@@ -1,7 +1,7 @@
 """The cost model against XLA's own count of compiled programs, and against sums done by hand at the 7B sizes.
 
 XLA counts the body of a while loop once, however often it runs. So scanned layers are compared with a single layer (a
-scan of length one has no loop), attention with at most one block of 512 queries, K-means with one assignment.
+scan of length one has no loop), attention with at most one block of 512 queries a span, K-means with one assignment.
 """
 
 import dataclasses
@@ -177,16 +177,19 @@ def test_a_thousand_kept_tokens_cost_the_papers_14_19_tflops_when_attention_is_l
 
 def test_attention_is_counted_as_said():
     pairs = 4 * 28 * 128 * 28
-    assert cost.decoder(LARGE, 500, 500).attention == pairs * 500 * 500
-    assert cost.decoder(LARGE, 600, 600).attention == pairs * 1024 * 600  # two blocks of 512 queries
-    assert cost.decoder(LARGE, 500, 500, "causal").attention == pairs * 500 * 501 / 2
+    assert cost.decoder(LARGE, 100).attention == pairs * 100 * 100
+    assert cost.decoder(LARGE, 400).attention == pairs * 100 * (100 + 200 + 300 + 400)  # four spans
+    assert cost.decoder(LARGE, 4002).attention == pairs * (1002 * (1001 + 2002 + 3003) + 1000 * 4002)  # two blocks each
+    assert cost.decoder(LARGE, 601, 700).attention == pairs * 602 * 700  # two blocks, all keys
+    assert cost.decoder(LARGE, 600, attention="all").attention == pairs * 600 * 600
+    assert cost.decoder(LARGE, 500, attention="causal").attention == pairs * 500 * 501 / 2
     assert cost.decoder(LARGE, 10, 500, "causal").attention == pairs * (10 * 490 + 55)
     assert cost.decoder(LARGE, 500, 500, "none").attention == 0
 
 
 def test_encoding_once_with_23_layers_is_cheaper_by_one_pass_and_a_layer():
     text = cost.Text()
-    release = {s.name: s.flops for s in cost.release_path(LARGE, 4000, text, "computed")}
+    release = {s.name: s.flops for s in cost.release_path(LARGE, 4000, text, "all")}
     ours = {s.name: s.flops for s in cost.image_half(LARGE, text)}
     patches = 228 * 2 * 576 * 588 * 1024
     assert (ours["vision tower"] - patches) / (release["vision tower"] / 2 - patches) == pytest.approx(23 / 24)
