@@ -132,7 +132,7 @@ dt{font-weight:600}dd{margin:0}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:8px 28px;align-items:start}
 .pair .n4{grid-template-columns:repeat(2,minmax(0,1fr))}
 .card .group>h2,.card .group>h3{margin-top:0}.card .pair,.card .group{margin-top:18px}
-.card>.group:first-child,.card>.pair:first-child,.pair>.group{margin-top:0}
+.card>h3:first-child,.card>.group:first-child,.card>.pair:first-child,.pair>.group{margin-top:0}
 figure{margin:0}
 figure img{width:100%;height:auto;display:block;border-radius:8px;border:1px solid var(--line)}
 figcaption{margin-top:5px;line-height:1.35}

@@ -118,9 +118,14 @@ def render(
     if pictures:
         parts.append("<h2>Pictures</h2>")
     parts += [_card(f"Figure {one.figure}: {one.title}", one.caption, one.png) for one in pictures]
-    rows = tuple((name, json.dumps(value) if isinstance(value, dict) else str(value)) for name, value in record.items())
+    rows = tuple((name, _in_words(value)) for name, value in record.items())
     parts.append(html.card((), [Table(title="This run", header=(), rows=rows)]))
     return html.document(title, parts)
+
+
+def _in_words(value: Any) -> str:
+    """Return a value of a run's record: "jax 0.10.2, numpy 2.4.6" for the packages."""
+    return ", ".join(f"{name} {entry}" for name, entry in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _name(grid: Grid) -> str:

@@ -104,9 +104,11 @@ def to_csv(results: Sequence[CellResult]) -> str:
 
 def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
     """Draw accuracy with its interval as a PNG: against kept tokens where cells form series, else one bar a cell."""
-    figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
+    has_series = any(result.cell.column for result in results)
+    height = 4.5 if has_series else 1.2 + 0.3 * len(results)
+    figure = matplotlib.figure.Figure(figsize=(8, height), layout="constrained")
     axes = figure.subplots()
-    if any(result.cell.column for result in results):
+    if has_series:
         for name in dict.fromkeys(result.cell.name for result in results):
             series = sorted((one for one in results if one.cell.name == name), key=lambda one: one.tokens)
             axes.errorbar(
@@ -136,8 +138,8 @@ def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
             capsize=2,
         )
         axes.set_yticks(place, [one.cell.name for one in results])
-        axes.invert_yaxis()
+        axes.set_ylim(len(results) - 0.5, -0.5)  # the first cell at the top
     axes.set_title(grid.title)
-    (axes.set_ylabel if any(one.cell.column for one in results) else axes.set_xlabel)("percent right")
+    (axes.set_ylabel if has_series else axes.set_xlabel)("percent right")
     axes.grid(alpha=0.3)
     figure.savefig(path, format="png", dpi=120)
