@@ -194,3 +194,13 @@ def test_temperature_top_p_stop_and_key_share_one_program():
     for temperature, top_p, stop, seed in ((0.7, 0.9, [3], 1), (1.3, 0.5, [4, 5], 2)):
         generated(temperature=temperature, top_p=top_p, stop=stop, seed=seed)
     assert run._cache_size() == after_first <= before + 1
+
+
+def test_free_slots_beside_a_cache_are_refused():
+    """The cache has its own, so asking for more would change nothing."""
+    _, cache = jax.eval_shape(prompt_state, params(), prompts())
+    decoder = model.modules(CFG)["decoder"]
+    one_more = functools.partial(decoder.apply, num_free_slots=2)
+    rows = jax.ShapeDtypeStruct((BATCH, 1, CFG.decoder.width), jnp.float32)
+    with pytest.raises(ValueError, match="num_free_slots=2: only without a cache"):
+        jax.eval_shape(one_more, {"params": params()["decoder"]}, rows, jnp.ones((BATCH, 1), bool), cache)

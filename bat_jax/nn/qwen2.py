@@ -177,7 +177,12 @@ class Qwen2(nn.Module):
           num_free_slots: without a cache, slots behind the T new rows in the one that is returned.
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
           return_hidden: also return the hidden states of all layers.
+
+        Raises:
+          ValueError: free slots are asked for beside a cache, which has its own (`KVCache.grown`).
         """
+        if cache is not None and num_free_slots:
+            raise ValueError(f"num_free_slots={num_free_slots}: only without a cache; grow the cache instead")
         batch, length = embeddings.shape[:2]
         slot = None if cache is None else cache.length + jnp.arange(length)
         if cache is None:

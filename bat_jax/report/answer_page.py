@@ -19,6 +19,7 @@ from bat_jax.pipeline import Answer
 from bat_jax.report import html, pictures
 from bat_jax.report.layers import PADDING, Backdrop, UnitBox, draw_frames, token_fate
 from bat_jax.report.pictures import Panel
+from bat_jax.report.run_record import package_versions
 from bat_jax.scenes import question as scene_question
 
 STAGE_WORDS = {
@@ -372,7 +373,7 @@ def _seconds_table(scenes: Sequence[SceneData], asked: Sequence[Asked]) -> html.
 def run_table(about: About) -> html.Table:
     """Return what a page says about the run."""
     record = about.record
-    versions = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    versions = package_versions(record)
     rows = (
         ("Checkpoint", about.checkpoint),
         ("Seed", str(record["seed"])),

@@ -37,6 +37,11 @@ def run_record(seed: int) -> dict[str, Any]:
     }
 
 
+def package_versions(record: Mapping[str, Any]) -> str:
+    """Return "jax 0.10.2, numpy 2.4.6", the packages of a run that were installed."""
+    return ", ".join(f"{name} {version}" for name, version in record["packages"].items() if version)
+
+
 def _version(package: str) -> str | None:
     """Return an installed package's version; None for one that is not there, such as a reader this run does without."""
     try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bat_jax.report import html, study_tables, sweep_tables
 from bat_jax.report.html import Figure, Group, Table
+from bat_jax.report.run_record import package_versions
 from bat_jax.study.grids import Grid
 from bat_jax.study.results import Results
 from bat_jax.study.sweep import CellResult
@@ -118,14 +119,10 @@ def render(
     if pictures:
         parts.append("<h2>Pictures</h2>")
     parts += [_card(f"Figure {one.figure}: {one.title}", one.caption, one.png) for one in pictures]
-    rows = tuple((name, _in_words(value)) for name, value in record.items())
+    record = {**record, "packages": package_versions(record)}
+    rows = tuple((name, str(value)) for name, value in record.items())
     parts.append(html.card((), [Table(title="This run", header=(), rows=rows)]))
     return html.document(title, parts)
-
-
-def _in_words(value: Any) -> str:
-    """Return a value of a run's record: "jax 0.10.2, numpy 2.4.6" for the packages."""
-    return ", ".join(f"{name} {entry}" for name, entry in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _name(grid: Grid) -> str:

@@ -341,7 +341,9 @@ def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:
         "prompt's KV cache": kv_bytes(cfg, rows),
         "tower features of the largest view, while it is encoded": largest * cfg.vision.width * item,
         "K-means rows of the largest view (float32), while it is clustered": largest * clustered * 4,
-        "attention scores of one block (float32), while prefilling": 4 * dec.num_heads * QUERY_BLOCK * rows,
+        f"attention scores of {QUERY_BLOCK} queries, the most at once (float32), while prefilling": (
+            4 * dec.num_heads * QUERY_BLOCK * rows
+        ),
         "logits (float32, one row)": 4 * dec.vocab_size,
     }
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bat_jax.report.run_record import RUN_FILE, check_same_run
+from bat_jax.report.run_record import RUN_FILE, check_same_run, package_versions
 
 SETTINGS = {"plan": "reduced"}
 
@@ -30,3 +30,7 @@ def test_a_new_folder_and_the_same_settings_are_taken(tmp_path):
     check_same_run(tmp_path / "new", SETTINGS)
     (tmp_path / RUN_FILE).write_text(json.dumps({"settings": SETTINGS}))
     check_same_run(tmp_path, SETTINGS)
+
+
+def test_packages_that_are_not_installed_are_left_out():
+    assert package_versions({"packages": {"jax": "1.2", "rasterio": None, "numpy": "3.4"}}) == "jax 1.2, numpy 3.4"

@@ -131,11 +131,13 @@ def test_a_studys_files_hold_claims_plots_and_pictures(tmp_path):
     entry = '{"figure": "8", "title": "heat", "caption": "what it shows", "png": "figure8.png"}'
     (tmp_path / "figures.json").write_text(f"[{entry}]")
     pictures = study_page.read_figures(tmp_path)
-    study_files.write_study(judged, results, ["a fact"], tmp_path, pictures, {"python": "3"})
+    record = {"python": "3", "packages": {"jax": "1.2", "numpy": "3.4"}}
+    study_files.write_study(judged, results, ["a fact"], tmp_path, pictures, record)
     page = (tmp_path / "report.html").read_text()
     written = {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "png")}
     assert written | {"claims.md", "comparison.md", "coverage.md"} <= {path.name for path in tmp_path.iterdir()}
     assert page.count('class="mark') == len(judged)
+    assert "jax 1.2, numpy 3.4" in page
     assert "Figure 8: heat" in page and "what it shows" in page and "&lt;b&gt;" in page and "<script" not in page
     assert page.count("data:image/jpeg") == len(names) + 3
     text = study_tables.reproduction_markdown(judged, ["a fact"], "a command")
