@@ -19,6 +19,7 @@ from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
 from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_regions
 from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import token_labels
@@ -26,7 +27,6 @@ from bat_jax.io.prompts import chatml, tokenize
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
 from bat_jax.nn.qwen2 import KVCache
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.stages import Stages
 from bat_jax.typing import Params
 
 TILE_BATCH = 8

@@ -26,11 +26,11 @@ from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
 from bat_jax.encoding import TILE_BATCH, EncodedViews, ImageLike, SceneData, SceneEncoder
-from bat_jax.generate import generate
+from bat_jax.engine.generate import generate
+from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.stages import Stages
 from bat_jax.typing import Params
 
 # Text is padded to one of these lengths (then on by doubling), so that questions share compiled programs.

@@ -5,9 +5,9 @@
     python -m experiments.ablate --checkpoint=DIR --benchmark=xlrs --data=XLRS-Bench-lite --table=6 --output_dir=DIR
 
 Every picture goes through the tower once for all cells of all grids, a setting that several grids have is answered
-once, and programs are compiled once (bat_jax/study/sweep.py). Budgets and cluster counts of the paper are scaled to the
-checkpoint's number of tokens (bat_jax/study/grids.py). DIR/answers/ holds a predictions file a setting, DIR/GRID.md,
-.csv and .png the results. The same command started again goes on where the last one ended.
+once, and programs are compiled once (bat_jax/study/measured/sweep.py). Budgets and cluster counts of the paper are
+scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). DIR/answers/ holds a predictions file a
+setting, DIR/GRID.md, .csv and .png the results. The same command started again goes on where the last one ended.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from tqdm import tqdm
 from bat_jax.evals import uhr_mini
 from bat_jax.evals.runner import Picture, select_tasks
 from bat_jax.evals.sources import SOURCES
+from bat_jax.mini.world.render import NATIVE_PX
+from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
-from bat_jax.scenes.render import NATIVE_PX
-from bat_jax.scenes.splits import parse_seeds, seeds_of
-from bat_jax.study.grids import GRIDS, Grid
-from bat_jax.study.plan import scene_masks
-from bat_jax.study.sweep import Sweep
+from bat_jax.study.measured.grids import GRIDS, Grid
+from bat_jax.study.measured.plan import scene_masks
+from bat_jax.study.measured.sweep import Sweep
 from experiments import cli
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")

@@ -8,7 +8,7 @@ import pathlib
 from absl import flags
 
 from bat_jax.report.run_record import staged_file
-from bat_jax.study.audit import audit, report
+from bat_jax.study.paper.audit import audit, report
 from experiments import cli
 
 OUTPUT = flags.DEFINE_string("output", None, "Also write the report to this file (replaced whole).")

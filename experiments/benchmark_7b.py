@@ -5,7 +5,7 @@
 No checkpoint is needed: weights are made on the device in the config's dtype (16 GB in bfloat16), and a made-up picture
 goes through the same `BatModel` that users load. Steps stand in the order of their worth. Each is printed and written
 to --output when it ends; a step that fails leaves its reason there and the next one runs; at --max_seconds the run
-ends with what it has. FLOPs and the memory model are those of `study/cost.py`; K-means counts all its steps. Compiling
+ends with what it has. FLOPs and the memory model are those of `engine/cost.py`; K-means counts all its steps. Compiling
 is short where an earlier run left its programs in the cache (`JAX_COMPILATION_CACHE_DIR`). On a GPU
 XLA_FLAGS=--xla_gpu_enable_triton_gemm=false shortens it, too: products then go to cuBLAS without a trial of kernels.
 """
@@ -30,6 +30,8 @@ from PIL import Image
 
 from bat_jax.config import PAPER_BUDGETS, BatConfig
 from bat_jax.encoding import TILE_BATCH
+from bat_jax.engine import cost
+from bat_jax.engine.stages import Stages
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.io.views import make_tiles
@@ -37,8 +39,6 @@ from bat_jax.model import init_params, modules
 from bat_jax.ops.attention import causal_attention, full_attention
 from bat_jax.pipeline import SHORTEST_TEXT, BatModel, Scene
 from bat_jax.report.run_record import run_record, write_json
-from bat_jax.stages import Stages
-from bat_jax.study import cost
 from bat_jax.typing import Array, Float, Params
 from experiments import cli
 
@@ -180,7 +180,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
-class Benchmark:
+class ShapesBenchmark:
     """The steps, and what they leave for one another: weights, model, an encoded scene."""
 
     def __init__(
@@ -397,7 +397,7 @@ def main(argv: list[str]) -> int:
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     if output and output.is_dir():
         raise ValueError(f"--output={output}: is a folder; name a file")
-    benchmark = Benchmark(
+    benchmark = ShapesBenchmark(
         cfg,
         LARGER[CONFIG.value],
         image_px=IMAGE_PX.value,

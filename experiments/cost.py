@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from bat_jax.config import PAPER_BUDGETS, BatConfig
+from bat_jax.engine import cost
 from bat_jax.report.run_record import staged_file
-from bat_jax.study import cost
-from bat_jax.study.published import TABLE_4, TABLES
-from bat_jax.study.statements import KEPT, line_fit
+from bat_jax.study.paper.published import TABLE_4, TABLES
+from bat_jax.study.paper.statements import KEPT, line_fit
 from experiments import cli
 
 PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image.", lower_bound=1)

@@ -23,8 +23,8 @@ from typing import Any
 
 from absl import flags
 
+from bat_jax.benchmarks.containers import data_files
 from bat_jax.config import BatConfig
-from bat_jax.data.benchmarks.containers import data_files
 from bat_jax.evals import results, uhr_mini
 from bat_jax.evals.runner import (
     PREDICTIONS,
@@ -40,10 +40,10 @@ from bat_jax.evals.runner import (
 )
 from bat_jax.evals.sources import SOURCES
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
+from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
+from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report.run_record import differing, fingerprint, run_record, staged_file, write_json
-from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
-from bat_jax.scenes.splits import parse_seeds, seeds_of
 from experiments import cli
 from experiments import compressor_flags as compressor
 

@@ -10,8 +10,8 @@ import sys
 from absl import flags
 from tqdm import tqdm
 
-from bat_jax.scenes.exports import FORMATS, LABEL_SUFFIXES, export
-from bat_jax.scenes.splits import SPLITS, parse_seeds, seeds_of
+from bat_jax.mini.world.exports import FORMATS, LABEL_SUFFIXES, export
+from bat_jax.mini.world.splits import SPLITS, parse_seeds, seeds_of
 from experiments import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder for everything.")

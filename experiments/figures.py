@@ -16,6 +16,12 @@ import time
 from absl import flags
 
 from bat_jax.io.images import SourceImage
+from bat_jax.mini.world.layout import MAX_SEED, generate_scene
+from bat_jax.mini.world.masks import instance_map
+from bat_jax.mini.world.question import first_of_each
+from bat_jax.mini.world.questions import generate_questions
+from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
+from bat_jax.mini.world.splits import SPLITS
 from bat_jax.pipeline import BatModel
 from bat_jax.report.answer_page import About
 from bat_jax.report.figures.figure import Figure
@@ -23,12 +29,6 @@ from bat_jax.report.figures.page import FIGURES, write_figures
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.figures.tsne import check_installed
 from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
-from bat_jax.scenes.layout import MAX_SEED, generate_scene
-from bat_jax.scenes.masks import instance_map
-from bat_jax.scenes.question import first_of_each
-from bat_jax.scenes.questions import generate_questions
-from bat_jax.scenes.render import MAX_SIDE_PX, MIN_SIDE_PX, render
-from bat_jax.scenes.splits import SPLITS
 from experiments import cli
 from experiments import compressor_flags as compressor
 

@@ -5,10 +5,10 @@
     python -m experiments.study --scenes=methods=120 --scenes=ablations=16
     python -m experiments.study --checkpoint=DIR --scene_seeds=3000000:3000200 --output_dir=DIR2
 
-Parts (bat_jax/study/plan.py): regions and merging against top-K, selections at equal budgets, the paper's ablations and
-ours, token coverage, the paper's figures drawn anew (experiments.figures). DIR/report.html holds all of it in one file;
-DIR/claims.md, comparison.md, coverage.md and a GRID.md for every grid are its tables. The same command started again
-goes on where the last one ended. `--write_docs` also writes the claims to docs/reproduction.md.
+Parts (bat_jax/study/measured/plan.py): regions and merging against top-K, selections at equal budgets, the paper's
+ablations and ours, token coverage, the paper's figures drawn anew (experiments.figures). DIR/report.html holds
+all of it in one file; DIR/claims.md, comparison.md, coverage.md and a GRID.md for every grid are its tables. The same
+command started again goes on where the last one ended. `--write_docs` also writes the claims to docs/reproduction.md.
 """
 
 import pathlib
@@ -23,14 +23,14 @@ from tqdm import tqdm
 from bat_jax.config import BatConfig
 from bat_jax.evals import uhr_mini
 from bat_jax.evals.runner import PredictionLog, read_predictions
+from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import study_files, study_page, study_tables
 from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
-from bat_jax.scenes.splits import parse_seeds, seeds_of
-from bat_jax.study import coverage, plan, reproduction
-from bat_jax.study.plan import Plan
-from bat_jax.study.results import Results
-from bat_jax.study.sweep import Sweep
+from bat_jax.study.measured import coverage, plan, reproduction
+from bat_jax.study.measured.plan import Plan
+from bat_jax.study.measured.study_results import Results
+from bat_jax.study.measured.sweep import Sweep
 from experiments import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Mapping[str, M
     return read_predictions(folder)
 
 
-def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.Picture, ...]:
+def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.StudyFigure, ...]:
     """Run experiments.figures on a scene, unless its pictures are there, and return them.
 
     Raises:

@@ -2,8 +2,8 @@
 
     python -m experiments.train_mini --work_dir=results/train_mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
 
-Without --stage all stages run, one after another (bat_jax/train/mini/run.py lists them). Started again after it was
-stopped, at any moment, the command goes on where it was. The work folder grows to 27 GB.
+Without --stage all stages run, one after another (bat_jax/mini/curriculum/run.py lists them). Started again after it
+was stopped, at any moment, the command goes on where it was. The work folder grows to 27 GB.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ import time
 
 from absl import flags
 
+from bat_jax.mini.curriculum.run import STAGES, MiniRecipe, MiniTraining, batch_pool
+from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.report.run_record import run_record, write_json
-from bat_jax.train.mini.run import STAGES, MiniRecipe, MiniTraining, batch_pool
-from bat_jax.train.mini.stage import StageSettings
 from experiments import cli
 
 WORK_DIR = flags.DEFINE_string("work_dir", "results/train_mini", "Pictures, features, states and metrics go here.")

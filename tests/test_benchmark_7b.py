@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bat_jax.engine import cost
 from bat_jax.model import init_params
-from bat_jax.study import cost
 from experiments import benchmark_7b
 from tests.command_batch import run_commands
 from tests.tiny_model import tiny_config
@@ -23,7 +23,7 @@ def measured(tmp_path_factory):
     """The record of a whole run in which the tower's attention fails, and the benchmark that made it."""
     path = tmp_path_factory.mktemp("benchmark") / "record.json"
     settings = {"image_px": 300, "answer_tokens": ANSWER, "seed": 0, "max_seconds": 600, "output": path}
-    benchmark = benchmark_7b.Benchmark(CONFIG, (24, 60), **settings)
+    benchmark = benchmark_7b.ShapesBenchmark(CONFIG, (24, 60), **settings)
 
     def fail():
         raise NotImplementedError("no such\nattention")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from tests.benchmarks import benchmark_files as files
 from tests.command_batch import run_commands
-from tests.data import benchmark_files as files
 from tests.tiny_model import write_tiny_checkpoint
 
 

@@ -27,8 +27,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.data import categories
-from bat_jax.evals import extract
+from bat_jax.benchmarks import answer_readers, categories
 
 AVERAGINGS = ("paper", "leaderboard", "micro", "macro", "macro_all")
 STATUSES = ("answered", "missing", "error")
@@ -64,14 +63,14 @@ class Item:
 
     id: str
     category: str
-    question: extract.Question
+    question: answer_readers.AnswerKey
     dialogue: str | None = None
     chance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """output: what the model wrote, None if it failed. error: why. letter_scores: see extract.judge."""
+    """output: what the model wrote, None if it failed. error: why. letter_scores: see answer_readers.judge."""
 
     output: str | None
     error: str | None = None
@@ -80,14 +79,14 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """verdicts: rule -> Verdict, for all of extract.RULES. status: one of STATUSES."""
+    """verdicts: rule -> Reading, for all of answer_readers.RULES. status: one of STATUSES."""
 
     item: Item
     status: str
-    verdicts: Mapping[str, extract.Verdict]
+    verdicts: Mapping[str, answer_readers.Reading]
 
 
-class Cell(NamedTuple):
+class Tally(NamedTuple):
     """A proportion. accuracy, low, high, chance in 0..1; accuracy and chance None where total is 0.
 
     num_unjudged: questions to which the rule gives no verdict; they are among the wrong ones, as the missing and the
@@ -111,10 +110,10 @@ class Report:
     """A benchmark's results under one rule.
 
     Attributes:
-      subtasks: a Cell each, in the papers' order, absent ones with total 0.
+      subtasks: a Tally each, in the papers' order, absent ones with total 0.
       micro: "perception", "reasoning" and "overall" as Cells.
       macro, macro_all: the same three as accuracies; None where nothing was asked.
-      dialogues: MTEM@1, a Cell over dialogues.
+      dialogues: MTEM@1, a Tally over dialogues.
       averaging: as asked for; headline: the three accuracies under it.
       warnings: sub-tasks whose number of questions is not the expected one.
     """
@@ -122,12 +121,12 @@ class Report:
     benchmark: str
     rule: str
     averaging: str
-    subtasks: tuple[Cell, ...]
-    micro: Mapping[str, Cell]
+    subtasks: tuple[Tally, ...]
+    micro: Mapping[str, Tally]
     macro: Mapping[str, float | None]
     macro_all: Mapping[str, float | None]
     headline: Mapping[str, float | None]
-    dialogues: Cell
+    dialogues: Tally
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -213,7 +212,7 @@ def score(items: Iterable[Item], predictions: Mapping[str, Prediction]) -> tuple
         failed = found is not None and (found.error is not None or found.output is None)
         status = "missing" if found is None else "error" if failed else "answered"
         answered = found if status == "answered" else Prediction(output=None)
-        verdicts = extract.judge(answered.output, item.question, answered.letter_scores)
+        verdicts = answer_readers.judge(answered.output, item.question, answered.letter_scores)
         outcomes.append(Outcome(item=item, status=status, verdicts=verdicts))
     unknown = sorted(set(predictions) - seen)
     if unknown:
@@ -228,8 +227,8 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
       ValueError: benchmark, rule, averaging or a category is unknown; a turn of a dialogue does not name its dialogue.
     """
     entry, kind = categories.benchmark(name), averaging_kind(name, averaging)
-    if rule not in extract.RULES:
-        raise ValueError(f"rule={rule!r}: must be one of {', '.join(extract.RULES)}")
+    if rule not in answer_readers.RULES:
+        raise ValueError(f"rule={rule!r}: must be one of {', '.join(answer_readers.RULES)}")
     parts: dict[str, list[Outcome]] = {subtask.abbreviation: [] for subtask in entry.subtasks}
     for outcome in outcomes:
         parts[categories.subtask(name, outcome.item.category).abbreviation].append(outcome)
@@ -259,8 +258,8 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
     )
 
 
-def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Outcome], str | None]) -> tuple[Cell, ...]:
-    """Return a Cell for every row that `row_of` puts outcomes into, by name; None leaves an outcome out."""
+def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Outcome], str | None]) -> tuple[Tally, ...]:
+    """Return a Tally for every row that `row_of` puts outcomes into, by name; None leaves an outcome out."""
     rows: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         name = row_of(outcome)
@@ -269,12 +268,12 @@ def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Outcome]
     return tuple(_cell(name, rows[name], rule) for name in sorted(rows))
 
 
-def _make_cell(name: str, rights: Sequence[bool], chances: Sequence[float], counts: Sequence[int]) -> Cell:
+def _make_cell(name: str, rights: Sequence[bool], chances: Sequence[float], counts: Sequence[int]) -> Tally:
     """counts: missing, errors, unjudged."""
     total, num_right = len(rights), sum(rights)
     low, high = wilson(num_right, total)
     accuracy, mean_chance = (num_right / total, math.fsum(chances) / total) if total else (None, None)
-    return Cell(name, total, num_right, *counts, accuracy, low, high, mean_chance)
+    return Tally(name, total, num_right, *counts, accuracy, low, high, mean_chance)
 
 
 def _counts(outcomes: Sequence[Outcome], rule: str) -> tuple[int, int, int]:
@@ -291,19 +290,19 @@ def _chance(outcome: Outcome) -> float:
     return chance(len(outcome.item.question.options), outcome.item.question.is_multi_answer)
 
 
-def _cell(name: str, outcomes: Sequence[Outcome], rule: str) -> Cell:
+def _cell(name: str, outcomes: Sequence[Outcome], rule: str) -> Tally:
     rights = [outcome.verdicts[rule].is_right is True for outcome in outcomes]
     return _make_cell(name, rights, [_chance(outcome) for outcome in outcomes], _counts(outcomes, rule))
 
 
-def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Cell:
+def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Tally:
     """MTEM@1; a dialogue is missing or failed if one of its turns is. Its chance is the product of its turns'."""
     dialogues: dict[str, list[Outcome]] = {}
     for outcome in turns:
         if outcome.item.dialogue is None:
             raise ValueError(f"id={outcome.item.id!r}: is a turn of category {outcome.item.category!r} in no dialogue")
         dialogues.setdefault(outcome.item.dialogue, []).append(outcome)
-    num_right, total = extract.mtem_at_1(
+    num_right, total = answer_readers.mtem_at_1(
         {name: [turn.verdicts[rule].is_right for turn in part] for name, part in dialogues.items()}
     )
     of_each = [_counts(part, rule) for part in dialogues.values()]
@@ -352,7 +351,7 @@ def to_markdown(reports: Sequence[Report]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _row(cells: Sequence[Cell]) -> str:
+def _row(cells: Sequence[Tally]) -> str:
     cell = cells[0]
     name = f"{cell.name}, micro" if cell.name in (*_SINGLE_TURN, "overall") else cell.name
     shown = " | ".join(f"{_percent(c.accuracy)} [{_percent(c.low)}, {_percent(c.high)}]" for c in cells)

@@ -19,10 +19,9 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from bat_jax.data import categories
-from bat_jax.data.benchmarks.images import StoredImage
-from bat_jax.data.benchmarks.samples import SPELLED_AS, BenchmarkData, Sample
-from bat_jax.evals import extract, question_prompts
+from bat_jax.benchmarks import answer_readers, categories, question_prompts
+from bat_jax.benchmarks.samples import SPELLED_AS, BenchmarkData, Sample
+from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.evals.runner import Loaded, Picture, Task
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {
@@ -128,10 +127,10 @@ def task_of(sample: Sample, *, name: str, prompt_style: str, leak_hint: bool = F
     )
 
 
-def _choice(sample: Sample, name: str, *, is_multi_answer: bool | None = None) -> extract.Question:
+def _choice(sample: Sample, name: str, *, is_multi_answer: bool | None = None) -> answer_readers.AnswerKey:
     if is_multi_answer is None:
         is_multi_answer = categories.subtask(name, sample.category).is_multi_answer
-    return extract.Question(
+    return answer_readers.AnswerKey(
         benchmark=name,
         truth=sample.answer,
         options=sample.options,
@@ -140,12 +139,12 @@ def _choice(sample: Sample, name: str, *, is_multi_answer: bool | None = None) -
     )
 
 
-def _open_or_choice(sample: Sample) -> extract.Question:
+def _open_or_choice(sample: Sample) -> answer_readers.AnswerKey:
     """Take a conversation as multiple choice where its lines have letters and its answer names one of them."""
     try:
         return _choice(sample, "llava", is_multi_answer=False)
     except ValueError:
-        return extract.Question(benchmark="llava", truth=sample.answer, options=(), answer_form="open")
+        return answer_readers.AnswerKey(benchmark="llava", truth=sample.answer, options=(), answer_form="open")
 
 
 def _text(sample: Sample, name: str, prompt_style: str, leak_hint: bool, is_multi_answer: bool) -> str:

@@ -9,9 +9,9 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bat_jax.data import categories
-from bat_jax.evals import aggregate, extract
-from bat_jax.evals.aggregate import Cell, Outcome, Prediction
+from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.evals import aggregate
+from bat_jax.evals.aggregate import Outcome, Prediction, Tally
 from bat_jax.evals.runner import DEFAULT_RULE, Picture, Task
 
 Breakdowns = Mapping[str, Callable[[Task], str | None]]
@@ -37,7 +37,7 @@ class Summary:
     benchmark: str
     answer_form: str
     reports: Mapping[str, aggregate.Report]
-    breakdowns: Mapping[str, tuple[Cell, ...]]
+    breakdowns: Mapping[str, tuple[Tally, ...]]
     num_pictures: int
     status: Mapping[str, int]
     tokens_kept: float | None
@@ -100,7 +100,7 @@ def summarise(
     tasks = {task.id: task for picture in pictures for task in picture.tasks}
     predictions = {id: Prediction(output=record["output"], error=record["error"]) for id, record in records.items()}
     outcomes = aggregate.score((task.item for task in tasks.values()), predictions)
-    reports = {rule: aggregate.aggregate(benchmark, outcomes, rule, averaging) for rule in extract.RULES}
+    reports = {rule: aggregate.aggregate(benchmark, outcomes, rule, averaging) for rule in answer_readers.RULES}
 
     def row_of(key: Callable[[Task], str | None]) -> Callable[[Outcome], str | None]:
         return lambda outcome: key(tasks[outcome.item.id])
@@ -190,5 +190,5 @@ def _headline(summary: Summary) -> str:
     return f"{'-' if value is None else f'{100 * value:.1f}'} percent right, mean of sub-tasks"
 
 
-def _share(cell: Cell) -> str:
+def _share(cell: Tally) -> str:
     return "-" if cell.accuracy is None else f"{100 * cell.accuracy:.1f} [{100 * cell.low:.1f}, {100 * cell.high:.1f}]"

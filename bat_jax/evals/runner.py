@@ -31,9 +31,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
+from bat_jax.benchmarks import answer_readers, categories
 from bat_jax.config import BatConfig, ScaleSpec
-from bat_jax.data import categories
-from bat_jax.evals import aggregate, extract
+from bat_jax.evals import aggregate
 from bat_jax.io.images import SourceImage, one_line
 
 DEFAULT_RULE = "official"
@@ -59,7 +59,7 @@ class Task:
     id: str
     text: str
     category: str
-    question: extract.Question
+    question: answer_readers.AnswerKey
     prompt_style: str
     chance: float | None = None
     dialogue: str | None = None
@@ -415,7 +415,7 @@ def _record(
     error: str | None = None,
 ) -> dict[str, Any]:
     """Return the line of a question."""
-    verdicts = extract.judge(output, task.question)
+    verdicts = answer_readers.judge(output, task.question)
     return {
         "id": task.id,
         "picture": picture.key,

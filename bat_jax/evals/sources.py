@@ -9,11 +9,11 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from bat_jax.data.benchmarks.samples import KEYS, BenchmarkData
+from bat_jax.benchmarks.samples import KEYS, BenchmarkData
 from bat_jax.evals import benchmark_files, uhr_mini
 from bat_jax.evals.results import Breakdowns
 from bat_jax.evals.runner import Picture
-from bat_jax.scenes.splits import parse_seeds
+from bat_jax.mini.world.splits import parse_seeds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ A scene gives one picture for all questions without a mark, and one more for eac
 import functools
 from collections.abc import Callable, Iterator, Mapping
 
-from bat_jax.evals.extract import Question as ScoredQuestion
+from bat_jax.benchmarks.answer_readers import AnswerKey
 from bat_jax.evals.runner import Picture, Task
-from bat_jax.scenes.question import PromptStyle, Question
-from bat_jax.scenes.render import render
-from bat_jax.scenes.splits import SPLITS, scenes_with_questions
-from bat_jax.scenes.world import Marker
+from bat_jax.mini.world.question import PromptStyle, Question
+from bat_jax.mini.world.render import render
+from bat_jax.mini.world.splits import SPLITS, scenes_with_questions
+from bat_jax.mini.world.world import Marker
 
 NAME = "uhr_mini"
 # Sub-tasks whose questions may have objects beside the one that is asked for.
@@ -41,7 +41,7 @@ def pictures(seeds: range, side: int, prompt_style: PromptStyle = "release") -> 
 
 def task_of(question: Question, prompt_style: PromptStyle = "release") -> Task:
     """Return a question of a scene as a task of the benchmark."""
-    scored = ScoredQuestion(
+    scored = AnswerKey(
         benchmark=NAME,
         truth=question.answer,
         options=question.options,

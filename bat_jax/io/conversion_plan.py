@@ -18,7 +18,7 @@ import numpy as np
 
 from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
 from bat_jax.io import conversion_table as table
-from bat_jax.io.conversion_table import Row, Shape
+from bat_jax.io.conversion_table import Rule, Shape
 from bat_jax.io.safetensors import TensorFolder, TensorInfo, open_folder, raise_problems
 
 DTYPES: dict[str, np.dtype] = {
@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
     folder: TensorFolder
     info: TensorInfo
-    row: Row
+    row: Rule
     index: int | None
 
     def read(self) -> np.ndarray:
@@ -60,7 +60,7 @@ class _Planner:
     def assign(
         self,
         folder: TensorFolder,
-        rows: list[tuple[Row, tuple[str, ...]]],
+        rows: list[tuple[Rule, tuple[str, ...]]],
         ignored: tuple[str, ...],
         aliases: tuple[tuple[str, str], ...] = (),
     ) -> None:

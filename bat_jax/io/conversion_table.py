@@ -52,7 +52,7 @@ CONV = Layout("conv", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3
 GRID = Layout("grid", _grid_to_ours, lambda x: x.reshape(1, x.shape[0] * x.shape[1], x.shape[2]))
 
 
-class Row(NamedTuple):
+class Rule(NamedTuple):
     """One kind of tensor. `target` is the leaf's path, in which `{scale}` stands for the same number as in `source`."""
 
     source: str
@@ -62,66 +62,66 @@ class Row(NamedTuple):
 
 # Qwen2, alike in LLaVA-Qwen checkpoints (LongVA, UHR-BAT) and in plain Qwen2ForCausalLM ones.
 DECODER_ROWS = (
-    Row("model.embed_tokens.weight", "decoder/embed_tokens/embedding", KEEP),
-    Row("model.layers.{layer}.input_layernorm.weight", "decoder/layers/input_layernorm/scale", KEEP),
-    Row("model.layers.{layer}.self_attn.q_proj.weight", "decoder/layers/self_attn/q_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.self_attn.q_proj.bias", "decoder/layers/self_attn/q_proj/bias", KEEP),
-    Row("model.layers.{layer}.self_attn.k_proj.weight", "decoder/layers/self_attn/k_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.self_attn.k_proj.bias", "decoder/layers/self_attn/k_proj/bias", KEEP),
-    Row("model.layers.{layer}.self_attn.v_proj.weight", "decoder/layers/self_attn/v_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.self_attn.v_proj.bias", "decoder/layers/self_attn/v_proj/bias", KEEP),
-    Row("model.layers.{layer}.self_attn.o_proj.weight", "decoder/layers/self_attn/o_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.post_attention_layernorm.weight", "decoder/layers/post_attention_layernorm/scale", KEEP),
-    Row("model.layers.{layer}.mlp.gate_proj.weight", "decoder/layers/mlp/gate_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.mlp.up_proj.weight", "decoder/layers/mlp/up_proj/kernel", LINEAR),
-    Row("model.layers.{layer}.mlp.down_proj.weight", "decoder/layers/mlp/down_proj/kernel", LINEAR),
-    Row("model.norm.weight", "decoder/norm/scale", KEEP),
-    Row("lm_head.weight", "decoder/lm_head/kernel", LINEAR),
+    Rule("model.embed_tokens.weight", "decoder/embed_tokens/embedding", KEEP),
+    Rule("model.layers.{layer}.input_layernorm.weight", "decoder/layers/input_layernorm/scale", KEEP),
+    Rule("model.layers.{layer}.self_attn.q_proj.weight", "decoder/layers/self_attn/q_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.self_attn.q_proj.bias", "decoder/layers/self_attn/q_proj/bias", KEEP),
+    Rule("model.layers.{layer}.self_attn.k_proj.weight", "decoder/layers/self_attn/k_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.self_attn.k_proj.bias", "decoder/layers/self_attn/k_proj/bias", KEEP),
+    Rule("model.layers.{layer}.self_attn.v_proj.weight", "decoder/layers/self_attn/v_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.self_attn.v_proj.bias", "decoder/layers/self_attn/v_proj/bias", KEEP),
+    Rule("model.layers.{layer}.self_attn.o_proj.weight", "decoder/layers/self_attn/o_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.post_attention_layernorm.weight", "decoder/layers/post_attention_layernorm/scale", KEEP),
+    Rule("model.layers.{layer}.mlp.gate_proj.weight", "decoder/layers/mlp/gate_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.mlp.up_proj.weight", "decoder/layers/mlp/up_proj/kernel", LINEAR),
+    Rule("model.layers.{layer}.mlp.down_proj.weight", "decoder/layers/mlp/down_proj/kernel", LINEAR),
+    Rule("model.norm.weight", "decoder/norm/scale", KEEP),
+    Rule("lm_head.weight", "decoder/lm_head/kernel", LINEAR),
 )
 
 # CLIP's vision tower; names without the prefix, which differs between checkpoints (VISION_PREFIXES). "pre_layrnorm" is
 # the checkpoint's spelling. Layers that never run and post_layernorm go to `unused` (see `place`).
 VISION_ROWS = (
-    Row("embeddings.class_embedding", "vision_tower/class_embedding", KEEP),
-    Row("embeddings.patch_embedding.weight", "vision_tower/patch_embedding/kernel", CONV),
-    Row("embeddings.position_embedding.weight", "vision_tower/position_embedding", KEEP),
-    Row("pre_layrnorm.weight", "vision_tower/pre_layernorm/scale", KEEP),
-    Row("pre_layrnorm.bias", "vision_tower/pre_layernorm/bias", KEEP),
-    Row("encoder.layers.{layer}.layer_norm1.weight", "vision_tower/layers/layer_norm1/scale", KEEP),
-    Row("encoder.layers.{layer}.layer_norm1.bias", "vision_tower/layers/layer_norm1/bias", KEEP),
-    Row("encoder.layers.{layer}.self_attn.q_proj.weight", "vision_tower/layers/self_attn/q_proj/kernel", LINEAR),
-    Row("encoder.layers.{layer}.self_attn.q_proj.bias", "vision_tower/layers/self_attn/q_proj/bias", KEEP),
-    Row("encoder.layers.{layer}.self_attn.k_proj.weight", "vision_tower/layers/self_attn/k_proj/kernel", LINEAR),
-    Row("encoder.layers.{layer}.self_attn.k_proj.bias", "vision_tower/layers/self_attn/k_proj/bias", KEEP),
-    Row("encoder.layers.{layer}.self_attn.v_proj.weight", "vision_tower/layers/self_attn/v_proj/kernel", LINEAR),
-    Row("encoder.layers.{layer}.self_attn.v_proj.bias", "vision_tower/layers/self_attn/v_proj/bias", KEEP),
-    Row("encoder.layers.{layer}.self_attn.out_proj.weight", "vision_tower/layers/self_attn/out_proj/kernel", LINEAR),
-    Row("encoder.layers.{layer}.self_attn.out_proj.bias", "vision_tower/layers/self_attn/out_proj/bias", KEEP),
-    Row("encoder.layers.{layer}.layer_norm2.weight", "vision_tower/layers/layer_norm2/scale", KEEP),
-    Row("encoder.layers.{layer}.layer_norm2.bias", "vision_tower/layers/layer_norm2/bias", KEEP),
-    Row("encoder.layers.{layer}.mlp.fc1.weight", "vision_tower/layers/mlp/fc1/kernel", LINEAR),
-    Row("encoder.layers.{layer}.mlp.fc1.bias", "vision_tower/layers/mlp/fc1/bias", KEEP),
-    Row("encoder.layers.{layer}.mlp.fc2.weight", "vision_tower/layers/mlp/fc2/kernel", LINEAR),
-    Row("encoder.layers.{layer}.mlp.fc2.bias", "vision_tower/layers/mlp/fc2/bias", KEEP),
-    Row("post_layernorm.weight", "unused/vision_tower/post_layernorm/scale", KEEP),
-    Row("post_layernorm.bias", "unused/vision_tower/post_layernorm/bias", KEEP),
+    Rule("embeddings.class_embedding", "vision_tower/class_embedding", KEEP),
+    Rule("embeddings.patch_embedding.weight", "vision_tower/patch_embedding/kernel", CONV),
+    Rule("embeddings.position_embedding.weight", "vision_tower/position_embedding", KEEP),
+    Rule("pre_layrnorm.weight", "vision_tower/pre_layernorm/scale", KEEP),
+    Rule("pre_layrnorm.bias", "vision_tower/pre_layernorm/bias", KEEP),
+    Rule("encoder.layers.{layer}.layer_norm1.weight", "vision_tower/layers/layer_norm1/scale", KEEP),
+    Rule("encoder.layers.{layer}.layer_norm1.bias", "vision_tower/layers/layer_norm1/bias", KEEP),
+    Rule("encoder.layers.{layer}.self_attn.q_proj.weight", "vision_tower/layers/self_attn/q_proj/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.self_attn.q_proj.bias", "vision_tower/layers/self_attn/q_proj/bias", KEEP),
+    Rule("encoder.layers.{layer}.self_attn.k_proj.weight", "vision_tower/layers/self_attn/k_proj/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.self_attn.k_proj.bias", "vision_tower/layers/self_attn/k_proj/bias", KEEP),
+    Rule("encoder.layers.{layer}.self_attn.v_proj.weight", "vision_tower/layers/self_attn/v_proj/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.self_attn.v_proj.bias", "vision_tower/layers/self_attn/v_proj/bias", KEEP),
+    Rule("encoder.layers.{layer}.self_attn.out_proj.weight", "vision_tower/layers/self_attn/out_proj/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.self_attn.out_proj.bias", "vision_tower/layers/self_attn/out_proj/bias", KEEP),
+    Rule("encoder.layers.{layer}.layer_norm2.weight", "vision_tower/layers/layer_norm2/scale", KEEP),
+    Rule("encoder.layers.{layer}.layer_norm2.bias", "vision_tower/layers/layer_norm2/bias", KEEP),
+    Rule("encoder.layers.{layer}.mlp.fc1.weight", "vision_tower/layers/mlp/fc1/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.mlp.fc1.bias", "vision_tower/layers/mlp/fc1/bias", KEEP),
+    Rule("encoder.layers.{layer}.mlp.fc2.weight", "vision_tower/layers/mlp/fc2/kernel", LINEAR),
+    Rule("encoder.layers.{layer}.mlp.fc2.bias", "vision_tower/layers/mlp/fc2/bias", KEEP),
+    Rule("post_layernorm.weight", "unused/vision_tower/post_layernorm/scale", KEEP),
+    Rule("post_layernorm.bias", "unused/vision_tower/post_layernorm/bias", KEEP),
 )
 
 # What LLaVA and UHR-BAT add. `model.scale_embedding.*` are our own names: the paper's form of the scale embedding (one
 # base grid and one vector per scale) is in no released checkpoint.
 BRIDGE_ROWS = (
-    Row("model.mm_projector.0.weight", "projector/linear_1/kernel", LINEAR),
-    Row("model.mm_projector.0.bias", "projector/linear_1/bias", KEEP),
-    Row("model.mm_projector.2.weight", "projector/linear_2/kernel", LINEAR),
-    Row("model.mm_projector.2.bias", "projector/linear_2/bias", KEEP),
-    Row("model.multiscale_token_mlp.0.weight", "token_mlp/linear_1/kernel", LINEAR),
-    Row("model.multiscale_token_mlp.0.bias", "token_mlp/linear_1/bias", KEEP),
-    Row("model.multiscale_token_mlp.2.weight", "token_mlp/linear_2/kernel", LINEAR),
-    Row("model.multiscale_token_mlp.2.bias", "token_mlp/linear_2/bias", KEEP),
-    Row("model.scale_pos_residuals.{scale}", "scale_embedding/residual_{scale}", GRID),
-    Row("model.scale_embedding.base", "scale_embedding/base", KEEP),
-    Row("model.scale_embedding.scale", "scale_embedding/scale", KEEP),
-    Row("model.image_newline", "unused/image_newline", KEEP),
+    Rule("model.mm_projector.0.weight", "projector/linear_1/kernel", LINEAR),
+    Rule("model.mm_projector.0.bias", "projector/linear_1/bias", KEEP),
+    Rule("model.mm_projector.2.weight", "projector/linear_2/kernel", LINEAR),
+    Rule("model.mm_projector.2.bias", "projector/linear_2/bias", KEEP),
+    Rule("model.multiscale_token_mlp.0.weight", "token_mlp/linear_1/kernel", LINEAR),
+    Rule("model.multiscale_token_mlp.0.bias", "token_mlp/linear_1/bias", KEEP),
+    Rule("model.multiscale_token_mlp.2.weight", "token_mlp/linear_2/kernel", LINEAR),
+    Rule("model.multiscale_token_mlp.2.bias", "token_mlp/linear_2/bias", KEEP),
+    Rule("model.scale_pos_residuals.{scale}", "scale_embedding/residual_{scale}", GRID),
+    Rule("model.scale_embedding.base", "scale_embedding/base", KEEP),
+    Rule("model.scale_embedding.scale", "scale_embedding/scale", KEEP),
+    Rule("model.image_newline", "unused/image_newline", KEEP),
 )
 
 # The first prefix of each kind of checkpoint is the one that is written back; the others are what some versions of
@@ -146,7 +146,7 @@ CLIP_IGNORED = (r"text_model\..+", r"logit_scale", r"text_projection\.weight", r
 UNUSED = "unused/"
 
 
-def name_pattern(row: Row, prefixes: tuple[str, ...] = ("",)) -> re.Pattern[str]:
+def name_pattern(row: Rule, prefixes: tuple[str, ...] = ("",)) -> re.Pattern[str]:
     """Return the regular expression, for `fullmatch`, of a row's names with any of the prefixes."""
     body = re.escape(row.source)
     for field in ("layer", "scale"):
@@ -154,7 +154,7 @@ def name_pattern(row: Row, prefixes: tuple[str, ...] = ("",)) -> re.Pattern[str]
     return re.compile(f"(?:{'|'.join(re.escape(prefix) for prefix in prefixes)}){body}")
 
 
-def place(row: Row, layer: int | None, scale: int | None, num_run_layers: int) -> tuple[str, int | None]:
+def place(row: Rule, layer: int | None, scale: int | None, num_run_layers: int) -> tuple[str, int | None]:
     """Return the path of the leaf that a tensor belongs to and, in a stacked leaf, its index.
 
     Vision layers from `num_run_layers` on never run and go to `unused`, counted from zero there.
@@ -165,7 +165,7 @@ def place(row: Row, layer: int | None, scale: int | None, num_run_layers: int) -
     return path, layer
 
 
-def source_of(path: str, index: int | None, num_run_layers: int) -> tuple[str, Row]:
+def source_of(path: str, index: int | None, num_run_layers: int) -> tuple[str, Rule]:
     """Return the tensor's name in the authors' release and its row: the inverse of `place`.
 
     Args:

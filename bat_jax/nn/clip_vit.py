@@ -58,7 +58,7 @@ def _tower_attention(
     )
 
 
-class SelfAttention(nn.Module):
+class VisionAttention(nn.Module):
     """Unmasked multi-head attention with biases; also returns what `TowerAttention` holds if asked for."""
 
     cfg: VisionConfig
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         return nn.Dense(self.cfg.width, name="out_proj")(mixed.reshape(x.shape)), attention
 
 
-class Mlp(nn.Module):
+class VisionMlp(nn.Module):
     """fc2(act(fc1(x)))."""
 
     cfg: VisionConfig
@@ -88,7 +88,7 @@ def _layer_norm(cfg: VisionConfig, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=cfg.norm_eps, use_fast_variance=False, name=name)
 
 
-class Block(nn.Module):
+class VisionBlock(nn.Module):
     """Pre-norm transformer block, in the form that nn.scan wants: (carry, out) for a carry."""
 
     cfg: VisionConfig
@@ -97,11 +97,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T E"], _: None):
-        mixed, attention = SelfAttention(self.cfg, self.emit_attention, name="self_attn")(
+        mixed, attention = VisionAttention(self.cfg, self.emit_attention, name="self_attn")(
             _layer_norm(self.cfg, "layer_norm1")(x)
         )
         x = x + mixed
-        x = x + Mlp(self.cfg, name="mlp")(_layer_norm(self.cfg, "layer_norm2")(x))
+        x = x + VisionMlp(self.cfg, name="mlp")(_layer_norm(self.cfg, "layer_norm2")(x))
         return x, (x if self.emit_hidden else None, attention)
 
 
@@ -136,7 +136,9 @@ class ClipVit(nn.Module):
         embeddings = x
         hidden, attention = None, None
         if cfg.num_run_layers:
-            layers = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_run_layers)
+            layers = nn.scan(
+                VisionBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_run_layers
+            )
             emit = {"emit_hidden": return_hidden, "emit_attention": return_attention}
             x, (hidden, attention) = layers(cfg, **emit, name="layers")(x, None)
         if return_hidden:

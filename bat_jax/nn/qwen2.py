@@ -71,7 +71,7 @@ def _rms_norm(cfg: DecoderConfig, name: str) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=cfg.norm_eps, name=name)  # statistics in float32 by default
 
 
-class SelfAttention(nn.Module):
+class DecoderAttention(nn.Module):
     """Grouped-query attention that writes the new keys and values into the layer's cache."""
 
     cfg: DecoderConfig
@@ -98,7 +98,7 @@ class SelfAttention(nn.Module):
         return nn.Dense(cfg.width, use_bias=False, name="o_proj")(mixed), (keys, values), importance
 
 
-class Mlp(nn.Module):
+class DecoderMlp(nn.Module):
     """SwiGLU: down(silu(gate(x)) * up(x))."""
 
     cfg: DecoderConfig
@@ -110,18 +110,18 @@ class Mlp(nn.Module):
         return nn.Dense(self.cfg.width, use_bias=False, name="down_proj")(nn.silu(gate) * up)
 
 
-class Block(nn.Module):
+class DecoderBlock(nn.Module):
     """Pre-norm decoder layer for nn.scan: the carry is x, the scanned input and output is the layer's cache."""
 
     cfg: DecoderConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple, rows: _Rows):
-        attended, layer_cache, importance = SelfAttention(self.cfg, name="self_attn")(
+        attended, layer_cache, importance = DecoderAttention(self.cfg, name="self_attn")(
             _rms_norm(self.cfg, "input_layernorm")(x), layer_cache, rows
         )
         x = x + attended
-        x = x + Mlp(self.cfg, name="mlp")(_rms_norm(self.cfg, "post_attention_layernorm")(x))
+        x = x + DecoderMlp(self.cfg, name="mlp")(_rms_norm(self.cfg, "post_attention_layernorm")(x))
         return x, (layer_cache, importance, None if rows.keep_hidden is None else x)
 
 
@@ -139,7 +139,7 @@ class Qwen2(nn.Module):
         self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.width)
         self.layers = nn.scan(
             # Inside a scan nothing can be merged with the recomputation, so guarding against it only costs.
-            nn.remat(Block, prevent_cse=False) if self.remat else Block,
+            nn.remat(DecoderBlock, prevent_cse=False) if self.remat else DecoderBlock,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast),

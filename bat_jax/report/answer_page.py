@@ -12,15 +12,15 @@ from typing import Any
 
 from PIL import Image
 
+from bat_jax.benchmarks.answer_readers import strict_letters
 from bat_jax.config import BatConfig
 from bat_jax.encoding import SceneData
-from bat_jax.evals.extract import strict_letters
+from bat_jax.mini.world import question as scene_question
 from bat_jax.pipeline import Answer
 from bat_jax.report import html, pictures
 from bat_jax.report.layers import PADDING, Backdrop, UnitBox, draw_frames, token_fate
 from bat_jax.report.pictures import Panel
 from bat_jax.report.run_record import package_versions
-from bat_jax.scenes import question as scene_question
 
 STAGE_WORDS = {
     "vision_tower": "vision tower, all tiles of all views",
@@ -206,15 +206,15 @@ class _QuestionPanels:
         if self.zoom:
             _save(pictures.sheet(title, self.zoom, len(self.zoom)), folder / f"zoom_{name}.png")
 
-    def groups(self, index: int | None) -> list[html.Group]:
+    def groups(self, index: int | None) -> list[html.ImageGroup]:
         """Return what the page shows of the question."""
         of_image = "" if index is None else f", image {index + 1}"
         found = []
         if self.zoom:
             text = "The same place at three sizes. The white frame is around what the answer depends on."
-            found.append(html.Group(heading="The evidence", text=text, figures=page_figures(self.zoom, 90)))
+            found.append(html.ImageGroup(heading="The evidence", text=text, figures=page_figures(self.zoom, 90)))
         found.append(
-            html.Group(
+            html.ImageGroup(
                 heading=f"What the question makes important{of_image}",
                 text=self.importance.caption,
                 figures=page_figures([self.importance], 84, has_caption=False),
@@ -222,7 +222,7 @@ class _QuestionPanels:
             )
         )
         found.append(
-            html.Group(
+            html.ImageGroup(
                 heading=f"What the language model reads{of_image}",
                 text=f"Tokens on the evidence: {self.on_evidence}." if self.on_evidence else "",
                 figures=page_figures(self.fates, 84),
@@ -232,9 +232,9 @@ class _QuestionPanels:
         return found
 
 
-def page_figures(panels: Sequence[Panel], quality: int, has_caption: bool = True) -> tuple[html.Figure, ...]:
+def page_figures(panels: Sequence[Panel], quality: int, has_caption: bool = True) -> tuple[html.PageImage, ...]:
     return tuple(
-        html.Figure(jpeg=item.jpeg(quality), caption=item.caption if has_caption else "", alt=item.caption)
+        html.PageImage(jpeg=item.jpeg(quality), caption=item.caption if has_caption else "", alt=item.caption)
         for item in panels
     )
 
@@ -258,16 +258,16 @@ def _overview(backdrop: Backdrop, asked: Sequence[Asked]) -> Panel:
     return Panel(draw_frames(backdrop.picture(2), list(shown), list(shown.values())), caption)
 
 
-def _image_groups(name: str, scene: SceneData, picture: Panel, regions: Sequence[Panel]) -> tuple[html.Group, ...]:
+def _image_groups(name: str, scene: SceneData, picture: Panel, regions: Sequence[Panel]) -> tuple[html.ImageGroup, ...]:
     width, height = scene.image_size
     note = f" ({scene.note})" if scene.note else ""
     return (
-        html.Group(
+        html.ImageGroup(
             heading="The picture",
             text=f"{name}, {width} × {height} px{note}. {picture.caption}",
-            figures=(html.Figure(jpeg=picture.jpeg(86), caption="", alt=f"the picture {name}"),),
+            figures=(html.PageImage(jpeg=picture.jpeg(86), caption="", alt=f"the picture {name}"),),
         ),
-        html.Group(
+        html.ImageGroup(
             heading="Its regions",
             text="They depend on the picture alone, not on the question. Colours only tell neighbours apart.",
             figures=page_figures(regions, 84),
@@ -322,8 +322,8 @@ def _terms(cfg: BatConfig, has_evidence: bool) -> tuple[tuple[str, str], ...]:
 
 
 def question_card(
-    item: Asked, num_tokens: int, groups: Sequence[html.Group], compared: html.Table | None = None
-) -> html.Question:
+    item: Asked, num_tokens: int, groups: Sequence[html.ImageGroup], compared: html.Table | None = None
+) -> html.QuestionCard:
     """Return what a page says about a question: its options, the answer and the truth."""
     truth = item.truth
     options = ()
@@ -337,7 +337,7 @@ def question_card(
             )
             for letter, text in zip(scene_question.LETTERS, truth.question.options, strict=False)
         )
-    return html.Question(
+    return html.QuestionCard(
         kind=truth.question.sub_task.replace("_", " ") if truth else "",
         text=item.text,
         options=options,

@@ -12,7 +12,7 @@ Rgb = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Figure:
+class PageImage:
     """A JPEG and what is written below it; alt: for who cannot see it."""
 
     jpeg: bytes
@@ -31,7 +31,7 @@ class Option:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Group:
+class ImageGroup:
     """Figures beside each other under a heading and a line of text, with a legend (name, colour).
 
     is_wide: a single figure has the page's whole width.
@@ -39,7 +39,7 @@ class Group:
 
     heading: str
     text: str
-    figures: tuple[Figure, ...]
+    figures: tuple[PageImage, ...]
     legend: tuple[tuple[str, Rgb], ...] = ()
     is_wide: bool = False
 
@@ -54,7 +54,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class QuestionCard:
     """One question and what came of it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Question:
     is_right: bool | None
     kept: str
     seconds: float
-    groups: tuple[Group, ...]
+    groups: tuple[ImageGroup, ...]
     compared: Table | None = None
 
 
@@ -94,8 +94,8 @@ class Page:
     notice: str
     steps: tuple[tuple[str, str], ...]
     terms: tuple[tuple[str, str], ...]
-    images: tuple[tuple[Group, ...], ...]
-    questions: tuple[Question, ...]
+    images: tuple[tuple[ImageGroup, ...], ...]
+    questions: tuple[QuestionCard, ...]
     tables: tuple[Table, ...]
 
 
@@ -210,7 +210,7 @@ def document(title: str, parts: Sequence[str]) -> str:
     )
 
 
-def card(groups: Sequence[Group], tables: Sequence[Table] = ()) -> str:
+def card(groups: Sequence[ImageGroup], tables: Sequence[Table] = ()) -> str:
     """Return groups of figures and tables in one card."""
     return f'<div class="card">{_groups(groups, "h3")}{"".join(_table(table, "h3") for table in tables)}</div>'
 
@@ -222,7 +222,7 @@ def _mark(is_right: bool | None) -> str:
     return '<span class="mark right">✓ right</span>' if is_right else '<span class="mark wrong">✗ wrong</span>'
 
 
-def _overview(questions: Sequence[Question]) -> str:
+def _overview(questions: Sequence[QuestionCard]) -> str:
     has_truth = any(question.truth is not None for question in questions)
     names = ["", "question", "answer", *(["truth", ""] if has_truth else [])]
     rows = []
@@ -241,7 +241,7 @@ def _overview(questions: Sequence[Question]) -> str:
     )
 
 
-def _groups(groups: Sequence[Group], level: str) -> str:
+def _groups(groups: Sequence[ImageGroup], level: str) -> str:
     """Return groups two by two beside each other; of an odd number the first has the whole width."""
     alone = len(groups) % 2
     parts = [_group(group, level) for group in groups[:alone]]
@@ -250,7 +250,7 @@ def _groups(groups: Sequence[Group], level: str) -> str:
     return "".join(parts)
 
 
-def _group(group: Group, level: str) -> str:
+def _group(group: ImageGroup, level: str) -> str:
     figures = "".join(_figure(figure) for figure in group.figures)
     kind = "wide" if group.is_wide else f"n{min(len(group.figures), 4)}"
     text = f"<p>{escape(group.text)}</p>" if group.text else ""
@@ -260,7 +260,7 @@ def _group(group: Group, level: str) -> str:
     )
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: PageImage) -> str:
     data = base64.b64encode(figure.jpeg).decode("ascii")
     caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
     return (
@@ -282,7 +282,7 @@ def _legend(legend: Sequence[tuple[str, Rgb]]) -> str:
     return f'<div class="legend{" scale" if is_scale else ""}">{"".join(items)}</div>'
 
 
-def _question(number: int, question: Question) -> str:
+def _question(number: int, question: QuestionCard) -> str:
     options = "".join(_option(option) for option in question.options)
     said = [f"The model answers <b>{escape(question.answer) or '(nothing)'}</b>"]
     if question.truth is not None:

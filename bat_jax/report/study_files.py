@@ -6,8 +6,8 @@ from typing import Any
 
 from bat_jax.report import study_page, study_tables, sweep_tables
 from bat_jax.report.run_record import staged_file
-from bat_jax.study.results import Results
-from bat_jax.study.verdicts import Judged
+from bat_jax.study.measured.study_results import Results
+from bat_jax.study.measured.verdicts import Judged
 
 REPORT = "report.html"
 
@@ -17,7 +17,7 @@ def write_study(
     results: Results,
     facts: Sequence[str],
     output: pathlib.Path,
-    pictures: Sequence[study_page.Picture],
+    pictures: Sequence[study_page.StudyFigure],
     record: Mapping[str, Any],
 ) -> None:
     """Write a study's files into a folder, each whole or not at all.

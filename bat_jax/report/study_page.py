@@ -11,12 +11,12 @@ from typing import Any
 from PIL import Image
 
 from bat_jax.report import html, study_tables, sweep_tables
-from bat_jax.report.html import Figure, Group, Table
+from bat_jax.report.html import ImageGroup, PageImage, Table
 from bat_jax.report.run_record import package_versions
-from bat_jax.study.grids import Grid
-from bat_jax.study.results import Results
-from bat_jax.study.sweep import CellResult
-from bat_jax.study.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
+from bat_jax.study.measured.grids import Grid
+from bat_jax.study.measured.study_results import Results
+from bat_jax.study.measured.sweep import CellResult
+from bat_jax.study.measured.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
 
 FIGURES_FILE = "figures.json"
 _MARK_CLASSES = {
@@ -39,7 +39,7 @@ _TERMS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
+class StudyFigure:
     """One of the paper's figures, drawn anew. png: the file."""
 
     figure: str
@@ -48,7 +48,7 @@ class Picture:
     png: pathlib.Path
 
 
-def read_figures(folder: pathlib.Path) -> tuple[Picture, ...]:
+def read_figures(folder: pathlib.Path) -> tuple[StudyFigure, ...]:
     """Read what `experiments.figures` wrote: figures.json and the files that it names.
 
     Raises:
@@ -58,7 +58,7 @@ def read_figures(folder: pathlib.Path) -> tuple[Picture, ...]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         found = tuple(
-            Picture(
+            StudyFigure(
                 figure=str(entry["figure"]), title=entry["title"], caption=entry["caption"], png=folder / entry["png"]
             )
             for entry in entries
@@ -76,7 +76,7 @@ def render(
     results: Results,
     facts: Sequence[str],
     folder: pathlib.Path,
-    pictures: Sequence[Picture],
+    pictures: Sequence[StudyFigure],
     record: Mapping[str, Any],
 ) -> str:
     """Return the page.
@@ -136,8 +136,8 @@ def _name(grid: Grid) -> str:
 def _card(heading: str, text: str, png: pathlib.Path, *tables: Table) -> str:
     data = io.BytesIO()
     Image.open(png).convert("RGB").save(data, "JPEG", quality=90, subsampling=0)
-    figure = Figure(jpeg=data.getvalue(), caption="", alt=heading)
-    return html.card([Group(heading=heading, text=text, figures=(figure,), is_wide=True)], tables)
+    figure = PageImage(jpeg=data.getvalue(), caption="", alt=heading)
+    return html.card([ImageGroup(heading=heading, text=text, figures=(figure,), is_wide=True)], tables)
 
 
 def _claims(judged: Sequence[Judged]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import matplotlib.figure
 
 from bat_jax.report.html import Table
-from bat_jax.study import coverage
-from bat_jax.study.results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against, is_shared
-from bat_jax.study.verdicts import Judged, interval_of, shown
+from bat_jax.study.measured import coverage
+from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against, is_shared
+from bat_jax.study.measured.verdicts import Judged, interval_of, shown
 
 Lines = Mapping[str, Mapping[str, Any]]
 KINDS: Mapping[str, IsAsked] = {
@@ -108,10 +108,10 @@ def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], comman
             "",
             f"Written by `{command}`; do not edit by hand. Every claim of the abstract and of Sections 3, 4 and C of "
             "UHR-BAT (arXiv:2604.13565), what was run on the small model and its made-up world, the number, and a "
-            "verdict that a rule decides (bat_jax/study/verdicts.py). Differences are percent points on the same "
-            "questions, ours minus the other, with a 95 % interval that allows for questions of one scene leaning the "
-            "same way. A gain is reproduced if its whole interval is above 0, not reproduced if it is below 1 point, "
-            'else undecided; "does not matter" is reproduced if all intervals are within 1 point of 0.',
+            "verdict that a rule decides (bat_jax/study/measured/verdicts.py). Differences are percent points on the "
+            "same questions, ours minus the other, with a 95 % interval that allows for questions of one scene leaning "
+            "the same way. A gain is reproduced if its whole interval is above 0, not reproduced if it is below 1 "
+            'point, else undecided; "does not matter" is reproduced if all intervals are within 1 point of 0.',
             "",
             "A verdict on the small model says nothing certain about the 7B model: its world is simple and its "
             "importance was trained on the asked places. How the grids work: [ablations.md](ablations.md). Whether the "

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import matplotlib.figure
 
 from bat_jax.report.run_record import staged_file
-from bat_jax.study.grids import Grid
-from bat_jax.study.sweep import CellResult
+from bat_jax.study.measured.grids import Grid
+from bat_jax.study.measured.sweep import CellResult
 
 
 def write_grid(folder: pathlib.Path, grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from bat_jax.data.llava import Record, RecordError, RecordSource, batch_indices
 from bat_jax.io.images import read_image
 from bat_jax.io.views import make_tiles, token_valid_mask
 from bat_jax.train.labels import IGNORE, Conversation, common_buckets, padded, tokenize_conversation
-from bat_jax.train.loss import Sample
+from bat_jax.train.loss import TrainingSample
 from bat_jax.train.recipe import TrainConfig
 
 # What an image gives: tiles per scale, valid tokens per scale, size in pixels.
@@ -43,7 +43,7 @@ class HostBatch:
       num_records: records drawn. skipped: those left out that this process knows of (texts of all, images of its own).
     """
 
-    samples: Sample
+    samples: TrainingSample
     ids: tuple[str, ...]
     num_records: int
     skipped: tuple[Skipped, ...]
@@ -171,7 +171,7 @@ class BatchMaker:
         views: Views | None,
         lengths: tuple[int, int],
         number: int,
-    ) -> Sample:
+    ) -> TrainingSample:
         cfg = self.cfg
         sizes, tile = cfg.compressor.sizes_px, cfg.vision.image_size_px
         counts = [cfg.num_tokens(size) for size in sizes]
@@ -186,7 +186,7 @@ class BatchMaker:
             target = boxes_mask(cfg, slot[0].target_boxes, views[2]) & valid[0]
         budgets = self.budgets(number) if self.budgets else cfg.compressor.budgets
         num_prefix, num_suffix = lengths
-        return Sample(
+        return TrainingSample(
             prefix_ids=padded(text.prefix_ids, num_prefix),
             prefix_valid=np.arange(num_prefix) < text.prefix_ids.size,
             prefix_labels=padded(text.prefix_labels, num_prefix, IGNORE),

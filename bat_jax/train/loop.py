@@ -34,11 +34,11 @@ from tqdm import tqdm
 
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import RecordSource
+from bat_jax.engine.stages import peak_device_bytes
 from bat_jax.io.views import normalisation_table
-from bat_jax.stages import peak_device_bytes
 from bat_jax.train import sharding as shard
 from bat_jax.train.batches import BatchMaker, HostBatch
-from bat_jax.train.loss import Sample, SampleLoss, batch_loss, training_config
+from bat_jax.train.loss import SampleLoss, TrainingSample, batch_loss, training_config
 from bat_jax.train.optimizer import apply_gradients, init_optimizer, learning_rates, make_optimizer, split_params
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.state import Checkpoints, TrainState, new_state
@@ -100,7 +100,7 @@ def train_step(
     table: Float[Array, "256 3"],
     frozen: Params,
     state: TrainState,
-    batch: Sample,
+    batch: TrainingSample,
 ) -> tuple[TrainState, StepResult]:
     """Do one step of the optimiser.
 
@@ -134,7 +134,12 @@ def train_step(
 
 
 def held_out_losses(
-    cfg: BatConfig, recipe: TrainConfig, table: Float[Array, "256 3"], frozen: Params, state: TrainState, batch: Sample
+    cfg: BatConfig,
+    recipe: TrainConfig,
+    table: Float[Array, "256 3"],
+    frozen: Params,
+    state: TrainState,
+    batch: TrainingSample,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return (sum of the answers' losses over the samples of weight 1, how many these are); nothing is learnt."""
 

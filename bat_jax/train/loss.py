@@ -34,7 +34,7 @@ LOGIT_ROWS = 256
 _SMALLEST_MASS = 1e-9
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     """One training sample as arrays; a batch has the same fields with leading axes.
 
     prefix_*, suffix_*: text before and behind the image, padded; `*_labels` hold IGNORE where nothing is learnt.
@@ -105,7 +105,7 @@ def sample_loss(
     table: Float[Array, "256 3"],
     params: Params,
     key: Key[Array, ""],
-    sample: Sample,
+    sample: TrainingSample,
 ) -> SampleLoss:
     """Return a sample's losses.
 
@@ -166,7 +166,7 @@ def batch_loss(
     table: Float[Array, "256 3"],
     params: Params,
     key: Key[Array, ""],
-    samples: Sample,
+    samples: TrainingSample,
 ) -> tuple[Float[Array, ""], SampleLoss]:
     """Return (sum over samples of weight * total, the losses of every sample (B,)).
 
@@ -192,7 +192,7 @@ def region_capacity(cfg: BatConfig) -> tuple[int, ...]:
 
 
 def anchor_importance(
-    cfg: BatConfig, recipe: TrainConfig, params: Params, anchor_tokens: Float[Array, "M D"], sample: Sample
+    cfg: BatConfig, recipe: TrainConfig, params: Params, anchor_tokens: Float[Array, "M D"], sample: TrainingSample
 ) -> Float[Array, "M"]:
     """Return a_i of the anchor's tokens (Eq. 2), as `model.anchor_cache` and `model.anchor_importance` do together.
 
@@ -225,7 +225,7 @@ def _embed(cfg: BatConfig, params: Params, ids: Int[Array, "T"], dtype) -> Float
 
 
 def _features(
-    cfg: BatConfig, recipe: TrainConfig, table: Float[Array, "256 3"], params: Params, sample: Sample
+    cfg: BatConfig, recipe: TrainConfig, table: Float[Array, "256 3"], params: Params, sample: TrainingSample
 ) -> tuple[list[Float[Array, "_ E"]], list[Float[Array, "_ D"]]]:
     """Return every scale's vision features and projected tokens; the tower runs in micro-batches of tiles."""
     modules = bat.modules(cfg)
@@ -255,7 +255,7 @@ def _features(
 
 
 def _region_ids(
-    cfg: BatConfig, key: Key[Array, ""], sample: Sample, features: list[Float[Array, "_ _"]]
+    cfg: BatConfig, key: Key[Array, ""], sample: TrainingSample, features: list[Float[Array, "_ _"]]
 ) -> tuple[Int[Array, "_"], ...]:
     """Return every scale's region ids: the sample's, or clustered here without gradient (Eq. 13-14)."""
     if sample.region_id is not None:
@@ -272,7 +272,7 @@ def _region_ids(
 
 
 def _answer_loss(
-    cfg: BatConfig, params: Params, hidden: Float[Array, "T D"], valid: Bool[Array, "T"], sample: Sample
+    cfg: BatConfig, params: Params, hidden: Float[Array, "T D"], valid: Bool[Array, "T"], sample: TrainingSample
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return (mean cross entropy over the targets, number of targets).
 

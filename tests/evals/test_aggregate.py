@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bat_jax.data import categories
-from bat_jax.evals import aggregate, extract
+from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.evals import aggregate
 from bat_jax.evals.aggregate import Item, Prediction
 
 FOUR = ("(A) one", "(B) two", "(C) three", "(D) four")
@@ -20,7 +20,7 @@ Z = 1.959963984540054
 
 def make_item(id, category, truth="A", options=FOUR, name="xlrs_lite", dialogue=None):
     several = categories.subtask(name, category).is_multi_answer
-    question = extract.Question(benchmark=name, truth=truth, options=options, is_multi_answer=several)
+    question = answer_readers.AnswerKey(benchmark=name, truth=truth, options=options, is_multi_answer=several)
     return Item(id=id, category=category, question=question, dialogue=dialogue)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
-from bat_jax.data.benchmarks.samples import BenchmarkData
-from bat_jax.evals import benchmark_files, extract
-from tests.data import benchmark_files as files
+from bat_jax.benchmarks import answer_readers
+from bat_jax.benchmarks.samples import BenchmarkData
+from bat_jax.evals import benchmark_files
+from tests.benchmarks import benchmark_files as files
 
 
 def tasks_of(key, path, prompt, **options):
@@ -58,7 +59,7 @@ def test_turns_of_a_category_about_a_picture_are_a_dialogue(tmp_path):
     _, tasks = tasks_of("rshr", files.write_rshr_json(tmp_path / "rshr"), "release")
     assert [tasks[id].dialogue for id in ("30", "30#2", "30#3")] == ["MTFP images/P2.png"] * 3
     assert tasks["17"].dialogue is None
-    assert extract.truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
+    assert answer_readers.truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
 
 
 def test_mme_is_lite_by_its_size(tmp_path):
@@ -83,10 +84,10 @@ def test_a_conversation_is_asked_as_the_release_asks_it(tmp_path):
     ("output", "is_right"), [("A harbour.", True), ("a  HARBOUR", True), ("harbour", False), ("", False), (None, False)]
 )
 def test_an_open_answer_is_right_only_as_the_whole_text(output, is_right):
-    question = extract.Question(benchmark="llava", truth="A harbour", options=(), answer_form="open")
-    assert {verdict.is_right for verdict in extract.judge(output, question).values()} == {is_right}
+    question = answer_readers.AnswerKey(benchmark="llava", truth="A harbour", options=(), answer_form="open")
+    assert {verdict.is_right for verdict in answer_readers.judge(output, question).values()} == {is_right}
     with pytest.raises(ValueError, match="one text as its truth and no options"):
-        extract.Question(benchmark="llava", truth="", options=(), answer_form="open")
+        answer_readers.AnswerKey(benchmark="llava", truth="", options=(), answer_form="open")
 
 
 def test_an_answer_that_is_no_option_names_its_row(tmp_path):

@@ -8,9 +8,9 @@ import types
 import numpy as np
 import pytest
 
+from bat_jax.benchmarks.answer_readers import AnswerKey
 from bat_jax.config import BatConfig
 from bat_jax.evals import results, runner
-from bat_jax.evals.extract import Question
 from bat_jax.evals.runner import Pace, Picture, PredictionLog, Task
 from tests.tiny_model import tiny_config
 
@@ -18,7 +18,7 @@ COLOUR, ROUTE = "Object properties/Object color", "Complex reasoning/Route plann
 
 
 def make_task(id, truth="A", category=COLOUR, **facts):
-    question = Question(benchmark="uhr_mini", truth=truth, options=("red", "blue", "green", "white"))
+    question = AnswerKey(benchmark="uhr_mini", truth=truth, options=("red", "blue", "green", "white"))
     return Task(
         id=id, text=f"ask {id}", category=category, question=question, prompt_style="release", chance=0.25, facts=facts
     )

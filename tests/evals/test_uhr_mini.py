@@ -7,11 +7,11 @@ import types
 import numpy as np
 import pytest
 
-from bat_jax.data import categories
-from bat_jax.evals import aggregate, extract, results, runner, uhr_mini
-from bat_jax.scenes.question import SUB_TASKS
-from bat_jax.scenes.render import render
-from bat_jax.scenes.splits import SPLITS, scenes_with_questions
+from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.evals import aggregate, results, runner, uhr_mini
+from bat_jax.mini.world.question import SUB_TASKS
+from bat_jax.mini.world.render import render
+from bat_jax.mini.world.splits import SPLITS, scenes_with_questions
 from tests.tiny_model import load_tiny
 
 SEEDS = range(3_000_000, 3_000_020)
@@ -97,7 +97,7 @@ def test_several_letters_count_as_a_set():
     truth = task.question.truth
 
     def is_right(output):
-        return extract.judge(output, task.question)["official"].is_right
+        return answer_readers.judge(output, task.question)["official"].is_right
 
     assert is_right(" ".join(truth)) and is_right(", ".join(truth)) and is_right(truth[::-1])
     assert not is_right(truth[0]) and not is_right(truth[:2]) and not is_right("A B C D") and not is_right("")
@@ -111,17 +111,19 @@ def test_texts_are_read_exactly_whatever_the_case():
     words = task.facts["answer_text"].split(", ")
 
     def letters(output, question=task.question):
-        (verdict,) = set(extract.judge(output, question).values())
+        (verdict,) = set(answer_readers.judge(output, question).values())
         return verdict.letters
 
     assert letters(", ".join(words)) == letters(" , ".join(reversed(words)).upper()) == task.question.truth
     assert letters(words[0]) == "ABCD"[task.question.options.index(words[0])]
     for output in ("", words[0] + ",", f"{words[0]}, {words[0]}", " ".join(words), f"{words[0]}, snow", "A"):
         assert letters(output) == ""
-    single = extract.Question(benchmark="uhr_mini", truth="B", options=("top left", "top right"), answer_form="texts")
+    single = answer_readers.AnswerKey(
+        benchmark="uhr_mini", truth="B", options=("top left", "top right"), answer_form="texts"
+    )
     assert letters("Top  right", single) == "B" and letters("right", single) == "" and letters("B", single) == ""
     with pytest.raises(ValueError, match="answer_form='word'"):
-        extract.Question(benchmark="uhr_mini", truth="B", options=("a", "b"), answer_form="word")
+        answer_readers.AnswerKey(benchmark="uhr_mini", truth="B", options=("a", "b"), answer_form="word")
 
 
 def test_seeds_are_described_by_their_split():

@@ -54,7 +54,7 @@ def make_samples(cfg):
         suffix_labels = np.where((np.arange(16) >= 4) & (np.arange(16) < num_suffix), labels, IGNORE)
         prefix_labels = np.where(np.arange(8) < min(num_prefix, 2), labels[:8], IGNORE)
         samples.append(
-            training.Sample(
+            training.TrainingSample(
                 prefix_ids=np.where(np.arange(8) < num_prefix, rng.integers(0, 512, 8), 0).astype(np.int32),
                 prefix_valid=np.arange(8) < num_prefix,
                 prefix_labels=prefix_labels.astype(np.int32),

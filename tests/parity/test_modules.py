@@ -13,7 +13,7 @@ import pytest
 
 from bat_jax import model
 from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
-from bat_jax.generate import generate
+from bat_jax.engine.generate import generate
 from bat_jax.nn.clip_vit import ClipVit
 from bat_jax.nn.qwen2 import Qwen2
 from tests.parity.qwen2_settings import qwen2_settings

@@ -9,12 +9,12 @@ from PIL import Image
 
 from bat_jax import model
 from bat_jax.config import BatConfig
+from bat_jax.mini.curriculum.export import write_checkpoint
+from bat_jax.mini.world.layout import generate_scene
+from bat_jax.mini.world.question import SHOWN_SUB_TASKS, first_of_each
+from bat_jax.mini.world.questions import generate_questions
+from bat_jax.mini.world.splits import SPLITS
 from bat_jax.report.answer_page import Truth
-from bat_jax.scenes.layout import generate_scene
-from bat_jax.scenes.question import SHOWN_SUB_TASKS, first_of_each
-from bat_jax.scenes.questions import generate_questions
-from bat_jax.scenes.splits import SPLITS
-from bat_jax.train.mini.export import write_checkpoint
 from experiments import demo
 from tests.command_batch import run_commands
 

@@ -10,6 +10,10 @@ from PIL import Image
 
 from bat_jax.config import ScaleSpec
 from bat_jax.io.views import PAD_COLOR, pad_to_square
+from bat_jax.mini.world.layout import generate_scene
+from bat_jax.mini.world.question import first_of_each
+from bat_jax.mini.world.questions import generate_questions
+from bat_jax.mini.world.render import render
 from bat_jax.report.answer_page import About
 from bat_jax.report.figures.cards import compare
 from bat_jax.report.figures.figure import counts_text
@@ -19,10 +23,6 @@ from bat_jax.report.figures.seen import seen_picture
 from bat_jax.report.figures.subject import Ask, Subject, window_in
 from bat_jax.report.figures.tsne import NUM_NEIGHBOURS, check_installed, plane, same_region_share
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, wrap
-from bat_jax.scenes.layout import generate_scene
-from bat_jax.scenes.question import first_of_each
-from bat_jax.scenes.questions import generate_questions
-from bat_jax.scenes.render import render
 from tests.command_batch import run_commands
 from tests.tiny_model import load_tiny, write_tiny_checkpoint
 

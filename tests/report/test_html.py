@@ -5,11 +5,11 @@ import html.parser
 
 import pytest
 
-from bat_jax.report.html import Figure, Group, Option, Page, Question, Table, render
+from bat_jax.report.html import ImageGroup, Option, Page, PageImage, QuestionCard, Table, render
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
-FIGURE = Figure(jpeg=b"\xff\xd8\xff picture", caption=NASTY, alt=NASTY)
-QUESTION = Question(
+FIGURE = PageImage(jpeg=b"\xff\xd8\xff picture", caption=NASTY, alt=NASTY)
+QUESTION = QuestionCard(
     kind="object colour",
     text=NASTY,
     options=(
@@ -21,7 +21,9 @@ QUESTION = Question(
     is_right=False,
     kept="7 of 90",
     seconds=0.25,
-    groups=tuple(Group(heading=NASTY, text=NASTY, figures=(FIGURE,), legend=((NASTY, (1, 2, 3)),)) for _ in range(3)),
+    groups=tuple(
+        ImageGroup(heading=NASTY, text=NASTY, figures=(FIGURE,), legend=((NASTY, (1, 2, 3)),)) for _ in range(3)
+    ),
 )
 PAGE = Page(
     title=NASTY,

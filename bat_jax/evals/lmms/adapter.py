@@ -41,7 +41,7 @@ _GENERATION_NAMES = frozenset({"do_sample", "max_new_tokens", "num_beams", "temp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
+class Request:
     """One request, checked.
 
     Attributes:
@@ -140,7 +140,7 @@ class BatJax(lmms):
         """Refuse: `BatModel` answers each question by itself."""
         raise NotImplementedError(_refusal(requests, "generate_until_multi_round"))
 
-    def _answer(self, questions: Sequence[Question]) -> Iterator[GenerationResult | ValueError]:
+    def _answer(self, questions: Sequence[Request]) -> Iterator[GenerationResult | ValueError]:
         """Yield the answers to questions about the same pictures, or the reasons why there are none."""
         try:
             scenes = [self.model.encode(picture, seed=self.seed) for picture in questions[0].load()]
@@ -156,7 +156,7 @@ class BatJax(lmms):
             counts = TokenCounts(input_tokens=answer.prompt_tokens, output_tokens=answer.token_ids.size)
             yield GenerationResult(cut(answer.text, question.until), counts)
 
-    def _read(self, requests: Sequence[Instance]) -> list[Question]:
+    def _read(self, requests: Sequence[Instance]) -> list[Request]:
         """Check all requests and look at their pictures."""
         questions = []
         num_asked: collections.Counter = collections.Counter()
@@ -173,7 +173,7 @@ class BatJax(lmms):
             load = functools.partial(load_pictures, doc_to_visual, self.task_dict[task][split], doc_id, name)
             keys = tuple(picture_key(picture) for picture in load())
             text = place_images(context, len(keys))
-            questions.append(Question(name=name, text=text, load=load, keys=keys, options=options, until=until))
+            questions.append(Request(name=name, text=text, load=load, keys=keys, options=options, until=until))
         if unused:
             logger.warning(f"generation_kwargs: {', '.join(sorted(unused))} not used by {NAME}")
         return questions

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from bat_jax.mini.world.question import LETTERS as OPTION_LETTERS
 from bat_jax.report.answer_page import Asked
 from bat_jax.report.figures.figure import LETTERS, SELECTION_NAMES, Figure, budget_text, card_panels
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.layers import font, wrap
 from bat_jax.report.pictures import beside, stack
-from bat_jax.scenes.question import LETTERS as OPTION_LETTERS
 
 BASELINES = ("topk", "background", "pooling", "random")
 _MOST_COMPARED = 4

@@ -67,7 +67,7 @@ def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Pag
         question_card(
             item,
             subject.num_tokens,
-            [html.Group(heading="The place", text="", figures=place)],
+            [html.ImageGroup(heading="The place", text="", figures=place)],
             _compared(subject, ask) if ask in compared else None,
         )
         for ask, item, place in zip(shown, asked, places, strict=True)
@@ -87,11 +87,11 @@ def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Pag
     )
 
 
-def _group(figure: Figure) -> html.Group:
+def _group(figure: Figure) -> html.ImageGroup:
     file = io.BytesIO()
     figure.image.save(file, "JPEG", quality=86, optimize=True)
-    shown = html.Figure(jpeg=file.getvalue(), caption="", alt=figure.title)
-    return html.Group(
+    shown = html.PageImage(jpeg=file.getvalue(), caption="", alt=figure.title)
+    return html.ImageGroup(
         heading=f"Figure {figure.number}. {figure.title}", text=figure.caption, figures=(shown,), is_wide=True
     )
 

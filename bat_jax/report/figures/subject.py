@@ -14,11 +14,11 @@ import numpy as np
 from bat_jax.compress.budgets import pruned_budgets
 from bat_jax.config import ScaleSpec
 from bat_jax.encoding import ImageLike
+from bat_jax.mini.world.question import Question
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.answer_page import Asked, Truth
 from bat_jax.report.layers import Backdrop, UnitBox
 from bat_jax.report.pictures import WHOLE, evidence_boxes, evidence_frame
-from bat_jax.scenes.question import Question
 
 # Side of the windows that figures enlarge, as a share of the picture's.
 ZOOM_SHARE = 0.2

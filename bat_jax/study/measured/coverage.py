@@ -1,0 +1,290 @@
+"""Token coverage: is the token of what a question asks about still there by itself? No decoder answers.
+
+A target is a small object that a question of the UHR-Mini world asks about. Its token at a view is the one that its
+middle lies in, and its fate there
+
+    kept (k)      in the prompt by itself
+    merged (m)    in the prompt as part of the mean of its region (or of another group)
+    cut (c)       not in the prompt
+
+and over views the best of these. UHR-BAT (arXiv:2604.13565), Sec. 3.4, promises that regions keep sparse targets which
+global top-K loses. Only the two finest of four views count: at the others an object is a smudge.
+
+Importance is the model's own, or an oracle's: the share of every anchor token that the sites cover on which the targets
+stand. Nothing that looks at the anchor can do better than point at these sites, so what is lost under the oracle is
+the rule's doing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bat_jax.compress.compressor import SELECTION_RULES, ScaleTokens, select
+from bat_jax.compress.partition import grid_regions
+from bat_jax.config import CompressorConfig, ScaleSpec
+from bat_jax.evals.runner import PredictionLog
+from bat_jax.io.prompts import build_prompt
+from bat_jax.mini.world.layout import generate_scene
+from bat_jax.mini.world.masks import token_labels
+from bat_jax.mini.world.question import Question
+from bat_jax.mini.world.render import NATIVE_PX, render
+from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.pipeline import BatModel
+from bat_jax.pipeline import WorldScene as EncodedScene
+from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, mean_interval, paired_difference
+from bat_jax.study.measured.grids import Scaling
+from bat_jax.study.measured.plan import plain_questions
+from bat_jax.typing import Array, Float, Int
+
+FATES = "cmk"
+OWN, ORACLE = "own", "oracle"
+# Kept tokens of the paper in thousands, carried over to the model (grids.Scaling).
+BUDGETS = (1, 2, 3, 4, 6)
+UHR_BAT, TOP_K = "uhr_bat", "topk"
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    UHR_BAT: {"selection": UHR_BAT, "coverage": "off"},
+    "uhr_bat, guaranteed": {"selection": UHR_BAT, "coverage": "guaranteed"},
+    TOP_K: {"selection": "topk"},
+    "topk_global": {"selection": "topk_global"},
+    "background": {"selection": "background"},
+    "random": {"selection": "random"},
+}
+_FINE = 2
+_MAX_TARGETS = 4
+_SCATTERED_ROUNDS = 4
+
+
+class _Asked(NamedTuple):
+    """A question with the objects that it is about and the sites that these stand on."""
+
+    question: Question
+    name: str
+    objects: tuple[SceneObject, ...]
+    sites: tuple[Site, ...]
+
+
+def measure(model: BatModel, seeds: Sequence[int], log: PredictionLog, on_scene: Callable[[], None]) -> None:
+    """Follow the targets of scenes; a line a scene, those that the log holds already are left out.
+
+    A line: {"id": seed, "targets": [{"question", "object", "is_scattered", "is_outer", "fates"}], "facts"}, where
+    `fates[importance][way]` is a letter of FATES for every budget of BUDGETS. For the facts see `_facts`.
+    """
+    model = model.configured(model.cfg.with_settings(**WAYS[UHR_BAT]))
+    scaling = Scaling(model.cfg)
+    budgets = np.asarray([scaling.total(1000 * kept) for kept in BUDGETS], np.int32)
+    sizes = model.cfg.compressor.sizes_px
+    scales = tuple(ScaleSpec(size_px=px, budget=int(most)) for px, most in zip(sizes, budgets.max(axis=0), strict=True))
+    ways = {
+        name: model.cfg.with_settings(**settings, scales=scales).networks_with(*SELECTION_RULES).compressor
+        for name, settings in WAYS.items()
+    }
+    # This one encodes with the tower's attention, which the others do not mind.
+    encoder = model.configured(model.cfg.with_settings(selection="background"))
+    for seed in seeds:
+        if str(seed) not in log.ids:
+            scene = generate_scene(seed)
+            encoded = dataclasses.replace(encoder.encode(render(scene, NATIVE_PX)), model=model)
+            log.append({"id": str(seed)} | _scene_line(model, scene, encoded, ways, jnp.asarray(budgets)))
+        on_scene()
+
+
+def _scene_line(
+    model: BatModel, scene: WorldScene, encoded: EncodedScene, ways: Mapping[str, CompressorConfig], budgets: jax.Array
+) -> dict[str, Any]:
+    targets, compressions, asked = [], [], _questions(scene)
+    for item in asked:
+        suffix = build_prompt(model.tokenizer, item.question.prompt(), 1, model.cfg.prompt).pieces[-1]
+        compressions.append(model.compress([encoded], [suffix])[0])
+        sources = {
+            OWN: compressions[-1].anchor_importance,
+            ORACLE: jnp.asarray(site_importance(item.sites, encoded.grids[0])),
+        }
+        places = [_token_of(obj, grid) for obj in item.objects for grid in encoded.grids]
+        tokens = np.zeros((_MAX_TARGETS, len(encoded.grids)), np.int32)
+        tokens[: len(item.objects)] = np.reshape(places, (len(item.objects), -1))
+        fates = {
+            source: {
+                name: np.asarray(
+                    fates_of(rules, encoded.grids, encoded.region_capacity, encoded.scales, importance, budgets, tokens)
+                )
+                for name, rules in ways.items()
+            }
+            for source, importance in sources.items()
+        }
+        for number, obj in enumerate(item.objects):
+            targets.append(
+                {
+                    "question": item.name,
+                    "object": obj.object_id,
+                    "is_scattered": item.question.form in SCATTERED,
+                    "is_outer": _is_outer(obj, scene),
+                    "fates": {
+                        source: {name: "".join(FATES[fate] for fate in found[:, number]) for name, found in of.items()}
+                        for source, of in fates.items()
+                    },
+                }
+            )
+    return {"targets": targets, "facts": _facts(model, scene, encoded, asked, compressions)}
+
+
+def _questions(scene: WorldScene) -> list[_Asked]:
+    """Return the questions that are about objects that are there."""
+    by_id = {obj.object_id: obj for obj in scene.objects}
+    found = []
+    for number, question in plain_questions(scene, _SCATTERED_ROUNDS):
+        if question.object_ids and question.form in (*ONE_SITE, *SCATTERED):
+            objects = tuple(by_id[object_id] for object_id in question.object_ids)
+            sites = tuple(site for site in scene.sites if any(obj in site.objects for obj in objects))
+            found.append(_Asked(question, f"{question.question_id}-{number}", objects, sites))
+    return found
+
+
+def _token_of(obj: SceneObject, grid: TokenGrid) -> int:
+    """Return the tile-major index of the token that the middle of an object lies in."""
+    side = grid.full_side
+    row, column = obj.y * side // SIDE_DM, obj.x * side // SIDE_DM
+    tile = (row // grid.side) * grid.tiles + column // grid.side
+    return tile * grid.side**2 + (row % grid.side) * grid.side + column % grid.side
+
+
+def _is_outer(obj: SceneObject, scene: WorldScene) -> bool:
+    """Return whether an object stands nearer to its site's edge than to its middle."""
+    site = next(site for site in scene.sites if obj in site.objects)
+    return 2 * max(abs(obj.x - site.x), abs(obj.y - site.y)) > site.half
+
+
+def site_importance(sites: Iterable[Site], grid: TokenGrid) -> Float[np.ndarray, "M"]:
+    """Return what an oracle scores the anchor's tokens: the share that sites cover, divided by the sum; tile-major."""
+    edges = np.arange(grid.full_side + 1) * (SIDE_DM / grid.full_side)
+    total = np.zeros((grid.full_side, grid.full_side))
+    for site in sites:
+        left, top, right, bottom = site.box
+        columns = np.clip(np.minimum(edges[1:], right) - np.maximum(edges[:-1], left), 0, None)
+        rows = np.clip(np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top), 0, None)
+        total += rows[:, None] * columns[None, :]
+    return grid.to_tiles(total / total.sum()).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("rules", "grids", "region_capacity"))
+def fates_of(
+    rules: CompressorConfig,
+    grids: tuple[TokenGrid, ...],
+    region_capacity: tuple[int, ...],
+    scales: tuple[ScaleTokens, ...],
+    importance: Float[Array, "M1"],
+    budgets: Int[Array, "K S"],
+    tokens: Int[Array, "T S"],
+) -> Int[Array, "K T"]:
+    """Return each target's best fate over the finest views, as its place in FATES, under every budget.
+
+    Args:
+      rules, grids, region_capacity, scales: see `compressor.select`.
+      budgets: one row a budget. tokens: every target's token at every scale.
+    """
+
+    def under(budget: Int[Array, "S"]) -> Int[Array, "T"]:
+        found = select(rules, grids, region_capacity, scales, importance, budget)
+        return jnp.max(jnp.stack([fate(found, scale) for scale in range(len(grids) - _FINE, len(grids))]), axis=0)
+
+    def fate(found: Any, scale: int) -> Int[Array, "T"]:
+        chosen, token = found[scale], tokens[:, scale]
+        own = scales[scale].region_id if chosen.group is None else chosen.group
+        is_kept = jnp.any(chosen.mask & (chosen.index == token[:, None]), axis=1)
+        is_mean = chosen.mask & (chosen.index < 0)
+        is_merged = jnp.any(is_mean & (chosen.region == own[token][:, None]), axis=1) & ~chosen.is_kept[token]
+        return jnp.where(is_kept, FATES.index("k"), jnp.where(is_merged, FATES.index("m"), FATES.index("c")))
+
+    return jax.lax.map(under, budgets)
+
+
+def _facts(
+    model: BatModel, scene: WorldScene, encoded: EncodedScene, asked: Sequence[_Asked], compressions: Sequence[Any]
+) -> dict[str, Any]:
+    """Return what a scene shows of regions and importance under UHR-BAT's rule and the checkpoint's budgets.
+
+    purity, grid_purity: share of the finest view's tokens that show (land use, site, object) what most of their region
+      do, for the model's regions and for as many squares.
+    num_regions: over the views whose budget is at least their number of regions, times questions; num_covered: of these
+      with a row in the prompt; num_empty: without a token that the rule keeps (Lemma 1 says none).
+    mass, area: for every question, the share of importance on the anchor tokens that the asked sites touch, and the
+      share of the anchor that these are.
+    """
+    finest, grid = encoded.scales[-1], encoded.grids[-1]
+    labels = token_labels(scene, encoded.scales_px[-1], model.cfg.vision.patch_size_px)
+    shown = grid.to_tiles(
+        labels.land_use.astype(np.int64) * 10**6 + labels.site_id.astype(np.int64) * 1000 + labels.object_id
+    )
+    squares = np.asarray(grid_regions(grid, encoded.num_regions[-1]))
+    facts: dict[str, Any] = {
+        "purity": _purity(np.asarray(finest.region_id), shown),
+        "grid_purity": _purity(squares, shown),
+        "num_regions": 0,
+        "num_covered": 0,
+        "num_empty": 0,
+        "mass": [],
+        "area": [],
+    }
+    budgets = model.cfg.compressor.budgets
+    for item, compression in zip(asked, compressions, strict=True):
+        parts = zip(encoded.scales, compression.selections, encoded.num_regions, budgets, strict=True)
+        for scale, chosen, num_regions, budget in parts:
+            if budget >= num_regions:
+                facts["num_regions"] += num_regions
+                facts["num_covered"] += np.unique(np.asarray(chosen.region)[np.asarray(chosen.mask)]).size
+                is_kept = np.asarray(chosen.is_kept)
+                facts["num_empty"] += num_regions - np.unique(np.asarray(scale.region_id)[is_kept]).size
+        touched = site_importance(item.sites, encoded.grids[0]) > 0
+        importance = np.asarray(compression.anchor_importance)
+        facts["mass"].append(round(float(importance[touched].sum() / importance.sum()), 4))
+        facts["area"].append(round(float(touched.mean()), 4))
+    return facts
+
+
+def _purity(region: np.ndarray, shown: np.ndarray) -> float:
+    """Return the share of tokens that show what most tokens of their region show."""
+    most = sum(np.unique(shown[region == one], return_counts=True)[1].max() for one in np.unique(region))
+    return float(most / region.size)
+
+
+Lines = Mapping[str, Mapping[str, Any]]
+IsAsked = Callable[[Mapping[str, Any]], bool]
+
+
+def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_asked: IsAsked) -> tuple[float, ...] | None:
+    """Return (percent, low, high) of targets with a fate, 95 % by scenes; None where there is no target.
+
+    Args:
+      lines: of `measure`, by scene. kept: one of BUDGETS. is_asked: which targets.
+    """
+    values, scenes = _values(lines, importance, way, (kept,), fate, is_asked)
+    return tuple(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)) if values else None
+
+
+def difference(
+    lines: Lines, importance: str, ours: str, theirs: str, budgets: Sequence[int], is_asked: IsAsked
+) -> tuple[float, float, float] | None:
+    """Return (points, low, high) by which one way keeps more of the same targets than another, over some budgets."""
+    mine, scenes = _values(lines, importance, ours, budgets, "k", is_asked)
+    other, _ = _values(lines, importance, theirs, budgets, "k", is_asked)
+    return paired_difference(mine, other, scenes) if mine else None
+
+
+def _values(
+    lines: Lines, importance: str, way: str, budgets: Sequence[int], fate: str, is_asked: IsAsked
+) -> tuple[list[float], list[str]]:
+    """Return for every target in how many of the budgets it has a fate (a share), and its scene."""
+    places = [BUDGETS.index(kept) for kept in budgets]
+    values, scenes = [], []
+    for scene, line in lines.items():
+        for target in line["targets"]:
+            if is_asked(target):
+                letters = target["fates"][importance][way]
+                values.append(sum(letters[place] == fate for place in places) / len(places))
+                scenes.append(scene)
+    return values, scenes

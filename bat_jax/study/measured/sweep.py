@@ -1,0 +1,273 @@
+"""Ask the same questions under every cell of some grids: networks of the image once, programs compiled once.
+
+    picture --once--> encoded views --once a partition--> scene --once a setting--> answers
+
+A picture goes through the tower once for all cells (once a size, where a grid varies it). Cells with the same settings,
+of one grid or of several, are one run and are answered once. Runs share shapes: views are compiled for the most
+clusters of all, and for the largest budgets among the runs whose totals lie within the same power of two, so that a
+small budget does not pay for a large one. A run's own budgets and clusters are values that the programs take. A rule
+that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
+
+Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
+on where it was, and a grid that is added later asks only what is new in it.
+"""
+
+import dataclasses
+import math
+import pathlib
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from bat_jax.config import ScaleSpec
+from bat_jax.encoding import EncodedViews
+from bat_jax.evals.aggregate import wilson
+from bat_jax.evals.runner import Picture, PredictionLog, answer_picture, read_predictions
+from bat_jax.pipeline import BatModel, Scene
+from bat_jax.study.measured.comparison import Records, paired_difference, right_of, scene_of
+from bat_jax.study.measured.grids import Cell, Grid
+
+ANSWERS = "answers"
+# Fields of CompressorConfig that only the question's half reads: scenes are shared whatever they are.
+_OF_THE_QUESTION = (
+    "scales",
+    "selection",
+    "coverage",
+    "preserve_equal",
+    "fastv_layer",
+    "importance_layer",
+    "importance_query",
+    "token_mlp",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """A cell's numbers over the questions that were asked.
+
+    Attributes:
+      accuracy: percent right; interval: its 95 % interval (Wilson). subtasks: abbreviation -> percent right.
+      difference: percent points to the grid's first cell on the same questions, with its 95 % interval; None for that
+        cell itself.
+      num_failed: questions without an answer, which count as wrong.
+      tokens: mean number kept. seconds: mean a question, without what compiled.
+    """
+
+    cell: Cell
+    num_questions: int
+    accuracy: float
+    interval: tuple[float, float]
+    subtasks: Mapping[str, float]
+    difference: tuple[float, float, float] | None
+    num_failed: int
+    tokens: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Cells with the same settings. changes: fields of the checkpoint's that they change. model: with these."""
+
+    cell: Cell
+    changes: Mapping[str, Any]
+    model: BatModel
+
+    @property
+    def scene_key(self) -> tuple:
+        """What decides a scene beside the picture's views."""
+        settings = self.model.cfg.compressor
+        fields = {field.name for field in dataclasses.fields(settings)} - {*_OF_THE_QUESTION}
+        return (*(getattr(settings, name) for name in sorted(fields)), _num_clusters(self.model), self.cell.seed)
+
+
+class Sweep:
+    """Grids over pictures, in one directory."""
+
+    def __init__(self, model: BatModel, grids: Sequence[Grid], directory: pathlib.Path):
+        """Prepare the runs.
+
+        Args:
+          model: its settings are those that cells do not change.
+
+        Raises:
+          ValueError: a cell's settings are none of this model's.
+        """
+        self.model, self.grids, self.directory = model, tuple(grids), directory
+        cells = {self._name(cell): cell for grid in self.grids for cell in grid.cells}
+        sizes = model.cfg.compressor.sizes_px
+        self._runs: dict[str, _Run] = {}
+        self._read: dict[str, Records] = {}
+        for name, cell in cells.items():
+            same = (other.budgets for other in cells.values() if _size_class(other) == _size_class(cell))
+            room = [max(1, *budgets) for budgets in zip(*((0,) * len(sizes), *same), strict=True)]
+            scales = tuple(ScaleSpec(size_px=px, budget=most) for px, most in zip(sizes, room, strict=True))
+            cfg = model.cfg.with_settings(**cell.settings, scales=scales)
+            self._runs[name] = _Run(cell=cell, changes=self._changes(cell), model=model.configured(cfg))
+        models = [run.model for run in self._runs.values()]
+        # One that reads the tower's attention, if there is one, encodes for all.
+        self.encoder = max(models, key=lambda one: one.cfg.compressor.reads_tower_attention)
+        self.max_clusters = max(max(_num_clusters(one)) for one in models)
+
+    @property
+    def num_runs(self) -> int:
+        """How many times each question is answered."""
+        return len(self._runs)
+
+    def run(
+        self,
+        pictures_of: Callable[[int | None], Sequence[Picture]],
+        label_map_of: Callable[[Picture], np.ndarray] | None = None,
+        max_new_tokens: int = 8,
+        on_answers: Callable[[int], None] | None = None,
+    ) -> None:
+        """Answer what is not answered yet.
+
+        Args:
+          pictures_of: picture_px of a cell -> the pictures with their questions.
+          label_map_of: picture -> (H, W) labels, for cells with partition "sam".
+          on_answers: called with the number of questions that a run has of a picture, answered before or now.
+        """
+        self._read.clear()
+        for px in dict.fromkeys(run.cell.picture_px for run in self._runs.values()):
+            names = [name for name, run in self._runs.items() if run.cell.picture_px == px]
+            with ExitStack() as stack:
+                logs = {}
+                for name in names:
+                    self._folder(name).mkdir(parents=True, exist_ok=True)
+                    logs[name] = stack.enter_context(PredictionLog(self._folder(name) / "predictions.jsonl"))
+                for picture in pictures_of(px):
+                    self._answer(picture, logs, label_map_of, max_new_tokens, on_answers)
+
+    def _answer(
+        self,
+        picture: Picture,
+        logs: Mapping[str, PredictionLog],
+        label_map_of: Callable[[Picture], np.ndarray] | None,
+        max_new_tokens: int,
+        on_answers: Callable[[int], None] | None,
+    ) -> None:
+        views: tuple[EncodedViews, ...] | None = None
+        scenes: dict[tuple, Scene] = {}
+        for name, log in logs.items():
+            left = tuple(task for task in picture.tasks if task.id not in log.ids)
+            run = self._runs[name]
+            if left:
+                if views is None:
+                    loaded = picture.load()
+                    images = loaded if isinstance(loaded, tuple) else (loaded,)
+                    views = tuple(self.encoder.encode_views(image) for image in images)
+                options: dict[str, Any] = {"seed": run.cell.seed, "max_clusters": self.max_clusters}
+                if run.model.cfg.compressor.partition == "sam" and label_map_of is not None:
+                    options["label_map"] = label_map_of(picture)
+                source = _Encoded(run.model, views, scenes, run.scene_key, options)
+                asked = dataclasses.replace(picture, tasks=left)
+                ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens}
+                numbers = tuple(range(len(views)))
+                for record in answer_picture(source, asked, lambda numbers=numbers: (numbers, 0.0), {}, ask):
+                    log.append(record)
+            if on_answers:
+                on_answers(len(picture.tasks))
+
+    def records(self, cell: Cell) -> Records:
+        """Return a cell's answers by question.
+
+        Raises:
+          ValueError: it has none yet.
+        """
+        name = self._name(cell)
+        if name not in self._read:
+            found = read_predictions(self._folder(name))
+            if not found:
+                raise ValueError(f"{self.directory}: cell {cell.key!r} has no answers")
+            self._read[name] = found
+        return self._read[name]
+
+    def results(self, grid: Grid) -> tuple[CellResult, ...]:
+        """Return the numbers of every cell of one of the grids, from what is in the directory.
+
+        Raises:
+          ValueError: a cell has no answers yet.
+        """
+        records = [self.records(cell) for cell in grid.cells]
+        firsts = (None, *(records[0] for _ in records[1:]))
+        return tuple(_result(*part) for part in zip(grid.cells, records, firsts, strict=True))
+
+    def _changes(self, cell: Cell) -> dict[str, Any]:
+        own = self.model.cfg.compressor
+        return {name: value for name, value in cell.settings.items() if getattr(own, name) != value}
+
+    def _name(self, cell: Cell) -> str:
+        """Return the name of the run that a cell is part of: "20-70-190-449_selection-topk_seed-1"."""
+        parts = ["-".join(map(str, cell.budgets))]
+        parts += [f"{name}-{value}" for name, value in sorted(self._changes(cell).items())]
+        parts += [f"px-{cell.picture_px}"] if cell.picture_px else []
+        parts += [f"seed-{cell.seed}"] if cell.seed else []
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts))
+
+    def _folder(self, name: str) -> pathlib.Path:
+        return self.directory / ANSWERS / name
+
+
+def _size_class(cell: Cell) -> int:
+    """Return the power of two that holds a cell's tokens."""
+    return (sum(cell.budgets) - 1).bit_length()
+
+
+def _num_clusters(model: BatModel) -> tuple[int, ...]:
+    """Return the number of clusters of every scale; 1 where labels are given instead."""
+    settings = model.cfg.compressor
+    if settings.partition == "sam":
+        return tuple(1 for _ in settings.scales)
+    counts = (model.cfg.num_tokens(spec.size_px) for spec in settings.scales)
+    return tuple(settings.clusters_of(spec, count) for spec, count in zip(settings.scales, counts, strict=True))
+
+
+class _Encoded:
+    """A model for images that are encoded already, by number; makes scenes once for all runs that share them."""
+
+    def __init__(
+        self,
+        model: BatModel,
+        views: tuple[EncodedViews, ...],
+        scenes: dict[tuple, Scene],
+        key: tuple,
+        options: Mapping[str, Any],
+    ):
+        self.views, self.scenes, self.key, self.options = views, scenes, key, options
+        self.model, self.ask = model, model.ask
+
+    def encode(self, number: int) -> Scene:
+        key = (*self.key, number)
+        if key not in self.scenes:
+            self.scenes[key] = self.model.make_scene(self.views[number], **self.options)
+        return dataclasses.replace(self.scenes[key], model=self.model)
+
+
+def _result(cell: Cell, records: Records, first: Records | None) -> CellResult:
+    right = {id: bool(record["is_right"]) for id, record in records.items()}
+    by_task: dict[str, list[bool]] = {}
+    for id, record in records.items():
+        by_task.setdefault(record["sub_task"], []).append(right[id])
+    low, high = wilson(sum(right.values()), len(right))
+    answered = [record for record in records.values() if record["status"] == "answered"]
+    warm = [record["seconds"] for record in answered if not record["compile_seconds"]]
+    difference = None
+    if first is not None:
+        shared = [id for id in records if id in first]
+        scenes = [scene_of(records[id]) for id in shared]
+        difference = paired_difference(right_of(records, shared), right_of(first, shared), scenes)
+    return CellResult(
+        cell=cell,
+        num_questions=len(right),
+        accuracy=100 * sum(right.values()) / len(right),
+        interval=(100 * low, 100 * high),
+        subtasks={name: 100 * statistics.fmean(values) for name, values in by_task.items()},
+        difference=difference,
+        num_failed=len(records) - len(answered),
+        tokens=statistics.fmean(sum(record["tokens_kept"]) for record in answered) if answered else math.nan,
+        seconds=statistics.fmean(warm) if warm else math.nan,
+    )

@@ -1,0 +1,214 @@
+"""The cost model against XLA's own count of compiled programs, and against sums done by hand at the 7B sizes.
+
+XLA counts the body of a while loop once, however often it runs. So scanned layers are compared with a single layer (a
+scan of length one has no loop), attention with at most one block of 512 queries a span, K-means with one assignment.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bat_jax import model
+from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
+from bat_jax.engine import cost
+from bat_jax.nn.mlp import GeluMlp
+from bat_jax.nn.qwen2 import MAX_UNROLLED_LAYERS, KVCache, Qwen2
+from bat_jax.ops.interpolate import resize_bilinear
+from bat_jax.ops.kmeans import nearest_centre
+from bat_jax.ops.segment import _one_hot_sum
+
+# Wide enough that products outweigh norms and softmax; one layer each, see above.
+VISION = VisionConfig(width=512, num_layers=1, num_heads=4, mlp_dim=2048, image_size_px=112, select_layer=-1)
+DECODER = DecoderConfig(
+    width=512,
+    num_layers=1,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=128,
+    mlp_dim=2048,
+    vocab_size=2048,
+    max_positions=4096,
+)
+SMALL = BatConfig(
+    vision=VISION,
+    decoder=DECODER,
+    compressor=CompressorConfig.release(
+        scales=(ScaleSpec(size_px=224, budget=64), ScaleSpec(size_px=448, budget=128)),
+        num_clusters=32,
+        token_mlp=False,
+        scale_embedding_in_attention="as_set",
+    ),
+)
+ROOT = pathlib.Path(__file__).parents[2]
+LARGE = BatConfig.uhr_bat_7b()
+
+
+@functools.cache
+def params():
+    return jax.eval_shape(lambda key: model.init_params(SMALL, key), jax.random.key(0))
+
+
+def shape(*sizes, dtype=jnp.float32):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def counted(function, *arguments):
+    """Return XLA's count of a compiled program."""
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def close(value):
+    return pytest.approx(value, rel=0.03)
+
+
+def test_the_towers_layer_costs_what_xla_counts():
+    tiles = shape(4, 112, 112, 3, dtype=jnp.uint8)
+    part = functools.partial(model.encode_tiles, SMALL)
+    expected = cost.vision_tower(SMALL, 4).flops + cost.projector(SMALL, 4 * 64).flops
+    assert counted(part, params(), tiles, shape(256, 3)) == close(expected)
+
+
+def test_the_projector_costs_what_xla_counts():
+    """At the real widths: erf is a polynomial of some 60 operations, 1 % there and more in a narrow layer."""
+    mlp = GeluMlp(LARGE.projector)
+    weights = jax.eval_shape(mlp.init, jax.random.key(0), shape(1, 1024))
+    assert counted(mlp.apply, weights, shape(32, 1024)) == close(cost.projector(LARGE, 32).flops)
+
+
+def test_the_token_mlp_costs_what_xla_counts():
+    mlp = GeluMlp(LARGE.token_mlp)
+    weights = jax.eval_shape(mlp.init, jax.random.key(0), shape(1, 3584))
+    assert counted(mlp.apply, weights, shape(32, 3584)) == close(cost.token_mlp(LARGE, 32).flops)
+
+
+def test_the_scale_embedding_costs_what_xla_counts():
+    """The resize of a 64 x 64 grid to a tile's 24 x 24; the addition to the view's tokens is one operation an entry."""
+    adding = LARGE.num_tokens(1344) * 3584
+    found = counted(lambda grid: resize_bilinear(grid, 24), shape(64, 64, 3584))
+    assert found == close(cost.scale_embedding(LARGE, 1344).flops - adding)
+
+
+def decoder_pass(weights, embeddings, valid, cache, row_weight):
+    """Run the decoder and return all it computes: with one layer, XLA would drop what no one reads."""
+    output = Qwen2(DECODER).apply({"params": weights}, embeddings, valid, cache, row_weight=row_weight)
+    return output.hidden, output.importance, output.cache.key
+
+
+def test_the_anchor_prefix_costs_what_xla_counts():
+    found = counted(decoder_pass, params()["decoder"], shape(1, 272, 512), shape(1, 272, dtype=bool), None, None)
+    assert found == close(cost.anchor_prefix(SMALL, 16).flops)
+
+
+def test_the_question_pass_costs_what_xla_counts():
+    """The scores stand twice in the program, for mixing and for importance; XLA computes them once."""
+    cache = jax.eval_shape(lambda: KVCache.empty(DECODER, 1, 16 + 256 + 64, jnp.float32))
+    text = (shape(1, 64, 512), shape(1, 64, dtype=bool))
+    found = counted(decoder_pass, params()["decoder"], *text, cache, shape(1, 64))
+    assert found == close(cost.question_pass(SMALL, 16, 64).flops)
+
+
+@pytest.mark.parametrize("new_slots", [0, 32])
+def test_prefill_costs_what_xla_counts(new_slots):
+    spliced = model.Spliced(shape(1, 384, 512), shape(1, 384, dtype=bool))
+    part = functools.partial(model.prefill, SMALL, new_slots)
+    assert counted(part, params(), spliced) == close(cost.prefill(SMALL, 384, new_slots).flops)
+
+
+def test_a_decode_step_costs_what_xla_counts():
+    cache = jax.eval_shape(lambda: KVCache.empty(DECODER, 1, 256, jnp.float32))
+    part = functools.partial(model.decode_step, SMALL)
+    assert counted(part, params(), shape(1, dtype=jnp.int32), cache) == close(cost.decode_step(SMALL, 256).flops)
+
+
+def test_one_lloyd_step_costs_what_xla_counts():
+    """Distances and the one-hot sums of an accelerator, apart: neither holds a loop at this size."""
+    rows, centres = shape(2048, 514), shape(64, 514)
+    assign = counted(nearest_centre, rows, centres, shape(64, dtype=bool))
+    adding = counted(lambda v, i: _one_hot_sum(v, i, 64), rows, shape(2048, dtype=jnp.int32))
+    assert assign + adding == close(cost.kmeans_step(SMALL, 2048, 64, "product").flops)
+
+
+@pytest.mark.parametrize(("num_layers", "num_counted"), [(2, 2), (MAX_UNROLLED_LAYERS + 1, 1)])
+def test_a_loop_is_counted_once_by_xla_and_unrolled_layers_each(num_layers, num_counted):
+    """Why the tests above use one layer: layers that are scanned in a loop count as one."""
+    deep = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=num_layers))
+    weights = jax.eval_shape(lambda key: model.init_params(deep, key), jax.random.key(0))
+    spliced = model.Spliced(shape(1, 64, 512), shape(1, 64, dtype=bool))
+    found = counted(functools.partial(model.prefill, deep, 0), weights, spliced)
+    wanted = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=num_counted))
+    assert found == close(cost.prefill(wanted, 64).flops)
+
+
+def test_parameters_are_those_of_the_7b_model():
+    tree = jax.eval_shape(lambda key: model.init_params(LARGE, key), jax.random.key(0))
+    counts = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in tree.items()}
+    assert cost.parameter_counts(LARGE) == counts
+
+
+def test_the_sums_at_7b_done_by_hand():
+    # a layer: q and o 3584^2 each, k and v 3584 x 512 each, three of 3584 x 18944: 233,046,016
+    assert cost.decoder_parameters(LARGE) == 28 * 233_046_016 == 6_525_288_448
+    # 228 tiles x 577 tokens x 24 layers x 2 x 12,582,912 = 79.46e12; patches 228 x 576 x 2 x 588 x 1024 = 0.158e12
+    tower = cost.vision_tower(LARGE, 228, 24)
+    assert tower.linear == pytest.approx(79.46e12 + 0.158e12, rel=1e-4)
+    assert tower.attention == pytest.approx(4 * 577**2 * 1024 * 24 * 228)
+    assert cost.projector(LARGE, 131_328).flops == 2 * 131_328 * (1024 * 3584 + 3584**2)
+    assert cost.kv_bytes(LARGE, 1000) == 2 * 28 * 1000 * 4 * 128 * 2
+    assert (cost.num_tiles(LARGE), cost.total_tokens(LARGE)) == (228, 131_328)
+
+
+def test_a_thousand_kept_tokens_cost_the_papers_14_19_tflops_when_attention_is_left_out():
+    """2 x (6.5253e9 decoder + 0.5450e9 head) + 4 x 3584^2 token MLP = 14.19e9 a token."""
+    text = cost.Text()
+    slope = cost.tflops(cost.release_path(LARGE, 6000, text)) - cost.tflops(cost.release_path(LARGE, 5000, text))
+    assert slope == pytest.approx(14.19, abs=0.005)
+    with_attention = cost.tflops(cost.release_path(LARGE, 6000, text, "causal")) - cost.tflops(
+        cost.release_path(LARGE, 5000, text, "causal")
+    )
+    assert with_attention > 16
+
+
+def test_attention_is_counted_as_said():
+    pairs = 4 * 28 * 128 * 28
+    assert cost.decoder(LARGE, 100).attention == pairs * 100 * 100
+    assert cost.decoder(LARGE, 400).attention == pairs * 100 * (100 + 200 + 300 + 400)  # four spans
+    assert cost.decoder(LARGE, 4002).attention == pairs * (1002 * (1001 + 2002 + 3003) + 1000 * 4002)  # two blocks each
+    assert cost.decoder(LARGE, 601, 700).attention == pairs * 602 * 700  # two blocks, all keys
+    assert cost.decoder(LARGE, 600, attention="all").attention == pairs * 600 * 600
+    assert cost.decoder(LARGE, 500, attention="causal").attention == pairs * 500 * 501 / 2
+    assert cost.decoder(LARGE, 10, 500, "causal").attention == pairs * (10 * 490 + 55)
+    assert cost.decoder(LARGE, 500, 500, "none").attention == 0
+
+
+def test_encoding_once_with_23_layers_is_cheaper_by_one_pass_and_a_layer():
+    text = cost.Text()
+    release = {s.name: s.flops for s in cost.release_path(LARGE, 4000, text, "all")}
+    ours = {s.name: s.flops for s in cost.image_half(LARGE, text)}
+    patches = 228 * 2 * 576 * 588 * 1024
+    assert (ours["vision tower"] - patches) / (release["vision tower"] / 2 - patches) == pytest.approx(23 / 24)
+    assert release["projector"] == 2 * ours["projector"]
+
+
+def test_memory_of_weights_and_training():
+    total = sum(cost.parameter_counts(LARGE).values())
+    assert cost.inference_memory(LARGE, 3000, cost.Text())["weights"] == 2 * total
+    assert sum(cost.training_memory(LARGE, 2).values()) == pytest.approx(62.3e9, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["cost", "paper_audit"])
+def test_the_documents_are_what_the_commands_write(tmp_path, name):
+    module = {"cost": "experiments.cost", "paper_audit": "experiments.audit_paper"}[name]
+    output = tmp_path / "report.md"
+    done = subprocess.run(
+        [sys.executable, "-m", module, f"--output={output}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == output.read_text(encoding="utf-8")
+    assert done.stdout == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert [file.name for file in tmp_path.iterdir()] == ["report.md"], "the temporary name is gone"

@@ -1,0 +1,152 @@
+"""Sweeps: every cell answers as a model with its settings alone, while tower and decoder are run and compiled once."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bat_jax.evals import uhr_mini
+from bat_jax.evals.runner import select_tasks
+from bat_jax.io.prompts import build_prompt
+from bat_jax.pipeline import SHORTEST_TEXT
+from bat_jax.report import sweep_tables
+from bat_jax.study.measured.grids import Cell, Grid
+from bat_jax.study.measured.sweep import Sweep
+from tests.tiny_model import load_tiny
+
+GRID = Grid(
+    name="test",
+    title="All that cells vary",
+    cells=(
+        Cell(name="first", budgets=(4, 9), published={"w.Avg": 43.0}),
+        Cell(name="more", budgets=(12, 30)),
+        Cell(name="no anchor", budgets=(0, 5)),
+        Cell(name="clusters", settings={"num_clusters": 3}, budgets=(4, 9)),
+        Cell(name="seed", budgets=(4, 9), seed=5),
+        Cell(name="topk", settings={"selection": "topk"}, budgets=(4, 9)),
+    ),
+)
+# Its first cell has the settings of GRID's first one, in other words.
+SAME = Grid(
+    name="same",
+    title="What another grid asks already",
+    cells=(
+        Cell(name="spelled out", settings={"selection": "uhr_bat"}, budgets=(4, 9)),
+        Cell(name="other rule", settings={"selection": "topk"}, budgets=(4, 9), seed=5),
+    ),
+)
+NUM_RUNS = len(GRID.cells) + 1
+
+
+def pictures_of(px):
+    return select_tasks(uhr_mini.pictures(range(3_000_000, 3_000_002), px or 224), limit=24)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Return (model, sweep) after a run that was cut off and started again."""
+    folder = tmp_path_factory.mktemp("sweep")
+    model = load_tiny(folder / "checkpoint")
+    sweep = Sweep(model, [GRID, SAME], folder / "results")
+
+    class Killed(Exception):
+        pass
+
+    calls = []
+
+    def kill(num):
+        calls.append(num)
+        if len(calls) == NUM_RUNS:  # all of the first picture
+            raise Killed
+
+    with pytest.raises(Killed):
+        sweep.run(pictures_of, max_new_tokens=2, on_answers=kill)
+    counted = []
+    sweep.run(pictures_of, max_new_tokens=2, on_answers=counted.append)
+    assert sum(counted) == 24 * NUM_RUNS == 24 * sweep.num_runs
+    return model, sweep
+
+
+def lines_of(sweep, index):
+    return list(sweep.records(GRID.cells[index]).values())
+
+
+def test_networks_run_once_a_picture_and_compile_once(swept):
+    model, _ = swept
+    num_pictures = len(pictures_of(None))
+    batches_a_view = [1, 2]  # 4 and 16 tiles, 8 at once
+    assert model.stages.num_calls["vision_tower"] == num_pictures * sum(batches_a_view)
+    assert model.stages.num_compiles["vision_tower"] == 1
+    # Both views of three scenes: other clusters, another seed, the rest. Which selection reads them does not matter.
+    assert model.stages.num_calls["region_partition"] == num_pictures * 2 * 3
+    # One shape a view, whatever the number of clusters and the seed.
+    assert model.stages.num_compiles["region_partition"] == 2
+    # UHR-BAT's rule for budgets up to 8, 16 and 64, top-K's up to 16.
+    assert model.stages.num_compiles["preserve_merge"] == 4
+    texts = {task.text for picture in pictures_of(None) for task in picture.tasks}
+    ends = (build_prompt(model.tokenizer, text, 1, model.cfg.prompt).pieces[-1] for text in texts)
+    lengths = {end.size <= SHORTEST_TEXT for end in ends}
+    num_classes = 3  # of budgets
+    assert model.stages.num_compiles["anchor_importance"] == len(lengths)
+    for name in ("splice", "prefill", "generate"):
+        assert model.stages.num_compiles[name] == len(lengths) * num_classes, name
+    assert model.stages.num_compiles["anchor_prefix"] == 1
+    assert model.stages.num_compiles["token_mlp"] == num_classes
+
+
+@pytest.mark.parametrize("index", [0, 2, 3, 4, 5])
+def test_a_cell_answers_as_a_model_with_its_settings(swept, index):
+    model, sweep = swept
+    cell = GRID.cells[index]
+    alone = model.configured(model.cfg.with_settings(**cell.settings))
+    picture = pictures_of(None)[0]
+    scene = alone.encode(picture.load(), seed=cell.seed)
+    found = {line["id"]: line for line in lines_of(sweep, index)}
+    for task in picture.tasks[:3]:
+        answer = scene.ask(task.text, budgets=cell.budgets, max_new_tokens=2)
+        assert found[task.id]["tokens_kept"] == list(answer.tokens_kept[0])
+        assert found[task.id]["output"] == answer.text
+
+
+def test_cells_with_the_same_settings_are_answered_once(swept):
+    _, sweep = swept
+    folders = list((sweep.directory / "answers").iterdir())
+    assert len(folders) == NUM_RUNS
+    assert sweep.records(SAME.cells[0]) == sweep.records(GRID.cells[0])
+
+
+def test_every_cell_answers_every_question_once(swept):
+    _, sweep = swept
+    wanted = sorted(task.id for picture in pictures_of(None) for task in picture.tasks)
+    for index in range(len(GRID.cells)):
+        lines = lines_of(sweep, index)
+        assert sorted(line["id"] for line in lines) == wanted
+        assert {line["status"] for line in lines} == {"answered"}
+
+
+def test_results_count_what_was_written(swept, tmp_path):
+    _, sweep = swept
+    results = sweep.results(GRID)
+    for index, result in enumerate(results):
+        right = [line["is_right"] for line in lines_of(sweep, index)]
+        assert result.accuracy == pytest.approx(100 * np.mean(right))
+        assert result.num_questions == 24
+    assert results[0].difference is None and results[1].difference is not None
+    table = sweep_tables.to_markdown(GRID, results, ["a fact"])
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(GRID.cells)
+    assert rows[1].startswith("| first | 4/9 | 13 |") and " 43.0 |" in rows[1]
+    assert len(sweep_tables.to_csv(results).splitlines()) == 1 + len(GRID.cells)
+    sweep_tables.plot(GRID, results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_column_holds_the_papers_numbers_where_cells_name_theirs(swept):
+    _, sweep = swept
+    results = [
+        dataclasses.replace(result, cell=dataclasses.replace(result.cell, column=column, published={column: value}))
+        for result, column, value in zip(sweep.results(GRID), ("4k", "5k"), (43.3, 43.6), strict=False)
+    ]
+    head, _, *rows = sweep_tables.to_markdown(GRID, results, []).splitlines()[-4:]
+    assert head.startswith("| setting | budgets | kept | right | to first | paper |")
+    assert [row.split(" | ")[5] for row in rows] == ["43.3", "43.6"]
