@@ -35,8 +35,7 @@ from bat_jax.mini.world.question import Question
 from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.pipeline import BatModel
-from bat_jax.pipeline import WorldScene as EncodedScene
+from bat_jax.pipeline import BatModel, Scene
 from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, mean_interval, paired_difference
 from bat_jax.study.measured.grids import Scaling
 from bat_jax.study.measured.plan import plain_questions
@@ -95,7 +94,7 @@ def measure(model: BatModel, seeds: Sequence[int], log: PredictionLog, on_scene:
 
 
 def _scene_line(
-    model: BatModel, scene: WorldScene, encoded: EncodedScene, ways: Mapping[str, CompressorConfig], budgets: jax.Array
+    model: BatModel, scene: WorldScene, encoded: Scene, ways: Mapping[str, CompressorConfig], budgets: jax.Array
 ) -> dict[str, Any]:
     targets, compressions, asked = [], [], _questions(scene)
     for item in asked:
@@ -204,7 +203,7 @@ def fates_of(
 
 
 def _facts(
-    model: BatModel, scene: WorldScene, encoded: EncodedScene, asked: Sequence[_Asked], compressions: Sequence[Any]
+    model: BatModel, scene: WorldScene, encoded: Scene, asked: Sequence[_Asked], compressions: Sequence[Any]
 ) -> dict[str, Any]:
     """Return what a scene shows of regions and importance under UHR-BAT's rule and the checkpoint's budgets.
 
