@@ -8,9 +8,10 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports from its own part and from the parts before it.
-ORDER = ["typing", "config", "ops", "nn", "compress", "model", "engine", "io", "encoding", "pipeline", "data"]
-ORDER += ["mini.world", "benchmarks", "train", "mini.curriculum", "evals", "study.paper", "study.measured", "report"]
-CORE = ("typing", "config", "ops", "nn", "compress", "model", "engine")
+ORDER = ["typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "encoding", "pipeline"]
+ORDER += ["data", "mini.world", "benchmarks", "train", "mini.curriculum", "evals", "study.paper", "study.measured"]
+ORDER += ["report"]
+CORE = ("typing", "registry", "config", "ops", "nn", "compress", "model", "engine")
 FILES = sorted((ROOT / "bat_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 
