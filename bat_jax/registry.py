@@ -5,9 +5,10 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 
+@runtime_checkable
 class Named(Protocol):
     """What can be found by its name."""
 
