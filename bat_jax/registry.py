@@ -5,18 +5,9 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
-
-@runtime_checkable
-class Named(Protocol):
-    """What can be found by its name."""
-
-    @property
-    def name(self) -> str: ...
-
-
-R = TypeVar("R", bound=Named)
+R = TypeVar("R")
 
 
 class Registry(Generic[R]):
@@ -42,7 +33,7 @@ class Registry(Generic[R]):
         """Name where the records are; nothing is imported yet, so that this may stand below the package.
 
         Args:
-          kind: the records' class. noun: what errors call one, such as "selection".
+          kind: the records' class, which has a `name`. noun: what errors call one, such as "selection".
           order: sort key of records.
         """
         self.kind, self.noun, self.package, self.attribute, self.group = kind, noun, package, attribute, group
@@ -70,12 +61,12 @@ class Registry(Generic[R]):
         try:
             yield record
         finally:
-            del self._registered[record.name]
+            del self._registered[_name(record)]
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names, in order."""
-        return tuple(record.name for record in self)
+        return tuple(_name(record) for record in self)
 
     def __iter__(self) -> Iterator[R]:
         return iter(sorted(self._all().values(), key=self.order))
@@ -113,7 +104,11 @@ class Registry(Generic[R]):
     def _add(self, into: dict[str, R], record: Any, place: str, taken: dict[str, R] | None = None) -> None:
         if not isinstance(record, self.kind):
             raise ValueError(f"{place}: holds no {self.kind.__name__}, found {record!r}")
-        name = record.name
+        name = _name(record)
         if name in (into if taken is None else taken):
             raise ValueError(f"{place}: the {self.noun} {name!r} is there already")
         into[name] = record
+
+
+def _name(record: Any) -> str:
+    return record.name
