@@ -6,7 +6,7 @@ import pathlib
 from typing import Any, Literal
 
 from bat_jax.config.compressor import DEFAULT_SCALES_PX, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
-from bat_jax.config.fields import from_dict, require, require_choice
+from bat_jax.config.fields import from_json, require, require_choice
 from bat_jax.config.networks import DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
 
 
@@ -178,7 +178,7 @@ class BatConfig:
     def uhr_bat_7b(cls, fidelity: Fidelity = "release", **overrides: Any) -> "BatConfig":
         """UHR-BAT-7B's sizes: CLIP ViT-L/14-336, LongVA-7B, residual grids for the four scales, token MLP."""
         sides = tuple(min(size // 14, 64) for size in DEFAULT_SCALES_PX)
-        settings = {
+        settings: dict[str, Any] = {
             "scale_embedding": ScaleEmbeddingConfig(form="residual", scales_px=DEFAULT_SCALES_PX, sides=sides),
             "has_token_mlp": True,
             "compressor": CompressorConfig.preset(fidelity),
@@ -197,7 +197,7 @@ class BatConfig:
         """
         sizes = (224, 448, 896, 1344)
         scales = tuple(ScaleSpec(size_px=px, budget=b) for px, b in zip(sizes, (20, 70, 190, 449), strict=True))
-        settings = {
+        settings: dict[str, Any] = {
             "vision": VisionConfig(width=128, num_layers=5, num_heads=4, mlp_dim=512, image_size_px=112),
             "decoder": DecoderConfig(
                 width=128,
@@ -228,10 +228,7 @@ class BatConfig:
         Raises:
           ValueError: the text is no JSON, or a field is missing, unknown or out of range; names the field.
         """
-        try:
-            return from_dict(cls, json.loads(text), "")
-        except json.JSONDecodeError as error:
-            raise ValueError(f"config is no valid JSON: {error}") from None
+        return from_json(cls, text, "config")
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "BatConfig":

@@ -134,7 +134,7 @@ class CompressorConfig:
     @classmethod
     def paper(cls, **overrides: Any) -> "CompressorConfig":
         """The method as the paper's text describes it."""
-        settings = {
+        settings: dict[str, Any] = {
             "fidelity": "paper",
             "cluster_features": "vision",
             "coordinates": "scale",
@@ -154,7 +154,7 @@ class CompressorConfig:
     @classmethod
     def release(cls, **overrides: Any) -> "CompressorConfig":
         """The method as the authors' PyTorch release of June 2026 runs it."""
-        settings = {
+        settings: dict[str, Any] = {
             "fidelity": "release",
             "cluster_features": "projected",
             "coordinates": "tile",

@@ -11,14 +11,11 @@ import math
 import typing
 from typing import Any, Literal
 
+from bat_jax.config.fields import from_json, require, require_choice, require_positive
+
 PARTS = ("vision_tower", "projector", "decoder", "scale_embedding", "token_mlp")
 LabelRule = Literal["release", "answer"]
 Sharding = Literal["data", "zero2", "zero3"]
-
-
-def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"TrainConfig.{field}={value!r}: {allowed}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,24 +72,22 @@ class TrainConfig:
 
     def __post_init__(self):
         for field in (*PARTS, "weight_decay", "clip_norm", "max_steps", "seed", "importance_loss_weight"):
-            _require(getattr(self, field) >= 0, field, getattr(self, field), "must be 0 or positive")
-        for field in ("eps", "batch_size", "accumulation", "epochs", "max_length"):
-            _require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+            self._require(getattr(self, field) >= 0, field, "must be 0 or positive")
+        require_positive(self, "eps", "batch_size", "accumulation", "epochs", "max_length")
         for field in ("b1", "b2"):
-            _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "must be in [0, 1)")
-        _require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "must be in [0, 1]")
-        _require(
-            self.batch_size % self.accumulation == 0,
-            "accumulation",
-            self.accumulation,
-            f"must divide the batch of {self.batch_size}",
+            self._require(0 <= getattr(self, field) < 1, field, "must be in [0, 1)")
+        self._require(0 <= self.warmup_ratio <= 1, "warmup_ratio", "must be in [0, 1]")
+        self._require(
+            self.batch_size % self.accumulation == 0, "accumulation", f"must divide the batch of {self.batch_size}"
         )
-        _require(self.num_clusters is None or self.num_clusters >= 0, "num_clusters", self.num_clusters, "is negative")
+        self._require(self.num_clusters is None or self.num_clusters >= 0, "num_clusters", "is negative")
         for field, kind in typing.get_type_hints(TrainConfig).items():
             if typing.get_origin(kind) is Literal:
-                choices = typing.get_args(kind)
-                _require(getattr(self, field) in choices, field, getattr(self, field), f"must be one of {choices}")
-        _require(any(self.rates.values()), "projector", self.projector, "no part has a rate, nothing would be trained")
+                require_choice(self, field, typing.get_args(kind))
+        self._require(any(self.rates.values()), "projector", "no part has a rate, nothing would be trained")
+
+    def _require(self, condition: bool, field: str, allowed: str) -> None:
+        require(condition, f"TrainConfig.{field}", getattr(self, field), allowed)
 
     @classmethod
     def release_7b(cls, **overrides: Any) -> "TrainConfig":
@@ -107,7 +102,7 @@ class TrainConfig:
         Its text has lost the exponents, so both are asked for. The paper does not say to which group decoder and token
         MLP belong: the decoder goes with the projection here, the scale embedding with the visual parts.
         """
-        settings = {
+        settings: dict[str, Any] = {
             "projector": projection_rate,
             "decoder": projection_rate,
             "token_mlp": projection_rate,
@@ -137,24 +132,4 @@ class TrainConfig:
         Raises:
           ValueError: no JSON object, or a field is unknown, of a wrong type or out of range; names the field.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"train config is no valid JSON: {error}") from None
-        _require(isinstance(values, dict), "json", values, "must be an object")
-        types = typing.get_type_hints(cls)
-        unknown = sorted(set(values) - set(types))
-        _require(not unknown, "json", unknown, f"unknown fields; known are {', '.join(sorted(types))}")
-        for name, value in values.items():
-            kind = types[name]
-            if kind is float:
-                is_right = type(value) in (int, float) and math.isfinite(value)
-                values[name] = float(value) if is_right else value
-            elif kind in (bool, int):
-                is_right = type(value) is kind
-            elif name == "num_clusters":
-                is_right = value is None or type(value) is int
-            else:
-                is_right = value in typing.get_args(kind)
-            _require(is_right, name, value, f"must be {getattr(kind, '__name__', kind)} {typing.get_args(kind) or ''}")
-        return cls(**values)
+        return from_json(cls, text, "train config")
