@@ -26,6 +26,7 @@ test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed: make PYTHON=..."'

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from bat_jax.io.prompts import chatml, tokenize
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
 from bat_jax.nn.qwen2 import KVCache
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.typing import Params
+from bat_jax.typing import Array, Params
 
 TILE_BATCH = 8
 
@@ -170,7 +170,8 @@ class SceneEncoder:
         cfg, settings, source = self.cfg, self.cfg.compressor, views.source
         if prefix_ids is None:
             prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
-        scales, grids, capacity, labels, centres = [], [], [], [], []
+        scales, grids, capacity, centres = [], [], [], []
+        labels: list[np.ndarray | None] = []
         kept: dict[str, np.ndarray] = {}
         attention_tokens = None
         for index, (spec, tiles, features) in enumerate(zip(settings.scales, views.tiles, views.features, strict=True)):
@@ -282,7 +283,7 @@ class SceneEncoder:
             )
         return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)
 
-    def _with_embedding(self, spec: ScaleSpec, path: str, projected: jax.Array) -> jax.Array:
+    def _with_embedding(self, spec: ScaleSpec, path: Literal["answer", "attention"], projected: Array) -> jax.Array:
         repeats = self.cfg.compressor.embedding_repeats(path)
         static = (self.cfg.networks_with("scale_embedding_extent"), spec.size_px, repeats)
         return self.stages.run("scale_embedding", bat.with_scale_embedding, static, self.params, projected)
@@ -320,7 +321,7 @@ class SceneEncoder:
         return init.astype(np.int32)
 
     def _partition(
-        self, spec: ScaleSpec, grid: TokenGrid, features: jax.Array, valid: np.ndarray, init: np.ndarray, room: int
+        self, spec: ScaleSpec, grid: TokenGrid, features: Array, valid: np.ndarray, init: np.ndarray, room: int
     ) -> jax.Array:
         """Return (M,) region ids of a scale by K-means, BIRCH, a regular grid or as one, with `room` ids."""
         settings = self.cfg.compressor

@@ -31,7 +31,7 @@ from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.typing import Params
+from bat_jax.typing import Array, Params
 
 # Text is padded to one of these lengths (then on by doubling), so that questions share compiled programs.
 SHORTEST_TEXT = 64
@@ -365,7 +365,7 @@ def load_device_params(directory: str | pathlib.Path) -> dict[str, Any]:
     return load_params(directory, place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)))
 
 
-def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: jax.Array, anchor_valid: jax.Array | None) -> jax.Array:
+def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: Array, anchor_valid: Array | None) -> Array:
     return align_importance(anchor, anchor_grid, grid, anchor_valid)
 
 

@@ -55,6 +55,6 @@ def prumerge_groups(
         is_kept = is_outlier.at[jnp.where(is_fill, fill, is_outlier.size)].set(True, mode="drop")
         kept = first_true(is_kept, max_budget)
         is_row = jnp.arange(max_budget) < jnp.sum(is_kept)
-        match = best_match(attention.key, attention.key[kept], is_row).index
+        match = best_match(attention.key, attention.key[kept], is_row).target
         row = jnp.where(is_kept, jnp.cumsum(is_kept) - 1, match)
         return jnp.where(valid & jnp.any(is_row), row, -1).astype(jnp.int32)

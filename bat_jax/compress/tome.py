@@ -36,9 +36,9 @@ def _matching_step(
     rank = rank_of(jnp.argsort(-jnp.where(is_first, match.score, -jnp.inf), stable=True))
     num_merged = jnp.minimum(num_rows - budget, num_rows // 2)
     is_merged = is_first & (rank < num_merged)
-    added = segment_sum(first, jnp.where(is_merged, match.index, -1), second.shape[0])
+    added = segment_sum(first, jnp.where(is_merged, match.target, -1), second.shape[0])
     key_sum = key_sum.at[1::2].add(added)
-    parent = jnp.arange(num_slots).at[0::2].set(jnp.where(is_merged, slot_of_second[match.index], slot_of_first))
+    parent = jnp.arange(num_slots).at[0::2].set(jnp.where(is_merged, slot_of_second[match.target], slot_of_first))
     is_left = (parent == jnp.arange(num_slots)) & (jnp.arange(num_slots) < num_rows)
     new_row = (jnp.cumsum(is_left) - 1)[parent].astype(jnp.int32)
     return key_sum[first_true(is_left, num_slots)], new_row, num_rows - num_merged

@@ -43,7 +43,7 @@ def visionzip_groups(
         target = rest[evenly_spaced(num_targets, num_rest, max_budget)]
         is_target = jnp.arange(max_budget) < num_targets
         keys = unit_rows(attention.key)
-        match = best_match(keys, keys[target], is_target).index
+        match = best_match(keys, keys[target], is_target).target
         # A target goes to itself, though another may have the same key.
         match = match.at[jnp.where(is_target, target, match.size)].set(jnp.arange(max_budget), mode="drop")
         contextual = jnp.where(is_rest & (num_targets > 0), num_dominant + match, -1)

@@ -200,7 +200,8 @@ def _boxes(values: Any) -> tuple[tuple[float, float, float, float], ...]:
         is_box = isinstance(box, list | tuple) and len(box) == 4 and all(type(v) in (int, float) for v in box)
         if not is_box or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise RecordError(f"target_boxes: {box!r} is no (x0, y0, x1, y1) in fractions of the image")
-        boxes.append(tuple(float(v) for v in box))
+        x0, y0, x1, y1 = map(float, box)
+        boxes.append((x0, y0, x1, y1))
     return tuple(boxes)
 
 

@@ -19,11 +19,11 @@ class Stages:
       run_seconds, compile_seconds: sums per stage name since the last `reset_clocks`.
     """
 
-    def __init__(self):
-        self.num_calls = collections.Counter()
-        self.num_compiles = collections.Counter()
-        self.run_seconds = collections.Counter()
-        self.compile_seconds = collections.Counter()
+    def __init__(self) -> None:
+        self.num_calls: collections.Counter[str] = collections.Counter()
+        self.num_compiles: collections.Counter[str] = collections.Counter()
+        self.run_seconds: dict[str, float] = collections.defaultdict(float)
+        self.compile_seconds: dict[str, float] = collections.defaultdict(float)
         self._executables: dict[Hashable, Any] = {}
 
     def reset_clocks(self) -> None:

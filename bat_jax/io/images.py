@@ -35,8 +35,10 @@ from bat_jax.io.views import PAD_COLOR
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 # What Pillow and zlib raise on broken files.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, struct.error, zlib.error)
-DECODE_ERRORS += (Image.DecompressionBombError,)
+DECODE_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 _MIN_SIDE = 2
 _PERCENTILES = (2, 98)
@@ -127,12 +129,12 @@ def read_image(
     reader, name = next((r for start, r in _SIGNATURES if re.match(start, prefix, re.DOTALL)), (None, ""))
     if reader is None:
         raise ImageError(f"{path}: not an image ({_READABLE}): replace the file given to --image")
-    read, errors = _read_with_pillow, DECODE_ERRORS
+    errors, read = DECODE_ERRORS, _read_with_pillow
     if reader == "rasterio":
         # Imported where a file needs it: models on arrays run without rasterio.
         from rasterio.errors import RasterioError
 
-        read, errors = _read_with_rasterio, (RasterioError, *DECODE_ERRORS)
+        errors, read = (RasterioError, *DECODE_ERRORS), _read_with_rasterio
     try:
         bands_read = read(path, name, bands, max_pixels, largest_view)
     except ImageError:
@@ -292,11 +294,11 @@ def _three(pixels: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
     return pixels[:, :, [band - 1 for band in (bands if len(bands) == 3 else bands * 3)]]
 
 
-def _read_with_rasterio(path, driver, bands, max_pixels, largest_view) -> _Bands:
+def _read_with_rasterio(path, file_format, bands, max_pixels, largest_view) -> _Bands:
     import rasterio
     from rasterio.enums import ColorInterp
 
-    with rasterio.open(str(path.absolute()), driver=driver) as raster:
+    with rasterio.open(str(path.absolute()), driver=file_format) as raster:
         size = (raster.width, raster.height)
         if raster.count == 0:
             raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
@@ -318,7 +320,7 @@ def _read_with_rasterio(path, driver, bands, max_pixels, largest_view) -> _Bands
             notes.insert(0, f"bands {','.join(map(str, chosen))} of {count}")
     if factor > 1:
         notes.append(_decimation_text((shape[1], shape[0]), size))
-    orientation = _stored_orientation(path, driver)
+    orientation = _stored_orientation(path, file_format)
     return _Bands(pixels=pixels, valid=valid, size=size, orientation=orientation, notes=notes)
 
 
@@ -401,9 +403,8 @@ def _band_valid(raster, index: int, band: np.ndarray, resampling) -> np.ndarray 
 
 def _merge_valid(band_valid: list[np.ndarray | None]) -> np.ndarray | None:
     """Join the bands' masks. One band with data is enough: with nodata 0, pure red stays a colour."""
-    if any(valid is None for valid in band_valid):
-        return None
-    return np.logical_or.reduce(band_valid)
+    masks = [valid for valid in band_valid if valid is not None]
+    return np.logical_or.reduce(masks) if len(masks) == len(band_valid) else None
 
 
 def _stretch(band: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, tuple[float, float]]:

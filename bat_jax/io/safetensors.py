@@ -13,7 +13,7 @@ import json
 import mmap
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -138,14 +138,14 @@ class _Pairs(list):
     """A JSON object as its (key, value) pairs, so that a key standing twice is seen."""
 
 
+def _are_counts(values: object) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+
+
 def _parse_entry(path: pathlib.Path, name: str, entry: object, data_start: int) -> TensorInfo:
     fields = dict(entry) if isinstance(entry, _Pairs) else {}
     shape, offsets, dtype_name = fields.get("shape"), fields.get("data_offsets"), fields.get("dtype")
-    is_sound = (
-        all(isinstance(values, list) and all(type(v) is int and v >= 0 for v in values) for values in (shape, offsets))
-        and len(offsets) == 2
-    )
-    if not is_sound:
+    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"{path}: tensor {name}: the header's entry is broken")
     if dtype_name not in DTYPES:
         raise ValueError(f"{path}: tensor {name}: dtype {dtype_name} is not one of {', '.join(DTYPES)}")

@@ -210,7 +210,7 @@ def _model_input(pixels: np.ndarray, side: int) -> tuple[np.ndarray, tuple[int, 
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     resized = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR), np.float32) / 255
     framed = np.zeros((side, side, 3), np.float32)
-    framed[: size[1], : size[0]] = (resized - np.float32(_MEAN)) / np.float32(_STD)
+    framed[: size[1], : size[0]] = (resized - np.array(_MEAN, np.float32)) / np.array(_STD, np.float32)
     return framed.transpose(2, 0, 1)[None], (size[1], size[0])
 
 

@@ -58,10 +58,11 @@ def _save(tokenizer: tokenizers.Tokenizer, directory: pathlib.Path, settings: di
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     directory.mkdir(parents=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = settings | {
+    content = {
+        **settings,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "clean_up_tokenization_spaces": False,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps(content, indent=2) + "\n")

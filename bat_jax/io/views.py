@@ -204,7 +204,7 @@ def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.nd
     side = tokens_per_side(scale, patch)
     if valid is not None:
         pixels = resize_nearest_padded(valid.astype(bool, copy=False), scale)
-        return pixels.reshape(side, patch, side, patch).any(axis=(1, 3))
+        return np.logical_or.reduce(pixels.reshape(side, patch, side, patch), axis=(1, 3))
     long = max(size)
     token = np.arange(side, dtype=np.int64)
     masks = []

@@ -37,7 +37,7 @@ def nearest_centre(
     Distances are float32 and never stand in memory for all rows at once.
     """
     # -|u - c|^2 / 2 without the term that is alike for all centres
-    return best_match(rows, centres, is_centre, bias=-0.5 * jnp.sum(centres**2, axis=-1)).index
+    return best_match(rows, centres, is_centre, bias=-0.5 * jnp.sum(centres**2, axis=-1)).target
 
 
 def kmeans(

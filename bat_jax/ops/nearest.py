@@ -10,9 +10,9 @@ from bat_jax.typing import Array, Bool, Float, Int
 
 
 class Match(NamedTuple):
-    """index (M,) int32 of each row's best target; score (M,) float32, -inf where there is no target at all."""
+    """target (M,) int32: each row's best target; score (M,) float32, -inf where there is no target at all."""
 
-    index: Int[Array, "M"]
+    target: Int[Array, "M"]
     score: Float[Array, "M"]
 
 

@@ -6,11 +6,12 @@ Every array of tokens in this project is tile-major; grids (Q, Q, ...) are for i
 
 from typing import NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from bat_jax.typing import Array, Float
 
-A = TypeVar("A", bound=Array)
+A = TypeVar("A", jax.Array, np.ndarray, Array)
 
 
 class TokenGrid(NamedTuple):

@@ -159,8 +159,9 @@ def _owner(n: int, bodies: list[Polygon]) -> np.ndarray:
         if window is None:
             continue
         left, top, mask = window
-        rows, columns = np.nonzero(mask)
-        amount = np.asarray(mask, np.int64)[rows, columns]
+        coverage = np.asarray(mask, np.int64)
+        rows, columns = np.nonzero(coverage)
+        amount = coverage[rows, columns]
         rows, columns = (rows + top) // _FINE, (columns + left) // _FINE
         row0, column0 = rows.min(), columns.min()
         covered = np.zeros((rows.max() - row0 + 1, columns.max() - column0 + 1), np.int64)

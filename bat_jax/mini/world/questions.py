@@ -307,9 +307,17 @@ def _places(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
         if a is not b and (direction := _direction(a.x, a.y, b.x, b.y))
     ]
     if pairs:
-        site, a, b, direction = draws.choice(pairs)
-        names = {"kind": a.kind, "other": b.kind, "site": site.kind}
-        asker.ask("spatial_relation/objects", DIRECTIONS, [direction], [site], [a, b], **names)
+        site, first, second, direction = draws.choice(pairs)
+        asker.ask(
+            "spatial_relation/objects",
+            DIRECTIONS,
+            [direction],
+            [site],
+            [first, second],
+            kind=first.kind,
+            other=second.kind,
+            site=site.kind,
+        )
 
 
 def _anomaly(asker: _Asker, scene: WorldScene, draws: Draws) -> None:

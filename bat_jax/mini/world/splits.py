@@ -67,11 +67,6 @@ def scenes_with_questions(seeds: range) -> Iterator[SceneQuestions]:
         yield SceneQuestions(scene, generate_questions(scene))
 
 
-def test_set() -> tuple[SceneQuestions, ...]:
-    """Return the fixed test set: 200 scenes and their questions."""
-    return tuple(scenes_with_questions(SPLITS["test"]))
-
-
 def checksum(parts: tuple[SceneQuestions, ...]) -> str:
     """Return the SHA-256 of scenes and questions; compare the test set's with TEST_CHECKSUM.
 
@@ -79,7 +74,3 @@ def checksum(parts: tuple[SceneQuestions, ...]) -> str:
     soon as any coordinate or word differs. Pixels are not part of it; see `bat_jax.mini.world.render.render_signature`.
     """
     return content_hash([[part.scene, part.questions] for part in parts])
-
-
-# pytest would otherwise take the function for a test wherever it is imported.
-test_set.__test__ = False  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ def test_no_two_splits_share_a_scene():
 # In a process of its own: without the checks of types that tests run under, it takes seconds.
 TEST_SET = """
 from bat_jax.mini.world import splits
-parts = splits.test_set()
+parts = tuple(splits.scenes_with_questions(splits.SPLITS["test"]))
 print(len(parts), sum(len(part.questions) for part in parts), splits.checksum(parts))
 """
 
