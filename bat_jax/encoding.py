@@ -25,7 +25,7 @@ from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
-from bat_jax.nn.qwen2 import KVCache
+from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Params
 

@@ -16,10 +16,15 @@ What depends on the question:
     splice            text ids and visual tokens -> one sequence of embeddings with a validity mask
     prefill, all_logits   decoder over the spliced sequence
 
+What both halves and training are made of:
+
+    embed, run_decoder, logits   text ids -> embeddings -> final hidden states -> vocabulary
+
 `pipeline.py` compiles these and holds what the first half returns.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,10 +32,8 @@ import jax.numpy as jnp
 
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.nn.clip_vit import ClipVit, TowerAttention
-from bat_jax.nn.mlp import GeluMlp
-from bat_jax.nn.qwen2 import KVCache, Qwen2
-from bat_jax.nn.scale_embedding import ScaleEmbedding
+from bat_jax.nn.clip_vit import TowerAttention
+from bat_jax.nn.decoder import DecoderOutput, KVCache
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
@@ -56,14 +59,14 @@ class Spliced(NamedTuple):
 def modules(cfg: BatConfig) -> dict[str, nn.Module]:
     """Return the networks of a config by the name of their parameters; parts the checkpoint lacks are left out."""
     parts: dict[str, nn.Module] = {
-        "vision_tower": ClipVit(cfg.vision),
-        "projector": GeluMlp(cfg.projector),
-        "decoder": Qwen2(cfg.decoder),
+        "vision_tower": cfg.vision.build(),
+        "projector": cfg.projector.build(),
+        "decoder": cfg.decoder.build(),
     }
     if cfg.scale_embedding.form != "none":
-        parts["scale_embedding"] = ScaleEmbedding(cfg.scale_embedding)
+        parts["scale_embedding"] = cfg.scale_embedding.build()
     if cfg.has_token_mlp:
-        parts["token_mlp"] = GeluMlp(cfg.token_mlp)
+        parts["token_mlp"] = cfg.token_mlp.build()
     return parts
 
 
@@ -87,6 +90,41 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> Params:
 
 def _apply(cfg: BatConfig, params: Params, part: str, *args, **kwargs):
     return modules(cfg)[part].apply({"params": params[part]}, *args, **kwargs)
+
+
+def embed(cfg: BatConfig, params: Params, ids: Int[Array, "*B T"], dtype: Any) -> Float[Array, "*B T D"]:
+    """Look token ids up in the decoder's table."""
+    return _apply(cfg, params, "decoder", ids, method="embed").astype(dtype)
+
+
+def run_decoder(
+    cfg: BatConfig,
+    params: Params,
+    embeddings: Float[Array, "B T D"],
+    valid: Bool[Array, "B T"],
+    cache: KVCache | None = None,
+    *,
+    remat: bool = False,
+    **kwargs: Any,
+) -> DecoderOutput:
+    """Run new rows through all decoder layers; the other arguments are those of `nn.decoder.Decoder`."""
+    decoder = cfg.decoder.build(remat=remat)
+    return decoder.apply({"params": params["decoder"]}, embeddings, valid, cache, **kwargs)
+
+
+def logits(
+    cfg: BatConfig, params: Params, hidden: Float[Array, "*B D"], *, after_norm: bool = True
+) -> Float[Array, "*B V"]:
+    """Project hidden states to the vocabulary, float32; `after_norm` False: of a layer, before the final norm."""
+    return _apply(cfg, params, "decoder", hidden, after_norm=after_norm, method="logits")
+
+
+def first_layers(cfg: BatConfig, params: Params, num_layers: int) -> tuple[BatConfig, Params]:
+    """Return the config's networks and the parameters with the decoder cut to its first layers."""
+    decoder = params["decoder"]
+    lower = {**decoder, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], decoder["layers"])}
+    cfg = dataclasses.replace(cfg.networks, decoder=dataclasses.replace(cfg.decoder, num_layers=num_layers))
+    return cfg, {**params, "decoder": lower}
 
 
 def token_grid(cfg: BatConfig, scale_px: int) -> TokenGrid:
@@ -156,10 +194,10 @@ def anchor_cache(
     The anchor's tokens stand row-major by tile, inside a tile row-major by patch; masked ones are never attended to.
     """
     with jax.named_scope("anchor_prefix"):
-        prefix = _apply(cfg, params, "decoder", prefix_ids[None], method="embed").astype(anchor_tokens.dtype)
+        prefix = embed(cfg, params, prefix_ids[None], anchor_tokens.dtype)
         embeddings = jnp.concatenate([prefix, anchor_tokens[None]], axis=1)
         valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), anchor_valid])[None]
-        return _apply(cfg, params, "decoder", embeddings, valid).cache
+        return run_decoder(cfg, params, embeddings, valid).cache
 
 
 def anchor_importance(
@@ -178,17 +216,10 @@ def anchor_importance(
       row_weight: see compress/importance.py.
     """
     with jax.named_scope("anchor_importance"):
-        suffix = _apply(cfg, params, "decoder", suffix_ids[None], method="embed").astype(cache.key.dtype)
+        suffix = embed(cfg, params, suffix_ids[None], cache.key.dtype)
         num_slots = cache.key.shape[2]
-        output = _apply(
-            cfg,
-            params,
-            "decoder",
-            suffix,
-            suffix_valid[None],
-            cache.grown(suffix_ids.shape[0]),
-            row_weight=row_weight[None],
-        )
+        cache = cache.grown(suffix_ids.shape[0])
+        output = run_decoder(cfg, params, suffix, suffix_valid[None], cache, row_weight=row_weight[None])
         return output.importance[:, 0, num_slots - num_anchor_tokens : num_slots]
 
 
@@ -224,7 +255,7 @@ def splice(
     embeddings, valid = [], []
     dtype = visuals[0].dtype
     for index, (ids, is_text) in enumerate(zip(texts, text_valid, strict=True)):
-        embeddings.append(_apply(cfg, params, "decoder", ids[None], method="embed").astype(dtype))
+        embeddings.append(embed(cfg, params, ids[None], dtype))
         valid.append(is_text[None])
         if index < len(visuals):
             embeddings.append(visuals[index][None])
@@ -242,21 +273,20 @@ def prefill(
     """
     with jax.named_scope("prefill"):
         length = spliced.valid.shape[1]
-        output = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid, num_free_slots=num_new_slots)
+        output = run_decoder(cfg, params, *spliced, num_free_slots=num_new_slots)
         last = jnp.max(jnp.where(spliced.valid[0], jnp.arange(length), 0))
-        return _apply(cfg, params, "decoder", output.hidden[:, last], method="logits"), output.cache
+        return logits(cfg, params, output.hidden[:, last]), output.cache
 
 
 def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "1 T V"]:
     """Return the logits at every row of the spliced prompt (rows that are not valid hold nothing of meaning)."""
-    hidden = _apply(cfg, params, "decoder", spliced.embeddings, spliced.valid).hidden
-    return _apply(cfg, params, "decoder", hidden, method="logits")
+    return logits(cfg, params, run_decoder(cfg, params, *spliced).hidden)
 
 
 def decode_step(
     cfg: BatConfig, params: Params, ids: Int[Array, "B"], cache: KVCache
 ) -> tuple[Float[Array, "B V"], KVCache]:
     """Feed one token per sequence and return the logits that follow it."""
-    embeddings = _apply(cfg, params, "decoder", ids[:, None], method="embed").astype(cache.key.dtype)
-    output = _apply(cfg, params, "decoder", embeddings, jnp.ones((ids.shape[0], 1), bool), cache)
-    return _apply(cfg, params, "decoder", output.hidden[:, 0], method="logits"), output.cache
+    embeddings = embed(cfg, params, ids[:, None], cache.key.dtype)
+    output = run_decoder(cfg, params, embeddings, jnp.ones((ids.shape[0], 1), bool), cache)
+    return logits(cfg, params, output.hidden[:, 0]), output.cache

@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from bat_jax.config import DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.networks import NetworkConfig
+
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports from its own part and from the parts before it.
 ORDER = ["typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "encoding", "pipeline"]
@@ -164,6 +167,16 @@ def test_a_class_name_means_one_thing():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+def test_a_network_that_a_config_names_stands_in_nn_and_takes_that_config():
+    """Configs stand above `nn` and name their module in `network`, so no import shows the way."""
+    for config in NetworkConfig.__subclasses__():
+        module = config.network.split(":")[0]
+        assert part_of(module) == "nn" and module in {name_of(path) for path in FILES}
+    for config in (VisionConfig(), DecoderConfig(), MlpConfig(in_dim=2, out_dim=3), ScaleEmbeddingConfig()):
+        assert config.build().cfg == config
+    assert DecoderConfig().build(remat=True).remat
 
 
 def test_the_core_knows_neither_the_miniature_nor_the_study():

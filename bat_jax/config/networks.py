@@ -1,13 +1,29 @@
-"""Sizes of the networks. Each module under `nn/` takes one of these as its only field `cfg`."""
+"""Sizes of the networks. Each module under `nn/` takes one of these as its field `cfg`; `build` returns the module."""
 
 import dataclasses
-from typing import Literal
+import importlib
+from typing import Any, ClassVar, Literal
 
 from bat_jax.config.fields import require, require_choice, require_positive
 
 
+class NetworkConfig:
+    """What the configs of networks share.
+
+    Attributes:
+      network: "MODULE:CLASS" of the Linen module. A name and no import, because `nn` imports these configs.
+    """
+
+    network: ClassVar[str]
+
+    def build(self, **fields: Any) -> Any:
+        """Return the Linen module of these sizes; `fields` are its other fields, such as the decoder's `remat`."""
+        module, name = self.network.split(":")
+        return getattr(importlib.import_module(module), name)(self, **fields)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionConfig:
+class VisionConfig(NetworkConfig):
     """CLIP vision tower. Defaults: ViT-L/14 at 336 pixels.
 
     Attributes:
@@ -17,6 +33,8 @@ class VisionConfig:
       image_size_px: the side t of a tile in pixels.
       patch_size_px: the side of a patch in pixels.
     """
+
+    network: ClassVar[str] = "bat_jax.nn.clip_vit:ClipVit"
 
     width: int = 1024
     num_layers: int = 24
@@ -62,14 +80,19 @@ class VisionConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-    """Qwen2 decoder. Defaults: LongVA-7B.
+class DecoderConfig(NetworkConfig):
+    """Dense decoder of the Llama family. Defaults: LongVA-7B, which is Qwen2.
 
     Attributes:
-      width: D. num_heads: N query heads. num_kv_heads: K. head_dim: H. mlp_dim: F. vocab_size: V. num_layers: L.
+      width: D. num_heads: N query heads. num_kv_heads: K. head_dim: H, whatever D / N is. mlp_dim: F. vocab_size: V.
+      num_layers: L.
+      qkv_bias: queries, keys and values have biases (Qwen2); the output projection never has.
+      qk_norm: queries and keys go through an RMSNorm over H before RoPE (Qwen3).
       rope_theta: RoPE base; LongVA's long-context base is 1e9.
       max_positions: longest sequence (prompt, visual tokens and answer together) that is accepted.
     """
+
+    network: ClassVar[str] = "bat_jax.nn.decoder:Decoder"
 
     width: int = 3584
     num_layers: int = 28
@@ -78,6 +101,8 @@ class DecoderConfig:
     head_dim: int = 128
     mlp_dim: int = 18944
     vocab_size: int = 152064
+    qkv_bias: bool = True
+    qk_norm: bool = False
     rope_theta: float = 1e9
     norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -98,8 +123,10 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MlpConfig:
+class MlpConfig(NetworkConfig):
     """Two linear layers with exact (erf) GELU between: the projector and the release's token MLP."""
+
+    network: ClassVar[str] = "bat_jax.nn.mlp:GeluMlp"
 
     in_dim: int
     out_dim: int
@@ -109,7 +136,7 @@ class MlpConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaleEmbeddingConfig:
+class ScaleEmbeddingConfig(NetworkConfig):
     """What a checkpoint holds to tell scales and places apart (paper, Sec. 3.3, Eq. 5).
 
     Attributes:
@@ -119,6 +146,8 @@ class ScaleEmbeddingConfig:
       sides: for "residual", the grid side of each of them; empty otherwise.
       base_side: G, for "base".
     """
+
+    network: ClassVar[str] = "bat_jax.nn.scale_embedding:ScaleEmbedding"
 
     form: Literal["none", "base", "residual"] = "none"
     width: int = 3584

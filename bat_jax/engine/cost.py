@@ -306,13 +306,13 @@ def parameter_counts(cfg: BatConfig) -> dict[str, int]:
     vision, dec = cfg.vision, cfg.decoder
     layer = vision_layer_parameters(cfg) + 4 * vision.width + vision.mlp_dim + vision.width + 4 * vision.width
     tower = 3 * vision.patch_size_px**2 * vision.width + (vision.num_patches + 2) * vision.width + 2 * vision.width
-    biases = dec.head_dim * (dec.num_heads + 2 * dec.num_kv_heads)
+    in_heads = dec.qkv_bias * dec.head_dim * (dec.num_heads + 2 * dec.num_kv_heads) + dec.qk_norm * 2 * dec.head_dim
     heads = 1 if dec.tie_word_embeddings else 2
     counts = {
         "vision_tower": tower + vision.num_run_layers * layer,
         "projector": vision.width * dec.width + dec.width**2 + 2 * dec.width,
         "decoder": decoder_parameters(cfg)
-        + dec.num_layers * (biases + 2 * dec.width)
+        + dec.num_layers * (in_heads + 2 * dec.width)
         + dec.width
         + heads * dec.vocab_size * dec.width,
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from bat_jax.config import BatConfig
 from bat_jax.model import decode_step
-from bat_jax.nn.qwen2 import KVCache
+from bat_jax.nn.decoder import KVCache
 from bat_jax.typing import Array, Float, Int, Key, Params
 
 

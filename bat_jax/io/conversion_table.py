@@ -60,7 +60,8 @@ class Rule(NamedTuple):
     layout: Layout
 
 
-# Qwen2, alike in LLaVA-Qwen checkpoints (LongVA, UHR-BAT) and in plain Qwen2ForCausalLM ones.
+# The Llama family, alike in LLaVA checkpoints (LongVA, UHR-BAT) and in plain ones such as Qwen2ForCausalLM; biases are
+# Qwen2's, q_norm and k_norm Qwen3's.
 DECODER_ROWS = (
     Rule("model.embed_tokens.weight", "decoder/embed_tokens/embedding", KEEP),
     Rule("model.layers.{layer}.input_layernorm.weight", "decoder/layers/input_layernorm/scale", KEEP),
@@ -70,6 +71,8 @@ DECODER_ROWS = (
     Rule("model.layers.{layer}.self_attn.k_proj.bias", "decoder/layers/self_attn/k_proj/bias", KEEP),
     Rule("model.layers.{layer}.self_attn.v_proj.weight", "decoder/layers/self_attn/v_proj/kernel", LINEAR),
     Rule("model.layers.{layer}.self_attn.v_proj.bias", "decoder/layers/self_attn/v_proj/bias", KEEP),
+    Rule("model.layers.{layer}.self_attn.q_norm.weight", "decoder/layers/self_attn/q_norm/scale", KEEP),
+    Rule("model.layers.{layer}.self_attn.k_norm.weight", "decoder/layers/self_attn/k_norm/scale", KEEP),
     Rule("model.layers.{layer}.self_attn.o_proj.weight", "decoder/layers/self_attn/o_proj/kernel", LINEAR),
     Rule("model.layers.{layer}.post_attention_layernorm.weight", "decoder/layers/post_attention_layernorm/scale", KEEP),
     Rule("model.layers.{layer}.mlp.gate_proj.weight", "decoder/layers/mlp/gate_proj/kernel", LINEAR),
@@ -207,8 +210,8 @@ def expected_shapes(config: BatConfig, with_unused: bool = False) -> dict[str, S
     return shapes
 
 
-def _linear_shapes(path: str, lead: Shape, in_dim: int, out_dim: int) -> dict[str, Shape]:
-    return {f"{path}/kernel": (*lead, in_dim, out_dim), f"{path}/bias": (*lead, out_dim)}
+def _linear_shapes(path: str, lead: Shape, in_dim: int, out_dim: int, bias: bool = True) -> dict[str, Shape]:
+    return {f"{path}/kernel": (*lead, in_dim, out_dim)} | ({f"{path}/bias": (*lead, out_dim)} if bias else {})
 
 
 def _norm_shapes(path: str, shape: Shape) -> dict[str, Shape]:
@@ -269,9 +272,10 @@ def decoder_shapes(cfg: DecoderConfig) -> dict[str, Shape]:
         f"{root}/input_layernorm/scale": (*lead, width),
         f"{root}/post_attention_layernorm/scale": (*lead, width),
     }
-    shapes |= _linear_shapes(f"{root}/self_attn/q_proj", lead, width, query_dim)
-    shapes |= _linear_shapes(f"{root}/self_attn/k_proj", lead, width, kv_dim)
-    shapes |= _linear_shapes(f"{root}/self_attn/v_proj", lead, width, kv_dim)
+    for name, out_dim in (("q_proj", query_dim), ("k_proj", kv_dim), ("v_proj", kv_dim)):
+        shapes |= _linear_shapes(f"{root}/self_attn/{name}", lead, width, out_dim, bias=cfg.qkv_bias)
+    if cfg.qk_norm:
+        shapes |= {f"{root}/self_attn/{name}/scale": (*lead, cfg.head_dim) for name in ("q_norm", "k_norm")}
     shapes |= {
         f"{root}/self_attn/o_proj/kernel": (*lead, query_dim, width),
         f"{root}/mlp/gate_proj/kernel": (*lead, width, cfg.mlp_dim),

@@ -122,7 +122,7 @@ def convert(
     leaves = {path: Leaf(shapes[path], DTYPES[dtype] if dtype else plan[path][0].info.dtype) for path in plan}
     values = hf_config.read_json(source / CONFIG_NAME)
     clip_values, clip_where = hf_config.find_clip_config(source, vision_tower, values)
-    notes.append(f"the vision tower's sizes come from {clip_where}")
+    notes += [f"the vision tower's sizes come from {clip_where}", *hf_config.ignored_fields(values)]
     with _staged(output, (source, vision_tower), overwrite, leaves) as stage:
         params = stage / PARAMS_FOLDER
         _write_params(params, plan, leaves, progress)

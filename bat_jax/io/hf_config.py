@@ -1,15 +1,17 @@
-"""Read a Hugging Face config.json (LLaVA-Qwen, Qwen2, CLIP) as a BatConfig. Sizes come from there and nowhere else.
+"""Read a Hugging Face config.json (LLaVA, a decoder of the Llama family, CLIP) as a BatConfig, and write it back.
 
-What is refused rather than guessed: another projector, another activation, sliding-window attention, a class token
-among the features. What is ignored: rope_scaling (as the authors' release does) and tokenizer_model_max_length (the
-length of training samples; the release's own budgets exceed it), so `max_positions` is max_position_embeddings.
+Sizes come from there and nowhere else. What is not computed is refused and not guessed: an unknown `model_type`,
+another projector or activation, RoPE of another kind than plain, sliding windows, experts, a class token among the
+features. What is ignored: `rope_scaling` of LLaVA-Qwen checkpoints (`ignored_fields` says why) and
+tokenizer_model_max_length (the length of training samples; the release's own budgets exceed it), so `max_positions` is
+max_position_embeddings.
 """
 
 import json
 import pathlib
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from bat_jax.config import (
     BUDGET_OF_SCALE,
@@ -72,6 +74,44 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return values
 
 
+class _Family(NamedTuple):
+    """What a decoder's `model_type` says without a field in config.json.
+
+    rope_theta: the base where config.json names none. always_slides: `sliding_window` counts wherever it is set; in
+    other families `use_sliding_window` turns it on.
+    """
+
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_theta: float | None = None
+    always_slides: bool = False
+
+
+# By `model_type`. A LLaVA checkpoint's comes first: the first name with the right flags is written back.
+_LLAVA_QWEN = "llava_qwen"
+_FAMILIES = {
+    _LLAVA_QWEN: _Family(qkv_bias=True),
+    "llava_llama": _Family(rope_theta=1e4),
+    "llava_qwen3": _Family(qk_norm=True),
+    "qwen2": _Family(qkv_bias=True),
+    "llama": _Family(rope_theta=1e4),
+    "mistral": _Family(rope_theta=1e4, always_slides=True),
+    "qwen3": _Family(qk_norm=True),
+}
+# Fields that change what a decoder computes, with the values that ours computes; None is a field that is not there.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "partial_rotary_factor": (1.0, None),
+    "quantization_config": (None,),
+    "num_local_experts": (None,),
+    "num_experts": (None,),
+    "n_routed_experts": (None,),
+}
+_PLAIN_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+
+
 class _Fields:
     """Typed look-ups in a parsed config.json; every error names the file and the field."""
 
@@ -93,29 +133,63 @@ class _Fields:
             raise ValueError(f"{self.where}: {name}={value!r}: a number is needed")
         return float(value)
 
-    def only(self, name: str, allowed: Collection[Any], default: Any) -> Any:
+    def only(self, name: str, allowed: Collection[Any], default: Any = None) -> Any:
         value = self.values.get(name, default)
-        if value not in allowed:
-            choices = ", ".join(map(repr, allowed))
-            raise ValueError(f"{self.where}: {name}={value!r} is not supported; supported: {choices}")
+        # Of the same type, too: 1 == True.
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
+            self.refuse(name, ", ".join(repr(one) for one in allowed if one is not None) or "none of it")
         return value
+
+    def refuse(self, name: str, supported: str) -> NoReturn:
+        raise ValueError(f"{self.where}: {name}={self.values.get(name)!r} is not supported; supported: {supported}")
+
+
+def ignored_fields(values: dict[str, Any]) -> list[str]:
+    """Return a note for every field that would change the decoder and is left out on purpose."""
+    if values.get("model_type") != _LLAVA_QWEN or not values.get("rope_scaling"):
+        return []
+    text = f"rope_scaling={values['rope_scaling']!r} is ignored: the model class of {_LLAVA_QWEN} checkpoints"
+    return [f"{text} (LongVA, UHR-BAT) sets it to None before it builds the decoder"]
+
+
+def _rope_theta(fields: _Fields, default: float | None) -> float:
+    """Return the base of plain RoPE; `rope_theta` may stand in `rope_parameters`, where transformers 5 writes it."""
+    values = fields.values
+    is_ignored = bool(ignored_fields(values))
+    for name in ("rope_parameters",) if is_ignored else ("rope_scaling", "rope_parameters"):
+        rope = values.get(name) or {}
+        if not isinstance(rope, dict) or not set(rope) <= _PLAIN_ROPE:
+            fields.refuse(name, "plain RoPE, an object with rope_type 'default' and rope_theta")
+        inner = _Fields(rope, f"{fields.where}: {name}")
+        for key in ("rope_type", "type"):
+            inner.only(key, ("default", None))
+        inner.only("partial_rotary_factor", (1.0, None))
+    at = values if values.get("rope_theta") else values.get("rope_parameters") or {}
+    return _Fields(at, fields.where).number("rope_theta", default)
 
 
 def decoder_config(values: dict[str, Any], where: str) -> DecoderConfig:
-    """Read the decoder's sizes from a Qwen2 or LLaVA-Qwen config.
+    """Read a decoder of the Llama family from a plain or a LLaVA config.
 
     Args:
-      values: the parsed config.json; `rope_theta` may stand in `rope_parameters`, where transformers 5 writes it.
-      where: the file's name, for errors.
+      values: the parsed config.json. where: the file's name, for errors.
 
     Raises:
       ValueError: a size is missing or out of range, or the decoder has a feature that ours lacks.
     """
     fields = _Fields(values, where)
-    fields.only("hidden_act", ("silu",), "silu")
-    fields.only("use_sliding_window", (False, None), False)
+    family = _FAMILIES[fields.only("model_type", tuple(_FAMILIES))]
+    for name, allowed in _ONLY.items():
+        fields.only(name, allowed)
+    if not family.qkv_bias:  # Qwen2 has its biases whatever this says; elsewhere it means one on o_proj, too
+        fields.only("attention_bias", (False, None))
+    kinds = values.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        fields.refuse("layer_types", "'full_attention' in every layer")
+    max_positions = fields.integer("max_position_embeddings", values.get("tokenizer_model_max_length"))
+    if family.always_slides and fields.integer("sliding_window", max_positions) < max_positions:
+        fields.refuse("sliding_window", f"none, or at least max_position_embeddings={max_positions}")
     width, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    rope = _Fields(values if values.get("rope_theta") else values.get("rope_parameters") or {}, where)
     # Flooring would give a wrong head_dim silently.
     if not values.get("head_dim") and (num_heads <= 0 or width % num_heads):
         raise ValueError(f"{where}: num_attention_heads={num_heads}: must divide hidden_size={width}")
@@ -124,13 +198,15 @@ def decoder_config(values: dict[str, Any], where: str) -> DecoderConfig:
         num_layers=fields.integer("num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        head_dim=fields.integer("head_dim", width // num_heads),
+        head_dim=fields.integer("head_dim", width // max(num_heads, 1)),
         mlp_dim=fields.integer("intermediate_size"),
         vocab_size=fields.integer("vocab_size"),
-        rope_theta=rope.number("rope_theta"),
+        qkv_bias=family.qkv_bias,
+        qk_norm=family.qk_norm,
+        rope_theta=_rope_theta(fields, family.rope_theta),
         norm_eps=fields.number("rms_norm_eps", 1e-6),
-        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-        max_positions=fields.integer("max_position_embeddings", values.get("tokenizer_model_max_length")),
+        tie_word_embeddings=bool(fields.only("tie_word_embeddings", (True, False, None))),
+        max_positions=max_positions,
     )
 
 
@@ -138,10 +214,11 @@ def vision_config(values: dict[str, Any], where: str, select_layer: int = -2) ->
     """Read the tower's sizes from a CLIP vision config, or from a full CLIP config that nests it.
 
     Raises:
-      ValueError: a size is missing or out of range.
+      ValueError: a size is missing or out of range, or the tower is no CLIP.
     """
     nested = values.get("vision_config")
     fields = _Fields(nested if isinstance(nested, dict) else values, where)
+    fields.only("model_type", ("clip_vision_model", None))
     fields.only("num_channels", (3,), 3)
     return VisionConfig(
         width=fields.integer("hidden_size"),
@@ -268,8 +345,12 @@ def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     `multiscale_target_sizes` is there only if the checkpoint has a scale embedding: it lists the scales of that.
     """
     decoder, vision, scale_embedding = config.decoder, config.vision, config.scale_embedding
+    flags = (decoder.qkv_bias, decoder.qk_norm)
+    model_type = next((name for name, family in _FAMILIES.items() if family[:2] == flags), None)
+    if model_type is None:
+        raise ValueError(f"qkv_bias, qk_norm={flags}: no model_type has both")
     values: dict[str, Any] = {
-        "architectures": ["LlavaQwenForCausalLM"],
+        "architectures": [f"{model_type.title().replace('_', '')}ForCausalLM"],
         "hidden_act": "silu",
         "hidden_size": decoder.width,
         "head_dim": decoder.head_dim,
@@ -279,7 +360,7 @@ def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "mm_projector_type": "mlp2x_gelu",
         "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": vision.select_layer,
-        "model_type": "llava_qwen",
+        "model_type": model_type,
         "num_attention_heads": decoder.num_heads,
         "num_hidden_layers": decoder.num_layers,
         "num_key_value_heads": decoder.num_kv_heads,

@@ -8,7 +8,7 @@ padding of the prompt): `key_valid` is False there and no query sees it. Causali
    slot 3      1 1 0 1 0
    slot 4      1 1 0 1 1
 
-Called by `nn/qwen2.py`; the vision tower has no mask and calls `full_attention`.
+Called by `nn/decoder.py`; the vision tower has no mask and calls `full_attention`.
 """
 
 import jax

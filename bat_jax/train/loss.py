@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale, select
 from bat_jax.config import BatConfig
-from bat_jax.nn.qwen2 import KVCache, Qwen2
 from bat_jax.train.labels import IGNORE
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
@@ -147,7 +146,7 @@ def sample_loss(
         (mask,),
     )
     with jax.named_scope("decoder"):
-        hidden = _decoder(cfg, recipe, params, spliced.embeddings, spliced.valid).hidden[0]
+        hidden = bat.run_decoder(cfg, params, *spliced, remat=recipe.remat).hidden[0]
     answer, num_targets = _answer_loss(cfg, params, hidden, spliced.valid[0], sample)
     auxiliary, mass = importance_loss(importance, sample.target_mask & sample.has_image)
     return SampleLoss(
@@ -198,30 +197,22 @@ def anchor_importance(
 
     Rows behind the first question have weight 0, and causality keeps them from mattering: the answer is never seen.
     """
-    prefix = _embed(cfg, params, sample.prefix_ids, anchor_tokens.dtype)
+    prefix = bat.embed(cfg, params, sample.prefix_ids, anchor_tokens.dtype)
     embeddings = jnp.concatenate([prefix, anchor_tokens])[None]
     valid = jnp.concatenate([sample.prefix_valid, sample.valid[0]])[None]
-    cache: KVCache = _decoder(cfg, recipe, params, embeddings, valid).cache
-    output = _decoder(
+    cache = bat.run_decoder(cfg, params, embeddings, valid, remat=recipe.remat).cache
+    output = bat.run_decoder(
         cfg,
-        recipe,
         params,
-        _embed(cfg, params, sample.suffix_ids, anchor_tokens.dtype)[None],
+        bat.embed(cfg, params, sample.suffix_ids[None], anchor_tokens.dtype),
         sample.suffix_valid[None],
         cache.grown(sample.suffix_ids.shape[0]),
+        remat=recipe.remat,
         row_weight=sample.row_weight[None],
     )
     start = sample.prefix_ids.shape[0]
     row = output.importance[cfg.compressor.importance_layer, 0]
     return row[start : start + anchor_tokens.shape[0]]
-
-
-def _decoder(cfg: BatConfig, recipe: TrainConfig, params: Params, *args: Any, **kwargs: Any):
-    return Qwen2(cfg.decoder, remat=recipe.remat).apply({"params": params["decoder"]}, *args, **kwargs)
-
-
-def _embed(cfg: BatConfig, params: Params, ids: Int[Array, "T"], dtype) -> Float[Array, "T D"]:
-    return Qwen2(cfg.decoder).apply({"params": params["decoder"]}, ids[None], method="embed")[0].astype(dtype)
 
 
 def _features(
@@ -286,11 +277,7 @@ def _answer_loss(
     labels = jnp.concatenate([sample.prefix_labels, sample.suffix_labels])
     labels = jnp.where(predictor >= 0, labels, IGNORE)
     rows = hidden[jnp.maximum(predictor, 0)]
-    return chunked_cross_entropy(lambda block: _logits(cfg, params, block), rows, labels)
-
-
-def _logits(cfg: BatConfig, params: Params, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
-    return Qwen2(cfg.decoder).apply({"params": params["decoder"]}, hidden, method="logits")
+    return chunked_cross_entropy(lambda block: bat.logits(cfg, params, block), rows, labels)
 
 
 def chunked_cross_entropy(

@@ -18,8 +18,8 @@ import pytest
 from bat_jax import model
 from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
 from bat_jax.engine import cost
+from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS, Decoder, KVCache
 from bat_jax.nn.mlp import GeluMlp
-from bat_jax.nn.qwen2 import MAX_UNROLLED_LAYERS, KVCache, Qwen2
 from bat_jax.ops.interpolate import resize_bilinear
 from bat_jax.ops.kmeans import nearest_centre
 from bat_jax.ops.segment import _one_hot_sum
@@ -97,7 +97,7 @@ def test_the_scale_embedding_costs_what_xla_counts():
 
 def decoder_pass(weights, embeddings, valid, cache, row_weight):
     """Run the decoder and return all it computes: with one layer, XLA would drop what no one reads."""
-    output = Qwen2(DECODER).apply({"params": weights}, embeddings, valid, cache, row_weight=row_weight)
+    output = Decoder(DECODER).apply({"params": weights}, embeddings, valid, cache, row_weight=row_weight)
     return output.hidden, output.importance, output.cache.key
 
 
@@ -146,10 +146,12 @@ def test_a_loop_is_counted_once_by_xla_and_unrolled_layers_each(num_layers, num_
     assert found == close(cost.prefill(wanted, 64).flops)
 
 
-def test_parameters_are_those_of_the_7b_model():
-    tree = jax.eval_shape(lambda key: model.init_params(LARGE, key), jax.random.key(0))
+@pytest.mark.parametrize("flags", [{}, {"qkv_bias": False}, {"qkv_bias": False, "qk_norm": True, "head_dim": 64}])
+def test_parameters_are_those_of_the_7b_model_and_of_other_decoders(flags):
+    cfg = dataclasses.replace(LARGE, decoder=dataclasses.replace(LARGE.decoder, **flags))
+    tree = jax.eval_shape(lambda key: model.init_params(cfg, key), jax.random.key(0))
     counts = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in tree.items()}
-    assert cost.parameter_counts(LARGE) == counts
+    assert cost.parameter_counts(cfg) == counts
 
 
 def test_the_sums_at_7b_done_by_hand():

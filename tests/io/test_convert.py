@@ -16,7 +16,7 @@ import safetensors.numpy
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.config import BatConfig, VisionConfig
+from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import convert, hf_config
 
@@ -446,11 +446,103 @@ def test_every_leaf_has_one_source_name_and_place_inverts_it():
     assert table.expected_shapes(config)["decoder/layers/mlp/gate_proj/kernel"] == (28, 3584, 18944)
 
 
-def test_config_to_hf_and_back():
-    config = BatConfig.uhr_bat_7b()
+@pytest.mark.parametrize("flags", [{}, {"qkv_bias": False}, {"qkv_bias": False, "qk_norm": True, "head_dim": 64}])
+def test_config_to_hf_and_back(flags):
+    config = BatConfig.uhr_bat_7b(decoder=DecoderConfig(**flags))
     values, clip_values = hf_config.config_to_hf(config)
     assert hf_config.decoder_config(values, "config.json") == config.decoder
     assert hf_config.vision_config(clip_values, "config.json", values["mm_vision_select_layer"]) == config.vision
+
+
+def _decoder_values(model_type, **changes):
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    sizes |= {"vocab_size": 50, "max_position_embeddings": 4096, "model_type": model_type, "rope_theta": 5e5}
+    return sizes | changes
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+MROPE = {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "supported"),
+    [
+        ("llama4", {}, "'llava_qwen', 'llava_llama', 'llava_qwen3', 'qwen2', 'llama', 'mistral', 'qwen3'"),
+        (None, {}, "'llava_qwen', "),
+        (["llama"], {}, "'llava_qwen', "),
+        ("qwen2", {"rope_scaling": YARN}, "plain RoPE"),
+        ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, "plain RoPE"),
+        ("qwen2", {"rope_scaling": MROPE}, "plain RoPE"),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "plain RoPE"),
+        ("llava_llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "plain RoPE"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "plain RoPE"),
+        ("llama", {"rope_scaling": "linear"}, "plain RoPE"),
+        ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "plain RoPE"),
+        ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "plain RoPE"),
+        ("llama", {"attention_bias": True}, "False"),
+        ("qwen3", {"attention_bias": True}, "False"),
+        ("llama", {"mlp_bias": True}, "False"),
+        ("llama", {"hidden_act": "gelu"}, "'silu'"),
+        ("qwen2", {"use_sliding_window": True}, "False"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "'full_attention' in every layer"),
+        ("qwen2", {"layer_types": 3}, "'full_attention' in every layer"),
+        ("mistral", {"sliding_window": 1024}, "none, or at least max_position_embeddings=4096"),
+        ("llama", {"partial_rotary_factor": 0.5}, "1.0"),
+        ("mistral", {"num_local_experts": 8}, "none of it"),
+        ("qwen3", {"num_experts": 128}, "none of it"),
+        ("llama", {"quantization_config": {"bits": 4}}, "none of it"),
+        ("llama", {"tie_word_embeddings": "yes"}, "True, False"),
+    ],
+    ids=str,
+)
+def test_a_decoder_that_is_not_computed_is_refused_in_one_line(model_type, change, supported):
+    with pytest.raises(ValueError) as info:
+        hf_config.decoder_config(_decoder_values(model_type, **change), "config.json")
+    name, value = next(iter(change.items()), ("model_type", model_type))
+    assert str(info.value).startswith(f"config.json: {name}={value!r} is not supported; supported: {supported}")
+    assert "\n" not in str(info.value)
+
+
+def test_a_tower_that_is_no_clip_is_refused():
+    values = json.loads((GOLDEN / "vision_tower" / "config.json").read_text()) | {"model_type": "siglip_vision_model"}
+    with pytest.raises(ValueError, match=r"model_type='siglip_vision_model' is not supported; supported: 'clip_vision"):
+        hf_config.vision_config(values, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change", "expected"),
+    [
+        ("qwen2", {"sliding_window": 131072, "use_sliding_window": False}, (True, False, 16, 5e5)),
+        (
+            "qwen2",
+            {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            (True, False, 16, 1e6),
+        ),
+        ("qwen3", {"head_dim": 32, "attention_bias": False}, (False, True, 32, 5e5)),
+        ("mistral", {"sliding_window": 4096, "head_dim": None}, (False, False, 16, 5e5)),
+        ("llama", {"rope_theta": None, "mlp_bias": False, "rope_scaling": None}, (False, False, 16, 1e4)),
+    ],
+    ids=str,
+)
+def test_flags_of_a_decoder_follow_its_model_type_and_fields(model_type, change, expected):
+    cfg = hf_config.decoder_config(_decoder_values(model_type, **change), "config.json")
+    assert (cfg.qkv_bias, cfg.qk_norm, cfg.head_dim, cfg.rope_theta) == expected
+
+
+def test_rope_scaling_of_llava_qwen_is_ignored_with_a_note(tmp_path, tensors, params):
+    report = convert.convert(_write_source(tmp_path / "source", tensors, rope_scaling=YARN), tmp_path / "out")
+    assert any(note.startswith(f"rope_scaling={YARN!r} is ignored: the model class of") for note in report.notes)
+    assert BatConfig.load(tmp_path / "out" / "config.json").decoder == convert.config_from_hf(GOLDEN).decoder
+
+
+def test_a_llava_checkpoint_without_biases_converts_and_comes_back(tmp_path, tensors):
+    llama = {n: a for n, a in tensors.items() if not (n.startswith("model.layers.") and n.endswith("_proj.bias"))}
+    convert.convert(_write_source(tmp_path / "source", llama, model_type="llava_llama"), tmp_path / "out")
+    (tmp_path / "out" / "source_config.json").unlink()
+    convert.convert_back(tmp_path / "out", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["model_type"] == "llava_llama"
+    with pytest.raises(ValueError, match=r"self_attn/q_proj/bias: 0 of 3 pieces found"):
+        convert.convert(_write_source(tmp_path / "wrong", llama), tmp_path / "out2")
 
 
 def _command(*flags):

@@ -21,10 +21,11 @@ def _clip_sizes():
     }
 
 
-def _qwen2(**overrides):
+def _decoder(family, **overrides):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 50}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "rope_theta": 1e6}
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, **heads, **overrides))
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rope_theta": 1e6}
+    config = getattr(transformers, f"{family}Config")(**sizes, **heads, **overrides)
+    return getattr(transformers, f"{family}ForCausalLM")(config)
 
 
 def _state(module) -> dict[str, np.ndarray]:
@@ -51,7 +52,7 @@ def _transpose(x):
     return x.T
 
 
-def _decoder_names(tied: bool):
+def _decoder_names(tied: bool, family: str):
     layer = "model.layers.{}."
     names = {
         "embed_tokens/embedding": ("model.embed_tokens.weight", _keep),
@@ -62,7 +63,10 @@ def _decoder_names(tied: bool):
     }
     for part in "qkv":
         names[f"layers/self_attn/{part}_proj/kernel"] = (layer + f"self_attn.{part}_proj.weight", _transpose)
-        names[f"layers/self_attn/{part}_proj/bias"] = (layer + f"self_attn.{part}_proj.bias", _keep)
+        if family == "Qwen2":
+            names[f"layers/self_attn/{part}_proj/bias"] = (layer + f"self_attn.{part}_proj.bias", _keep)
+    for part in "qk" if family == "Qwen3" else "":
+        names[f"layers/self_attn/{part}_norm/scale"] = (layer + f"self_attn.{part}_norm.weight", _keep)
     for part in ("gate", "up", "down"):
         names[f"layers/mlp/{part}_proj/kernel"] = (layer + f"mlp.{part}_proj.weight", _transpose)
     if not tied:
@@ -70,19 +74,29 @@ def _decoder_names(tied: bool):
     return names
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("max_shard_size", ["20KB", "1GB"])
-def test_qwen2_checkpoint_equals_its_state_dict(tmp_path, tied, max_shard_size):
-    module = _qwen2(tie_word_embeddings=tied)
+@pytest.mark.parametrize(
+    ("family", "tied", "max_shard_size"),
+    [
+        ("Qwen2", False, "20KB"),
+        ("Qwen2", True, "1GB"),
+        ("Llama", True, "1GB"),
+        ("Mistral", False, "1GB"),
+        ("Qwen3", False, "1GB"),
+    ],
+)
+def test_a_decoder_checkpoint_equals_its_state_dict(tmp_path, family, tied, max_shard_size):
+    overrides = {"sliding_window": None} if family == "Mistral" else {}
+    module = _decoder(family, tie_word_embeddings=tied, **overrides)
     module.save_pretrained(tmp_path, max_shard_size=max_shard_size)
     cfg, tree = convert.convert_decoder(tmp_path)
     assert (cfg.width, cfg.num_layers, cfg.num_heads, cfg.num_kv_heads, cfg.head_dim) == (32, 2, 4, 2, 8)
     assert (cfg.mlp_dim, cfg.vocab_size, cfg.rope_theta, cfg.tie_word_embeddings) == (48, 50, 1e6, tied)
-    _assert_equal(tree, _state(module), _decoder_names(tied), 2)
+    assert (cfg.qkv_bias, cfg.qk_norm) == (family == "Qwen2", family == "Qwen3")
+    _assert_equal(tree, _state(module), _decoder_names(tied, family), 2)
 
 
 def test_bfloat16_is_kept(tmp_path):
-    module = _qwen2(tie_word_embeddings=False).to(torch.bfloat16)
+    module = _decoder("Qwen2", tie_word_embeddings=False).to(torch.bfloat16)
     module.save_pretrained(tmp_path)
     _, tree = convert.convert_decoder(tmp_path)
     assert tree["norm"]["scale"].dtype.name == "bfloat16"

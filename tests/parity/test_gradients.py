@@ -17,7 +17,7 @@ from bat_jax.io.views import normalisation_table
 from bat_jax.train import loss as training
 from bat_jax.train.labels import IGNORE
 from bat_jax.train.recipe import TrainConfig
-from tests.parity.qwen2_settings import qwen2_settings
+from tests.parity.transformers_decoder import transformers_decoder
 from tests.tiny_model import tiny_config
 
 torch = pytest.importorskip("torch")
@@ -109,8 +109,7 @@ def mlp(params):
 
 
 def torch_decoder(cfg, params):
-    settings = qwen2_settings(cfg)
-    model = transformers.Qwen2ForCausalLM(settings)
+    model = transformers_decoder(cfg)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(leaf_of(params, name))))

@@ -1,4 +1,4 @@
-"""Module by module against transformers: tiny random CLIP towers and Qwen2 decoders, float32, full matmul precision.
+"""Module by module against transformers: tiny random CLIP towers and decoders, float32, full matmul precision.
 
 Parameters are carried over by the few lines of `tree` below, not by the converter under bat_jax/io.
 """
@@ -15,8 +15,8 @@ from bat_jax import model
 from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
 from bat_jax.engine.generate import generate
 from bat_jax.nn.clip_vit import ClipVit
-from bat_jax.nn.qwen2 import Qwen2
-from tests.parity.qwen2_settings import qwen2_settings
+from bat_jax.nn.decoder import Decoder
+from tests.parity.transformers_decoder import transformers_decoder
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -156,6 +156,9 @@ DECODERS = {
     )
 }
 DECODERS["theta 1e9, tied"] = dataclasses.replace(DECODERS["theta 1e6"], rope_theta=1e9, tie_word_embeddings=True)
+DECODERS["Llama"] = dataclasses.replace(DECODERS["theta 1e6"], qkv_bias=False, rope_theta=1e4)
+# Heads of 12, which is not 48 / 6.
+DECODERS["Qwen3"] = dataclasses.replace(DECODERS["theta 1e6"], qkv_bias=False, qk_norm=True, head_dim=12)
 VIEW = CompressorConfig.release(scales=(ScaleSpec(size_px=12, budget=4),), num_clusters=0, token_mlp=False)
 
 
@@ -163,8 +166,7 @@ VIEW = CompressorConfig.release(scales=(ScaleSpec(size_px=12, budget=4),), num_c
 def decoder_pair(name):
     """Return (transformers' model with eager attention, our whole config, our parameters)."""
     cfg = DECODERS[name]
-    settings = qwen2_settings(cfg)
-    theirs = randomise(transformers.Qwen2ForCausalLM(settings), seed=3)
+    theirs = randomise(transformers_decoder(cfg), seed=3)
     half = cfg.head_dim // 2
     np.testing.assert_allclose(theirs.model.rotary_emb.inv_freq, cfg.rope_theta ** -(np.arange(half) / half), rtol=1e-5)
     params = tree(theirs, cfg.num_layers, {"model.": ""})
@@ -186,7 +188,7 @@ def run_theirs(theirs, ids):
 @functools.partial(jax.jit, static_argnames="cfg")
 def run_ours(cfg, params, embeddings, valid, row_weight):
     """Return (DecoderOutput with every layer's hidden states and importance, logits)."""
-    decoder, variables = Qwen2(cfg), {"params": params}
+    decoder, variables = Decoder(cfg), {"params": params}
     output = decoder.apply(variables, embeddings, valid, row_weight=row_weight, return_hidden=True)
     return output, decoder.apply(variables, output.hidden, method="logits")
 
@@ -219,9 +221,13 @@ def test_decoder_hidden_states_and_logits_equal_transformers(name):
     np.testing.assert_allclose(logits, expected.logits.numpy(), **LOGITS)
 
 
-@pytest.mark.parametrize("rows", [[22], [15, 16, 17, 18, 19]], ids=["last token", "question"])
-def test_importance_is_the_mean_over_heads_and_rows_of_transformers_attentions(rows):
-    theirs, cfg, params = decoder_pair("theta 1e6")
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("theta 1e6", [22]), ("theta 1e6", [15, 16, 17, 18, 19]), ("Qwen3", [15, 16, 17, 18, 19])],
+    ids=["last token", "question", "question, normed queries and keys"],
+)
+def test_importance_is_the_mean_over_heads_and_rows_of_transformers_attentions(name, rows):
+    theirs, cfg, params = decoder_pair(name)
     ids = random_ids(5)
     expected = run_theirs(theirs, ids).attentions
     output, _ = run_ours(

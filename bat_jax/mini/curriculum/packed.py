@@ -10,7 +10,6 @@ hundreds of thousands of short questions affordable.
 Letters as in `bat_jax.typing`; Q questions of a group, of which Q' teach importance, U visual rows, M1 anchor tokens.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ import numpy as np
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.config import BatConfig
-from bat_jax.nn.qwen2 import KVCache, Qwen2
+from bat_jax.nn.decoder import KVCache
 from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 # <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
@@ -51,15 +50,6 @@ class AnswerLoss(NamedTuple):
     early_logits: Float[Array, "*B V"]
 
 
-def decoder(cfg: BatConfig, params: Params, num_layers: int | None = None) -> tuple[Qwen2, Params]:
-    """Return the decoder and its variables, cut to its first layers where only these matter."""
-    variables = params["decoder"]
-    if num_layers is None:
-        return Qwen2(cfg.decoder), {"params": variables}
-    lower = {**variables, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], variables["layers"])}
-    return Qwen2(dataclasses.replace(cfg.decoder, num_layers=num_layers)), {"params": lower}
-
-
 def position_embeddings(cfg: BatConfig, params: Params) -> Float[Array, "M D"]:
     """Return the scale embedding of all tokens of all views, coarse to fine, each view tile-major (Eq. 5)."""
     return jnp.concatenate([bat.scale_embedding(cfg, px, params) for px in cfg.compressor.sizes_px])
@@ -72,14 +62,12 @@ def prefix_cache(
     visual: Float[Array, "U D"],
     mask: Bool[Array, "U"],
     copies: int,
-    num_layers: int | None = None,
 ) -> KVCache:
     """Return the cache of [prefix, visual tokens], as if for a batch of `copies` sequences."""
-    model, variables = decoder(cfg, params, num_layers)
-    prefix = model.apply(variables, prefix_ids[None], method="embed")[0]
+    prefix = bat.embed(cfg, params, prefix_ids, visual.dtype)
     embeddings = jnp.concatenate([prefix, visual])[None]
     valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), mask])[None]
-    cache: KVCache = model.apply(variables, embeddings, valid).cache
+    cache = bat.run_decoder(cfg, params, embeddings, valid).cache
     return KVCache(
         jnp.repeat(cache.key, copies, axis=1),
         jnp.repeat(cache.value, copies, axis=1),
@@ -100,15 +88,14 @@ def question_importance(
 
     `row_weight` reads other rows than the question's, which count alike by default.
     """
-    num_layers = cfg.compressor.importance_layer % cfg.decoder.num_layers + 1
+    cfg, params = bat.first_layers(cfg, params, cfg.compressor.importance_layer % cfg.decoder.num_layers + 1)
     num_questions, length = texts.ids.shape
-    cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions, num_layers)
-    model, variables = decoder(cfg, params, num_layers)
+    cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions)
     if row_weight is None:
         row_weight = question_rows(texts)
     is_text = jnp.arange(length) < texts.end[:, None]
-    embeddings = model.apply(variables, texts.ids, method="embed")
-    output = model.apply(variables, embeddings, is_text, cache.grown(length), row_weight=row_weight)
+    embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
+    output = bat.run_decoder(cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight)
     start = prefix_ids.shape[0]
     return output.importance[-1][:, start : start + anchor.shape[0]]
 
@@ -161,15 +148,16 @@ def answer_loss(
 
     By default that is the row that the answer begins at.
     """
-    model, variables = decoder(cfg, params)
     length = texts.ids.shape[1]
     place = jnp.arange(length)
-    embeddings = model.apply(variables, texts.ids, method="embed")
+    embeddings = bat.embed(cfg, params, texts.ids, cache.key.dtype)
     if row_weight is None:
         row_weight = last_rows(texts)
     is_text = place < texts.end[:, None]
-    output = model.apply(variables, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True)
-    logits = model.apply(variables, output.hidden[:, :-1], method="logits")
+    output = bat.run_decoder(
+        cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True
+    )
+    logits = bat.logits(cfg, params, output.hidden[:, :-1])
     answering = texts.question_end[:, None] - 1
     early = jnp.take_along_axis(output.hidden_states[-2], answering[..., None], axis=1)[:, 0]
     labels = texts.ids[:, 1:]
@@ -181,7 +169,7 @@ def answer_loss(
         is_right=jnp.all(is_hit | ~is_answer, axis=1),
         attention=output.importance[cfg.compressor.importance_layer],
         last_attention=output.importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
-        early_logits=model.apply(variables, early, method=lambda decoder, x: decoder.logits(decoder.norm(x))),
+        early_logits=bat.logits(cfg, params, early, after_norm=False),
     )
 
 

@@ -1,4 +1,4 @@
-"""Qwen2 decoder (LongVA-7B's language model): GQA, RoPE, SwiGLU, RMSNorm, a fixed-size key-value cache.
+"""Dense decoder of the Llama family (Qwen2 in LongVA-7B): GQA, RoPE, SwiGLU, RMSNorm, a fixed-size key-value cache.
 
 Shapes: embeddings (B, T, D) with a validity mask (B, T) enter; rows that are not valid take a slot in the cache, but no
 query attends to them and positions count valid rows only. `model.py` calls it three times per question: over the prompt
@@ -80,12 +80,14 @@ class DecoderAttention(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple, rows: _Rows):
         cfg = self.cfg
         batch, length = x.shape[:2]
-        query = nn.Dense(cfg.num_heads * cfg.head_dim, name="q_proj")(x)
-        key = nn.Dense(cfg.num_kv_heads * cfg.head_dim, name="k_proj")(x)
-        value = nn.Dense(cfg.num_kv_heads * cfg.head_dim, name="v_proj")(x)
-        query = apply_rope(query.reshape(batch, length, cfg.num_heads, cfg.head_dim), rows.position, cfg.rope_theta)
-        key = apply_rope(key.reshape(batch, length, cfg.num_kv_heads, cfg.head_dim), rows.position, cfg.rope_theta)
-        value = value.reshape(key.shape)
+        query, key, value = (
+            nn.Dense(heads * cfg.head_dim, cfg.qkv_bias, name=f"{n}_proj")(x).reshape(batch, length, heads, -1)
+            for n, heads in (("q", cfg.num_heads), ("k", cfg.num_kv_heads), ("v", cfg.num_kv_heads))
+        )
+        if cfg.qk_norm:
+            query, key = _rms_norm(cfg, "q_norm")(query), _rms_norm(cfg, "k_norm")(key)
+        query = apply_rope(query, rows.position, cfg.rope_theta)
+        key = apply_rope(key, rows.position, cfg.rope_theta)
         start = (0, 0 if rows.slot is None else rows.slot[0], 0, 0)
         keys = jax.lax.dynamic_update_slice(layer_cache[0], key.astype(layer_cache[0].dtype), start)
         values = jax.lax.dynamic_update_slice(layer_cache[1], value.astype(layer_cache[1].dtype), start)
@@ -125,7 +127,7 @@ class DecoderBlock(nn.Module):
         return x, (layer_cache, importance, None if rows.keep_hidden is None else x)
 
 
-class Qwen2(nn.Module):
+class Decoder(nn.Module):
     """The decoder. Apply with method "embed", "__call__" (embeddings to final hidden states) or "logits".
 
     `remat` computes the inside of every layer again in the backward pass, so that training keeps one row a layer.
@@ -150,12 +152,13 @@ class Qwen2(nn.Module):
         if not cfg.tie_word_embeddings:
             self.lm_head = nn.Dense(cfg.vocab_size, use_bias=False)
 
-    def embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def embed(self, ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Look token ids up."""
         return self.embed_tokens(ids)
 
-    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Project final hidden states to the vocabulary, float32."""
+    def logits(self, hidden: Float[Array, "*B D"], *, after_norm: bool = True) -> Float[Array, "*B V"]:
+        """Project hidden states to the vocabulary, float32; those of a layer before the final norm go through it."""
+        hidden = hidden if after_norm else self.norm(hidden)
         head = self.embed_tokens.attend if self.cfg.tie_word_embeddings else self.lm_head
         return head(hidden).astype(jnp.float32)
 
