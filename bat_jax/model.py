@@ -219,8 +219,9 @@ def anchor_importance(
         suffix = embed(cfg, params, suffix_ids[None], cache.key.dtype)
         num_slots = cache.key.shape[2]
         cache = cache.grown(suffix_ids.shape[0])
-        output = run_decoder(cfg, params, suffix, suffix_valid[None], cache, row_weight=row_weight[None])
-        return output.importance[:, 0, num_slots - num_anchor_tokens : num_slots]
+        importance = run_decoder(cfg, params, suffix, suffix_valid[None], cache, row_weight=row_weight[None]).importance
+        assert importance is not None  # it is there where rows have weights
+        return importance[:, 0, num_slots - num_anchor_tokens : num_slots]
 
 
 def visual_tokens(

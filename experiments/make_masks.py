@@ -17,7 +17,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from bat_jax.io.images import ImageError, read_image
+from bat_jax.io.bands import ImageError
+from bat_jax.io.images import read_image
 from bat_jax.io.sam_masks import MaskSettings, cache_arrays, enlarge, label_map_of, load_sam
 from bat_jax.report.run_record import staged_file
 from experiments import cli

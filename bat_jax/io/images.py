@@ -14,25 +14,31 @@ What is done to the pixels, in this order; every step that happens is named in `
 Letters: H, W height and width of the image in pixels, C bands.
 """
 
-import math
 import os
 import re
 import struct
 import tempfile
-import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
+from bat_jax.io.bands import (
+    PERCENTILES,
+    Bands,
+    ImageError,
+    Size,
+    check_bands,
+    check_size,
+    decimation,
+    stretch,
+    take_bands,
+)
+from bat_jax.io.rasters import read_raster
 from bat_jax.io.views import PAD_COLOR
-
-# A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
-# warnings.catch_warnings is not safe in the worker threads that read images.
-warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 # What Pillow and zlib raise on broken files.
 DECODE_ERRORS: tuple[type[Exception], ...] = (
@@ -40,10 +46,6 @@ DECODE_ERRORS: tuple[type[Exception], ...] = (
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
-_MIN_SIDE = 2
-_PERCENTILES = (2, 98)
-# Percentiles of larger bands are taken over every n-th valid pixel, n the smallest that gives at most this many.
-_PERCENTILE_SAMPLES = 1 << 24
 _EXIF_ORIENTATION = 0x0112
 # How a file begins -> (reader, its name for the format). Formats that refer to other files or to the network (VRT, WMS)
 # are left out on purpose.
@@ -64,10 +66,6 @@ _SIGNATURES = (
 _READABLE = "PNG, JPEG, TIFF, GeoTIFF, COG, JPEG 2000, WebP, AVIF, GIF, BMP, PNM, NITF or HFA"
 
 
-class ImageError(ValueError):
-    """An image that cannot be used; the message names the file and says what to change."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
     """An image as the model's views are cut from it.
@@ -82,7 +80,7 @@ class SourceImage:
 
     pixels: np.ndarray
     valid: np.ndarray | None
-    full_size: tuple[int, int]
+    full_size: Size
     note: str
 
 
@@ -110,9 +108,6 @@ def read_image(
         for a moment 5 to 15 more, by band type.)
       largest_view: side of the largest view that will be cut, in pixels; None always reads in full.
 
-    Returns:
-      The image; see SourceImage.
-
     Raises:
       ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band that does not
         exist; no valid pixel.
@@ -131,12 +126,11 @@ def read_image(
         raise ImageError(f"{path}: not an image ({_READABLE}): replace the file given to --image")
     errors, read = DECODE_ERRORS, _read_with_pillow
     if reader == "rasterio":
-        # Imported where a file needs it: models on arrays run without rasterio.
         from rasterio.errors import RasterioError
 
         errors, read = (RasterioError, *DECODE_ERRORS), _read_with_rasterio
     try:
-        bands_read = read(path, name, bands, max_pixels, largest_view)
+        return _finish(path, read(path, name, bands, max_pixels, largest_view))
     except ImageError:
         raise
     except errors as error:
@@ -145,10 +139,9 @@ def read_image(
         raise ImageError(
             f"{path}: broken or truncated {name.removesuffix('OpenJPEG')} ({reason}): replace the file given to --image"
         ) from error
-    return _finish(path, bands_read)
 
 
-def decode_image(content: bytes, name: str, **options) -> SourceImage:
+def decode_image(content: bytes, name: str, **options: Any) -> SourceImage:
     """Read an image that stands inside another file.
 
     Args:
@@ -173,18 +166,14 @@ def one_line(error: BaseException) -> str:
 
 
 def open_pillow(file: BinaryIO, path: Path, file_format: str) -> ImageFile.ImageFile:
-    """Open an image with Pillow from its header, without Pillow's own limit on pixels.
+    """Open an image with Pillow from its header, not yet decoded, without Pillow's own limit on pixels.
 
     The format's class is called directly. `Image.open` would compare with `Image.MAX_IMAGE_PIXELS`, which belongs to
     the whole process: other threads would see it changed.
 
     Args:
-      file: the file, open for reading bytes, at its beginning.
-      path: its name.
+      file: open for reading bytes, at its beginning. path: its name.
       file_format: Pillow's name of the format, such as "PNG".
-
-    Returns:
-      The image, not yet decoded.
 
     Raises:
       One of DECODE_ERRORS: not this format, or a broken header.
@@ -201,18 +190,7 @@ def open_pillow(file: BinaryIO, path: Path, file_format: str) -> ImageFile.Image
     return factory(file, str(path))
 
 
-@dataclass(kw_only=True)
-class _Bands:
-    """What a reader hands to `_finish`; `pixels` (H, W, 3) uint8 in the file's own orientation."""
-
-    pixels: np.ndarray
-    valid: np.ndarray | None
-    size: tuple[int, int]
-    orientation: int
-    notes: list[str]
-
-
-def _check_arguments(path: Path, bands, max_pixels: int, largest_view: int | None) -> None:
+def _check_arguments(path: Path, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise ImageError(f"{path}: {what}: point --image at one image file")
@@ -224,54 +202,34 @@ def _check_arguments(path: Path, bands, max_pixels: int, largest_view: int | Non
         raise ImageError(f"{path}: largest view of {largest_view} pixels, want 1 or more: change scales")
 
 
-def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if min(size) < _MIN_SIDE:
-        raise ImageError(
-            f"{path}: {width} x {height} pixels, the smallest image is {_MIN_SIDE} x {_MIN_SIDE}: give a larger --image"
-        )
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{path}: {width} x {height} = {width * height} pixels, the limit is {max_pixels}:"
-            " raise --max_pixels or cut the image into parts"
-        )
-
-
-def _check_bands(path: Path, bands: tuple[int, ...] | None, count: int) -> None:
-    if bands is not None and max(bands) > count:
-        raise ImageError(f"{path}: band {max(bands)} asked for, the file has bands 1 to {count}: change --bands")
-
-
-def _factor(size: tuple[int, int], largest_view: int | None) -> int:
-    return 1 if largest_view is None else max(1, max(size) // (2 * largest_view))
-
-
-def _read_with_pillow(path, file_format, bands, max_pixels, largest_view) -> _Bands:
+def _read_with_pillow(
+    path: Path, file_format: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
+) -> Bands:
     with path.open("rb") as file:
         image = open_pillow(file, path, file_format)
         size = image.size
-        _check_size(path, size, max_pixels)
-        factor = _factor(size, largest_view)
+        check_size(path, size, max_pixels)
+        factor = decimation(size, largest_view)
         if factor > 1:  # only a JPEG follows this call
             image.draft(None, (size[0] // factor, size[1] // factor))
         image.load()
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        # Looking for more frames may move to another one, so the pixels are taken first.
-        bands_read = _pillow_bands(path, image, size, orientation, bands)
-        frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        bands_read.notes.append(f"first of {frames} frames")
-    return bands_read
+        # Counting frames may move to another one, so the pixels are taken first.
+        read = _pillow_pixels(path, image, bands)
+        read.size, read.orientation, read.num_frames = size, orientation, getattr(image, "n_frames", 1)
+    return read
 
 
-def _pillow_bands(path, image, size, orientation, bands) -> _Bands:
-    notes, valid, is_grey = [], None, image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None) -> Bands:
+    is_wide = image.mode == "F" or image.mode.startswith("I")
+    is_grey = is_wide or image.mode in ("1", "L", "LA", "La")
     has_alpha = image.has_transparency_data
-    _check_bands(path, bands, 1 if is_grey else 4 if has_alpha else 3)
-    if image.mode == "F" or image.mode.startswith("I"):
-        grey, spread = _stretch(np.asarray(image), None)
+    check_bands(path, bands, 1 if is_grey else 4 if has_alpha else 3)
+    valid, spreads = None, []
+    if is_wide:
+        grey, spread = stretch(np.asarray(image), None)
         pixels = np.repeat(grey[:, :, None], 3, axis=2)
-        notes.append(_spread_text([spread]))
+        spreads.append(spread)
     else:
         mode = "RGBA" if has_alpha else "RGB"
         # convert() would copy an image that has the mode already.
@@ -279,185 +237,27 @@ def _pillow_bands(path, image, size, orientation, bands) -> _Bands:
         # Alpha that was asked for as a colour is a colour.
         if has_alpha and 4 not in (bands or ()):
             valid = pixels[:, :, 3] > 0
-    if bands is None:
-        pixels = pixels[:, :, :3]
-    else:
-        pixels = _three(pixels, bands)
-        notes.append(f"bands {','.join(map(str, bands))}")
-    if image.size != size:
-        notes.append(_decimation_text(image.size, size))
-    return _Bands(pixels=pixels, valid=valid, size=size, orientation=orientation, notes=notes)
+    pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)
+    choice = "" if bands is None else f"bands {','.join(map(str, bands))}"
+    return Bands(pixels=pixels, valid=valid, size=image.size, choice=choice, spreads=spreads)
 
 
-def _three(pixels: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
-    """Take one band three times, or three bands, of (H, W, C)."""
-    return pixels[:, :, [band - 1 for band in (bands if len(bands) == 3 else bands * 3)]]
-
-
-def _read_with_rasterio(path, file_format, bands, max_pixels, largest_view) -> _Bands:
-    import rasterio
-    from rasterio.enums import ColorInterp
-
-    with rasterio.open(str(path.absolute()), driver=file_format) as raster:
-        size = (raster.width, raster.height)
-        if raster.count == 0:
-            raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
-        _check_size(path, size, max_pixels)
-        factor = _factor(size, largest_view)
-        shape = tuple(max(_MIN_SIDE, round(side / factor)) for side in (raster.height, raster.width))
-        is_palette = raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
-        count = 3 if is_palette else raster.count
-        _check_bands(path, bands, count)
-        chosen, notes = bands or _default_bands(raster), []
-        if is_palette:
-            pixels, valid = _read_palette(raster, shape)
-            pixels = pixels if bands is None else _three(pixels, bands)
-        else:
-            pixels, valid, spreads = _read_bands(path, raster, chosen, shape, factor)
-            notes += [_spread_text(spreads)] if spreads else []
-            num_colors = sum(kind != ColorInterp.alpha for kind in raster.colorinterp)
-        if bands is not None or (not is_palette and len(chosen) < num_colors):
-            notes.insert(0, f"bands {','.join(map(str, chosen))} of {count}")
-    if factor > 1:
-        notes.append(_decimation_text((shape[1], shape[0]), size))
-    orientation = _stored_orientation(path, file_format)
-    return _Bands(pixels=pixels, valid=valid, size=size, orientation=orientation, notes=notes)
-
-
-def _default_bands(raster) -> tuple[int, ...]:
-    from rasterio.enums import ColorInterp
-
-    colors = [i for i in raster.indexes if raster.colorinterp[i - 1] != ColorInterp.alpha]
-    # A file of nothing but alpha still has something to show.
-    colors = colors or list(raster.indexes)
-    return tuple(colors[:3] if len(colors) >= 3 else colors[:1])
-
-
-def _read_palette(raster, shape) -> tuple[np.ndarray, np.ndarray | None]:
-    from rasterio.enums import Resampling
-
-    colors = np.zeros((1 << 16, 4), np.uint8)
-    for index, color in raster.colormap(1).items():
-        colors[index] = color
-    # Indices cannot be averaged, so a decimated read takes the nearest.
-    indices = raster.read(1, out_shape=shape, resampling=Resampling.nearest)
-    valid = _merge_valid([_band_valid(raster, 1, indices, Resampling.nearest)])
-    if np.any(colors[:, 3] == 0):
-        opaque = (colors[:, 3] > 0)[indices]
-        valid = opaque if valid is None else valid & opaque
-    return colors[:, :3][indices], valid
-
-
-def _read_bands(path, raster, chosen, shape, factor):
-    """Read one or three bands: (H, W, 3) uint8, (H, W) bool or None, and what each band was stretched from."""
-    from rasterio.enums import Resampling
-
-    height, width = shape
-    resampling = Resampling.nearest if factor == 1 else Resampling.average
-    dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
-    if any(dtype.kind not in "uif" for dtype in dtypes):
-        raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
-    if dtypes == {np.dtype(np.uint8)}:
-        interleaved = np.empty((height, width, len(chosen)), np.uint8)
-        # Reading straight into the interleaved array saves a pass over a large image.
-        raster.read(list(chosen), out=np.moveaxis(interleaved, 2, 0), resampling=resampling)
-        data = [interleaved[:, :, c] for c in range(len(chosen))]
-    else:
-        data = list(raster.read(list(chosen), out_shape=(len(chosen), *shape), resampling=resampling))
-    band_valid = [_band_valid(raster, i, band, resampling) for i, band in zip(chosen, data, strict=True)]
-    valid = _merge_valid(band_valid)
-    if dtypes == {np.dtype(np.uint8)}:
-        bits = int(raster.tags(chosen[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
-        if bits < 8:
-            interleaved = (interleaved.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
-        pixels = interleaved if len(chosen) == 3 else np.repeat(interleaved, 3, axis=2)
-        return pixels, valid, []
-    pixels, spreads = np.empty((height, width, 3), np.uint8), []
-    for c, (band, mask) in enumerate(zip(data, band_valid, strict=True)):
-        stretched, spread = _stretch(band, mask)
-        spreads.append(spread)
-        pixels[:, :, c if len(chosen) == 3 else slice(None)] = stretched if len(chosen) == 3 else stretched[:, :, None]
-    return pixels, valid, spreads
-
-
-def _band_valid(raster, index: int, band: np.ndarray, resampling) -> np.ndarray | None:
-    """Mark the pixels of one band that hold data: (H, W) bool, or None for all."""
-    from rasterio.enums import MaskFlags
-
-    flags, nodata = raster.mask_flag_enums[index - 1], raster.nodatavals[index - 1]
-    valid = None
-    if MaskFlags.nodata in flags and nodata is not None and not math.isnan(nodata):
-        if band.dtype.kind == "f":
-            valid = band != band.dtype.type(nodata)
-        elif float(nodata).is_integer():
-            # A value that the type cannot hold, such as -9999 in bytes, equals nothing.
-            valid = band != int(nodata)
-    elif MaskFlags.per_dataset in flags:
-        mask = raster.read_masks(index, out_shape=band.shape, resampling=resampling)
-        valid = mask > 0
-    if band.dtype.kind == "f":
-        finite = np.isfinite(band)
-        valid = finite if valid is None else valid & finite
-    return None if valid is None or valid.all() else valid
-
-
-def _merge_valid(band_valid: list[np.ndarray | None]) -> np.ndarray | None:
-    """Join the bands' masks. One band with data is enough: with nodata 0, pure red stays a colour."""
-    masks = [valid for valid in band_valid if valid is not None]
-    return np.logical_or.reduce(masks) if len(masks) == len(band_valid) else None
-
-
-def _stretch(band: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, tuple[float, float]]:
-    """Map percentiles 2 and 98 of the valid pixels to 0 and 255, in a straight line, clipped.
-
-    A band whose percentiles coincide is stretched from its minimum to its maximum, a constant one becomes 128. A pixel
-    that is NaN in this band alone becomes 0. Returns (H, W) uint8 and the two values that became 0 and 255.
-    """
-    if valid is None and band.dtype.kind == "f":
-        valid = np.isfinite(band)
-    values = band.reshape(-1) if valid is None else band[valid]
-    if values.size == 0:
-        return np.zeros(band.shape, np.uint8), (0.0, 0.0)
-    sample = values[:: math.ceil(values.size / _PERCENTILE_SAMPLES)]
-    low, high = (float(value) for value in np.percentile(sample.astype(np.float64), _PERCENTILES))
-    if low >= high:
-        low, high = float(values.min()), float(values.max())
-
-    def render(numbers: np.ndarray) -> np.ndarray:
-        if low == high:
-            return np.full_like(numbers, 128, np.uint8)
-        share = np.nan_to_num((numbers.astype(np.float64) - low) / (high - low), nan=0.0)
-        return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
-
-    if band.dtype.kind in "ui" and band.dtype.itemsize <= 2:
-        # Every value the type can hold, once: a gather is many times faster than arithmetic on every pixel.
-        codes = np.dtype(f"=u{band.dtype.itemsize}")
-        native = band.astype(band.dtype.newbyteorder("="), copy=False)
-        every_value = np.arange(2 ** (8 * codes.itemsize), dtype=codes).view(native.dtype)
-        return render(every_value)[native.view(codes)], (low, high)
-    stretched = np.empty(band.shape, np.uint8)
-    rows = max(1, (1 << 20) // band.shape[1])
-    for start in range(0, band.shape[0], rows):
-        stretched[start : start + rows] = render(band[start : start + rows])
-    return stretched, (low, high)
-
-
-def _stored_orientation(path: Path, driver: str) -> int:
-    """Read the orientation (1 to 8) that rasterio does not tell; 1 where there is none."""
+def _read_with_rasterio(
+    path: Path, file_format: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
+) -> Bands:
+    read = read_raster(path, file_format, bands, max_pixels, largest_view)
+    # rasterio does not tell the orientation.
     with path.open("rb") as file:
-        if driver == "PNG":
-            return open_pillow(file, path, "PNG").getexif().get(_EXIF_ORIENTATION, 1)
+        if file_format == "PNG":
+            read.orientation = open_pillow(file, path, "PNG").getexif().get(_EXIF_ORIENTATION, 1)
         header = file.read(8)
-        endian = "<" if header[:2] == b"II" else ">"
-        # A BigTIFF (43 in place of 42) is a product of map software, which writes no orientation.
-        if driver != "GTiff" or struct.unpack(endian + "H", header[2:4])[0] != 42:
-            return 1
-        file.seek(struct.unpack(endian + "L", header[4:])[0])
-        entries = file.read(12 * struct.unpack(endian + "H", file.read(2))[0])
-    for tag, _, _, value, _ in struct.iter_unpack(endian + "HHLHH", entries[: len(entries) // 12 * 12]):
-        if tag == _EXIF_ORIENTATION:
-            return value
-    return 1
+        # A BigTIFF (+ in place of *) is a product of map software, which writes no orientation.
+        if file_format == "GTiff" and b"*" in header[2:4]:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+            file.seek(tags.next)
+            tags.load(file)
+            read.orientation = tags.get(_EXIF_ORIENTATION, 1)
+    return read
 
 
 def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -471,31 +271,29 @@ def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
-def _spread_text(spreads: list[tuple[float, float]]) -> str:
-    ranges = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in spreads)
-    return f"stretched percentiles {_PERCENTILES[0]}..{_PERCENTILES[1]} of each band to 0..255: {ranges}"
-
-
-def _decimation_text(size: tuple[int, int], full_size: tuple[int, int]) -> str:
-    return f"read at {size[0]} x {size[1]} of {full_size[0]} x {full_size[1]} pixels"
-
-
-def _finish(path: Path, read: _Bands) -> SourceImage:
-    """Apply the orientation and fill the pixels without data."""
-    pixels = np.ascontiguousarray(_orient(read.pixels, read.orientation))
-    valid, notes, size = read.valid, read.notes, read.size
+def _finish(path: Path, read: Bands) -> SourceImage:
+    """Apply the orientation, fill the pixels without data and say what was done."""
+    notes = [read.choice] if read.choice else []
+    if read.spreads:
+        ranges = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in read.spreads)
+        notes.append(f"stretched percentiles {PERCENTILES[0]}..{PERCENTILES[1]} of each band to 0..255: {ranges}")
+    height, width = read.pixels.shape[:2]
+    if (width, height) != read.size:
+        notes.append(f"read at {width} x {height} of {read.size[0]} x {read.size[1]} pixels")
+    if read.num_frames > 1:
+        notes.append(f"first of {read.num_frames} frames")
     if read.orientation in range(2, 9):
         notes.append(f"orientation {read.orientation} applied")
-        size = size[::-1] if read.orientation >= 5 else size
-    if valid is not None and valid.all():
-        valid = None
-    if valid is not None:
-        if not valid.any():
+    pixels = np.ascontiguousarray(_orient(read.pixels, read.orientation))
+    valid = None
+    if read.valid is not None and not read.valid.all():
+        if not read.valid.any():
             raise ImageError(
                 f"{path}: no pixel holds data (all nodata, masked or transparent): give another --image or --bands"
             )
-        valid = np.ascontiguousarray(_orient(valid, read.orientation))
+        valid = np.ascontiguousarray(_orient(read.valid, read.orientation))
         pixels = pixels if pixels.flags.writeable else pixels.copy()
         pixels[~valid] = PAD_COLOR
         notes.append(f"{100 * (1 - valid.mean()):.3g} % of the pixels hold no data")
-    return SourceImage(pixels=pixels, valid=valid, full_size=size, note="; ".join(notes))
+    full_size = read.size[::-1] if read.orientation in (5, 6, 7, 8) else read.size
+    return SourceImage(pixels=pixels, valid=valid, full_size=full_size, note="; ".join(notes))

@@ -10,7 +10,7 @@ Letters: H, W height and width of the image in pixels.
 import json
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,10 @@ from bat_jax.io.images import DECODE_ERRORS, one_line, open_pillow
 from bat_jax.io.views import resize_nearest_padded, tokens_per_side
 
 _MAX_MASK_PIXELS = 1_000_000_000
+_READ_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, zipfile.BadZipFile)
 _INT32_MAX = np.iinfo(np.int32).max
 # Sorting this many blocks at a time stays inside the processor's cache.
 _BLOCK_CHUNK = 4096
-
-
-SUFFIXES = (".npz", ".png", ".tif", ".tiff", ".json")
 
 
 class LabelMapError(ValueError):
@@ -42,7 +40,7 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
       .json        SAM or COCO annotations {"annotations": [{"segmentation": {"size": [h, w], "counts": ...}, "area":
                    n}]} of one image: run lengths down the columns, beginning with the zeros, as a list of numbers or as
                    COCO's compressed string; `area` may be left out. Masks of another size than the image are resized by
-                   nearest neighbour, as in the release. Ids are given by `label_map_from_masks`.
+                   nearest neighbour, as in the release. Ids are those of `paint_windows`.
 
     Args:
       path: the file.
@@ -58,20 +56,22 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise LabelMapError(f"{path}: {what}: point --label_map at a .png, .tif, .npz or .json file")
-    readers: dict[str, Callable] = {
-        ".png": _read_png,
-        ".tif": _read_tiff,
-        ".tiff": _read_tiff,
-        ".npz": _read_npz,
-    }
     suffix = path.suffix.lower()
     if suffix == ".json":
         return _read_annotations(path, size)
-    if suffix not in readers:
+    if suffix not in _READERS:
         raise LabelMapError(
             f"{path}: suffix {suffix!r} is not a label map's: give --label_map .png, .tif, .npz or .json"
         )
-    label_map = readers[suffix](path)
+    form, read = _READERS[suffix]
+    try:
+        label_map = read(path)
+    except LabelMapError:
+        raise
+    except _READ_ERRORS as error:
+        raise LabelMapError(
+            f"{path}: not a readable {form} ({one_line(error)}): give --label_map an intact file"
+        ) from error
     if label_map.ndim != 2:
         raise LabelMapError(f"{path}: shape {label_map.shape} is not (H, W): give --label_map one label a pixel")
     if label_map.shape != (size[1], size[0]):
@@ -90,7 +90,9 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
     return label_map.astype(np.int32)
 
 
-def label_map_from_masks(masks: Sequence[np.ndarray], areas: Sequence[int | float]) -> np.ndarray:
+def paint_windows(
+    shape: tuple[int, int], windows: Sequence[tuple[int, int, np.ndarray]], areas: Sequence[int | float]
+) -> np.ndarray:
     """Paint overlapping masks into one label map, so that smaller masks win.
 
     ```
@@ -100,34 +102,12 @@ def label_map_from_masks(masks: Sequence[np.ndarray], areas: Sequence[int | floa
     ```
 
     Args:
-      masks: (H, W) bool or numbers (non-zero = inside) each, all of one shape, at least one.
-      areas: one number a mask, in any unit. Equal areas keep the order of `masks`.
+      shape: (H, W) of the map.
+      windows: (left, top, (h, w) bool) of each mask; boxes lie inside the map.
+      areas: one number a mask, in any unit. Equal areas keep the order of `windows`.
 
     Returns:
       (H, W) int32, ids 1.. by descending area, 0 where no mask lies.
-
-    Raises:
-      ValueError: no mask, unequal shapes, or not one area a mask.
-    """
-    if len(masks) == 0 or len(masks) != len(areas):
-        raise ValueError(
-            f"masks, areas: got {len(masks)} masks and {len(areas)} areas, want at least one mask and one area each"
-        )
-    shapes = {np.shape(mask) for mask in masks}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 2:
-        raise ValueError(f"masks: got shapes {sorted(shapes)}, want one shape (H, W)")
-    return paint_windows(next(iter(shapes)), [(0, 0, np.asarray(mask) != 0) for mask in masks], areas)
-
-
-def paint_windows(
-    shape: tuple[int, int], windows: Sequence[tuple[int, int, np.ndarray]], areas: Sequence[int | float]
-) -> np.ndarray:
-    """Paint masks that are given inside boxes; ids as in `label_map_from_masks`, no mask gives background alone.
-
-    Args:
-      shape: (H, W) of the map.
-      windows: (left, top, (h, w) bool) of each mask; boxes lie inside the map.
-      areas: one number a mask.
     """
     label_map = np.zeros(shape, np.int32)
     for label, index in enumerate(_largest_first(areas), start=1):
@@ -153,8 +133,7 @@ def token_labels(label_map: np.ndarray, scale: int, patch: int) -> np.ndarray:
 
     Args:
       label_map: (H, W) whole numbers >= 0 of the image, at any resolution.
-      scale: side of the view in pixels, a multiple of `patch`.
-      patch: side of a token in pixels.
+      scale: side of the view in pixels. patch: side of a token in pixels.
 
     Returns:
       (scale // patch, scale // patch) int32, laid out as the image; `TokenGrid.to_tiles` puts it into token order.
@@ -193,21 +172,15 @@ def _largest_first(areas: Sequence[int | float]) -> np.ndarray:
 
 
 def _read_png(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            image = open_pillow(file, path, "PNG")
-            bands = len(image.getbands())
-            label_map = np.asarray(image) if bands == 1 else None
-    except DECODE_ERRORS as error:
-        raise LabelMapError(
-            f"{path}: not a readable PNG ({one_line(error)}): give --label_map an intact file"
-        ) from error
-    if label_map is None:
-        raise LabelMapError(
-            f"{path}: PNG of {bands} bands ({image.mode}) is a picture, not labels:"
-            " give --label_map one grey or palette band"
-        )
-    return label_map
+    with path.open("rb") as file:
+        image = open_pillow(file, path, "PNG")
+        bands = image.getbands()
+        if len(bands) != 1:
+            raise LabelMapError(
+                f"{path}: PNG of {len(bands)} bands ({image.mode}) is a picture, not labels:"
+                " give --label_map one grey or palette band"
+            )
+        return np.asarray(image)
 
 
 def _read_tiff(path: Path) -> np.ndarray:
@@ -216,35 +189,36 @@ def _read_tiff(path: Path) -> np.ndarray:
 
     try:
         with rasterio.open(path, driver="GTiff") as raster:
-            count = raster.count
-            label_map = raster.read(1) if count == 1 else None
-    except (RasterioError, OSError) as error:
-        raise LabelMapError(
-            f"{path}: not a readable TIFF ({one_line(error)}): give --label_map an intact file"
-        ) from error
-    if label_map is None:
-        raise LabelMapError(f"{path}: TIFF of {count} bands: give --label_map a single band")
-    return label_map
+            if raster.count != 1:
+                raise LabelMapError(f"{path}: TIFF of {raster.count} bands: give --label_map a single band")
+            return raster.read(1)
+    except RasterioError as error:
+        raise OSError(one_line(error)) from error
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            names = list(getattr(arrays, "files", []))
-            label_map = arrays["label_map"] if "label_map" in names else None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise LabelMapError(
-            f"{path}: not a readable .npz ({one_line(error)}): give --label_map an intact file"
-        ) from error
-    if label_map is None:
-        raise LabelMapError(
-            f"{path}: holds the arrays {names}, none is label_map: save --label_map with np.savez(..., label_map=...)"
-        )
-    return label_map
+    with np.load(path, allow_pickle=False) as arrays:
+        names = list(getattr(arrays, "files", []))
+        if "label_map" not in names:
+            raise LabelMapError(
+                f"{path}: holds the arrays {names}, none is label_map:"
+                " save --label_map with np.savez(..., label_map=...)"
+            )
+        return arrays["label_map"]
+
+
+# suffix -> (name of the form, its reader)
+_READERS = {
+    ".png": ("PNG", _read_png),
+    ".tif": ("TIFF", _read_tiff),
+    ".tiff": ("TIFF", _read_tiff),
+    ".npz": (".npz", _read_npz),
+}
+SUFFIXES = (*_READERS, ".json")
 
 
 def _read_annotations(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Paint the annotations of a SAM file; `label_map_from_masks` on run lengths."""
+    """Paint the annotations of a SAM file; `paint_windows` on run lengths."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -37,22 +37,9 @@ def normalisation_table() -> np.ndarray:
 
 
 def pad_to_square(pixels: np.ndarray, fill: int | Sequence[int]) -> np.ndarray:
-    """Centre an image or a map in a square of its long side.
+    """Centre an (H, W, ...) image or map in a square of its long side, (L, L, ...); a square is returned uncopied.
 
-    ```
-      wide image          tall image
-      f f f f             f x x f      margin before: (long - short) // 2
-      x x x x             f x x f      margin after:  the rest
-      x x x x             f x x f
-      f f f f             f x x f
-    ```
-
-    Args:
-      pixels: (H, W) or (H, W, C), any dtype.
-      fill: the value of the margin, one number or C numbers.
-
-    Returns:
-      (L, L) or (L, L, C), same dtype. A square input is returned as it is, not copied.
+    The margin before the image is (long - short) // 2 wide, the one after it takes the rest; `fill` is its value.
     """
     height, width = pixels.shape[:2]
     if height == width:
@@ -77,11 +64,10 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np
 
     Args:
       pixels: (H, W, 3) uint8 RGB.
-      scales: sides of the views in pixels, each a multiple of `tile`.
-      tile: side of a tile in pixels (336 for CLIP ViT-L/14-336).
+      scales: sides of the views in pixels. tile: side of a tile in pixels (336 for CLIP ViT-L/14-336).
 
     Returns:
-      One array a scale, in the order of `scales`: (I, tile, tile, 3) uint8, I = (scale / tile) ** 2, tiles row-major.
+      One array a scale, in their order: (I, tile, tile, 3) uint8, I = (scale / tile) ** 2, tiles row-major.
 
     Raises:
       ValueError: the image is not (H, W, 3) uint8, or a scale is not a positive multiple of `tile`.
@@ -113,16 +99,7 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np
 
 
 def is_padding_tile(tiles: np.ndarray) -> np.ndarray:
-    """Mark the tiles that hold nothing but padding.
-
-    All of them have the same features, so a caller encodes one and copies it.
-
-    Args:
-      tiles: (I, tile, tile, 3) uint8.
-
-    Returns:
-      (I,) bool, True where every pixel equals PAD_COLOR.
-    """
+    """Mark the tiles of nothing but padding, (I, tile, tile, 3) uint8 -> (I,) bool; one is encoded for all."""
     color = np.asarray(PAD_COLOR, tiles.dtype)
     # Two opposite corners rule out nearly every tile with image in it, so that few are compared in full.
     is_padding = np.all((tiles[:, 0, 0] == color) & (tiles[:, -1, -1] == color), axis=-1)
@@ -132,33 +109,19 @@ def is_padding_tile(tiles: np.ndarray) -> np.ndarray:
 
 
 def nearest_index(source: int, target: int) -> np.ndarray:
-    """Say which source pixel Pillow's NEAREST picks for each target pixel along one axis.
+    """Say which of `source` pixels Pillow's NEAREST picks for each target pixel along one axis: (target,) int32.
 
     A ramp is resized by Pillow itself, because its coordinates are accumulated in floating point and a closed formula
     would differ at a few pixels.
-
-    Args:
-      source: pixels before, > 0.
-      target: pixels after, > 0.
-
-    Returns:
-      (target,) int32, values in [0, source).
     """
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
     return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST))[0]
 
 
 def resize_nearest_padded(label_map: np.ndarray, scale: int) -> np.ndarray:
-    """Pad a map with zeros like the image and resize it by nearest neighbour.
+    """Pad an (H, W) map with zeros like the image and resize it by nearest neighbour to (scale, scale).
 
     Equal to Pillow's NEAREST on the padded map, for every dtype and without building the padded map.
-
-    Args:
-      label_map: (H, W), any dtype.
-      scale: side of the view in pixels.
-
-    Returns:
-      (scale, scale), same dtype.
     """
     height, width = label_map.shape
     side = max(height, width)
@@ -191,15 +154,11 @@ def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.nd
 
     Args:
       size: (W, H) of the image in pixels. A decimated read's size differs by its rounding only.
-      scale: side of the view in pixels, a multiple of `patch`.
-      patch: side of a token in pixels (14 for CLIP ViT-L/14).
+      scale: side of the view in pixels. patch: side of a token in pixels (14 for CLIP ViT-L/14).
       valid: (h, w) bool, False = nodata, of the image in any resolution; its own shape then replaces `size`.
 
     Returns:
       (scale // patch, scale // patch) bool, laid out as the image.
-
-    Raises:
-      ValueError: `scale` is not a positive multiple of `patch`.
     """
     side = tokens_per_side(scale, patch)
     if valid is not None:
@@ -219,14 +178,7 @@ def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.nd
 
 
 def tokens_per_side(scale: int, patch: int) -> int:
-    """Count the tokens along one side of a view.
-
-    Args:
-      scale: side of the view in pixels.
-      patch: side of a token in pixels.
-
-    Returns:
-      scale / patch.
+    """Return scale / patch, the tokens along one side of a view.
 
     Raises:
       ValueError: `scale` is not a positive multiple of `patch`.

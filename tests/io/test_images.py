@@ -12,8 +12,9 @@ import rasterio
 from PIL import Image, ImageOps
 from rasterio.enums import ColorInterp, Resampling
 
-from bat_jax.io import images
-from bat_jax.io.images import ImageError, read_image
+from bat_jax.io import bands
+from bat_jax.io.bands import ImageError
+from bat_jax.io.images import read_image
 from bat_jax.io.views import PAD_COLOR
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -538,7 +539,7 @@ def test_the_first_frame_of_an_animation_is_read_and_said(tmp_path):
 
 
 def test_large_bands_are_stretched_from_a_regular_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_PERCENTILE_SAMPLES", 500)
+    monkeypatch.setattr(bands, "PERCENTILE_SAMPLES", 500)
     band = RNG.normal(1000, 100, (1, 60, 50)).astype(np.uint16)
     source = read_image(_write_raster(tmp_path / "a.tif", band))
     low, high = np.percentile(band.reshape(-1)[::6], (2, 98))

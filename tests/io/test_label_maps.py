@@ -57,40 +57,35 @@ def test_token_labels_equal_those_of_the_release(golden, scale):
     np.testing.assert_array_equal(tiles, golden[f"mask.tiles.s{scale}"])
 
 
+def _painted(masks, areas):
+    return label_maps.paint_windows(masks[0].shape, [(0, 0, mask) for mask in masks], areas)
+
+
 def test_smaller_masks_win_and_ids_follow_descending_area():
     small, large = np.zeros((3, 3), bool), np.ones((3, 3), bool)
     small[1, 1] = True
     expected = [[1, 1, 1], [1, 2, 1], [1, 1, 1]]
-    assert label_maps.label_map_from_masks([small, large], [1, 9]).tolist() == expected
-    assert label_maps.label_map_from_masks([large, small], [9, 1]).tolist() == expected
+    assert _painted([small, large], [1, 9]).tolist() == expected
+    assert _painted([large, small], [9, 1]).tolist() == expected
 
 
 def test_equal_areas_keep_their_order():
     masks = np.zeros((2, 1, 3), bool)
     masks[0, 0, :2] = masks[1, 0, 1:] = True
-    assert label_maps.label_map_from_masks(list(masks), [2, 2]).tolist() == [[1, 2, 2]]
+    assert _painted(list(masks), [2, 2]).tolist() == [[1, 2, 2]]
 
 
 def test_the_given_area_orders_and_not_the_mask_itself():
     masks = np.zeros((2, 1, 3), bool)
     masks[0, 0, 0] = masks[1, 0, :] = True
-    assert label_maps.label_map_from_masks(list(masks), [100, 3]).tolist() == [[2, 2, 2]]
-
-
-def test_painting_wants_one_area_a_mask_and_one_shape():
-    with pytest.raises(ValueError, match="2 masks and 1 areas"):
-        label_maps.label_map_from_masks([np.ones((2, 2)), np.ones((2, 2))], [1])
-    with pytest.raises(ValueError, match="0 masks"):
-        label_maps.label_map_from_masks([], [])
-    with pytest.raises(ValueError, match="one shape"):
-        label_maps.label_map_from_masks([np.ones((2, 2)), np.ones((2, 3))], [1, 2])
+    assert _painted(list(masks), [100, 3]).tolist() == [[2, 2, 2]]
 
 
 def test_annotation_file_equals_painting_its_masks(tmp_path):
     rng = np.random.default_rng(0)
     masks = [rng.random((13, 17)) < density for density in (0.7, 0.3, 0.5, 0.0, 1.0, 0.2)]
     areas = [int(mask.sum()) for mask in masks]
-    expected = label_maps.label_map_from_masks(masks, areas)
+    expected = _painted(masks, areas)
     with_areas = [_annotation(mask, area=area) for mask, area in zip(masks, areas, strict=True)]
     path = _write_json(tmp_path / "with.json", with_areas)
     np.testing.assert_array_equal(label_maps.read_label_map(path, (17, 13)), expected)

@@ -1,0 +1,108 @@
+"""What the readers of images share: the bands of a file as RGB bytes, and the stretch of wide values to bytes.
+
+Letters: H, W height and width of the image in pixels, C bands.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+MIN_SIDE = 2
+PERCENTILES = (2, 98)
+# Percentiles of larger bands are taken over every n-th valid pixel, n the smallest that gives at most this many.
+PERCENTILE_SAMPLES = 1 << 24
+
+Size = tuple[int, int]
+Spread = tuple[float, float]
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; the message names the file and says what to change."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Bands:
+    """Three bands of a file in its own orientation.
+
+    Attributes:
+      pixels: (H, W, 3) uint8. valid: (H, W) bool, False = no data; None for all.
+      size: (width, height) of the whole file; more than the pixels' after a decimated read.
+      choice: which bands these are, "" if they are all. spreads: the values that were stretched to 0 and 255, by band.
+      num_frames: pictures in the file; this is the first. orientation: as in EXIF, 1 to 8.
+    """
+
+    pixels: np.ndarray
+    valid: np.ndarray | None
+    size: Size
+    choice: str = ""
+    spreads: Sequence[Spread] = ()
+    num_frames: int = 1
+    orientation: int = 1
+
+
+def check_size(path: Path, size: Size, max_pixels: int) -> None:
+    """Raise an ImageError if a file has too few or too many pixels."""
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise ImageError(
+            f"{path}: {width} x {height} pixels, the smallest image is {MIN_SIDE} x {MIN_SIDE}: give a larger --image"
+        )
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path}: {width} x {height} = {width * height} pixels, the limit is {max_pixels}:"
+            " raise --max_pixels or cut the image into parts"
+        )
+
+
+def check_bands(path: Path, bands: tuple[int, ...] | None, count: int) -> None:
+    """Raise an ImageError if a wanted band is beyond the last of the file."""
+    if bands is not None and max(bands) > count:
+        raise ImageError(f"{path}: band {max(bands)} asked for, the file has bands 1 to {count}: change --bands")
+
+
+def decimation(size: Size, largest_view: int | None) -> int:
+    """Return f where an image may be read at 1/f of its size: twice the largest view remains."""
+    return 1 if largest_view is None else max(1, max(size) // (2 * largest_view))
+
+
+def take_bands(pixels: np.ndarray, bands: tuple[int, ...]) -> np.ndarray:
+    """Take one band three times, or three bands, of (H, W, C); bands count from 1."""
+    return pixels[:, :, [band - 1 for band in (bands if len(bands) == 3 else bands * 3)]]
+
+
+def stretch(band: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, Spread]:
+    """Map percentiles 2 and 98 of the valid pixels to 0 and 255, in a straight line, clipped.
+
+    A band whose percentiles coincide is stretched from its minimum to its maximum, a constant one becomes 128. A pixel
+    that is NaN in this band alone becomes 0. Returns (H, W) uint8 and the two values that became 0 and 255.
+    """
+    if valid is None and band.dtype.kind == "f":
+        valid = np.isfinite(band)
+    values = band.reshape(-1) if valid is None else band[valid]
+    if values.size == 0:
+        return np.zeros(band.shape, np.uint8), (0.0, 0.0)
+    sample = values[:: math.ceil(values.size / PERCENTILE_SAMPLES)]
+    low, high = (float(value) for value in np.percentile(sample.astype(np.float64), PERCENTILES))
+    if low >= high:
+        low, high = float(values.min()), float(values.max())
+
+    def to_bytes(numbers: np.ndarray) -> np.ndarray:
+        if low == high:
+            return np.full_like(numbers, 128, np.uint8)
+        share = np.nan_to_num((numbers.astype(np.float64) - low) / (high - low), nan=0.0)
+        return np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+
+    if band.dtype.kind in "ui" and band.dtype.itemsize <= 2:
+        # Every value the type can hold, once: a gather is many times faster than arithmetic on every pixel.
+        codes = np.dtype(f"=u{band.dtype.itemsize}")
+        native = band.astype(band.dtype.newbyteorder("="), copy=False)
+        every_value = np.arange(2 ** (8 * codes.itemsize), dtype=codes).view(native.dtype)
+        return to_bytes(every_value)[native.view(codes)], (low, high)
+    stretched = np.empty(band.shape, np.uint8)
+    rows = max(1, (1 << 20) // band.shape[1])
+    for start in range(0, band.shape[0], rows):
+        stretched[start : start + rows] = to_bytes(band[start : start + rows])
+    return stretched, (low, high)

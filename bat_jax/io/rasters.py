@@ -1,0 +1,118 @@
+"""Read the rasters of map software with rasterio: TIFF, GeoTIFF, COG, JPEG 2000, NITF, HFA, and PNG of 16 bits.
+
+rasterio is imported where a file needs it: models on arrays run without it.
+"""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bat_jax.io.bands import MIN_SIDE, Bands, ImageError, check_bands, check_size, decimation, stretch, take_bands
+
+# A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
+# warnings.catch_warnings is not safe in the worker threads that read images.
+warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+
+
+def read_raster(
+    path: Path, driver: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
+) -> Bands:
+    """Read three bands as `io.images.read_image` says; `driver` is GDAL's name of the format.
+
+    Raises:
+      ImageError, or one of rasterio's errors for a broken file.
+    """
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    with rasterio.open(str(path.absolute()), driver=driver) as raster:
+        if raster.count == 0:
+            raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
+        check_size(path, (raster.width, raster.height), max_pixels)
+        factor = decimation(raster.shape, largest_view)
+        height, width = (max(MIN_SIDE, round(side / factor)) for side in raster.shape)
+        is_palette = raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
+        count = 3 if is_palette else raster.count
+        check_bands(path, bands, count)
+        # A file of nothing but alpha still has something to show.
+        colors = [i for i in raster.indexes if raster.colorinterp[i - 1] != ColorInterp.alpha] or list(raster.indexes)
+        chosen = bands or tuple(colors[:3] if len(colors) >= 3 else colors[:1])
+        if is_palette:
+            read = _read_palette(raster, (height, width))
+        else:
+            read = _read_bands(path, raster, chosen, (height, width))
+    if is_palette and bands is not None:
+        read.pixels = take_bands(read.pixels, bands)
+    if bands is not None or len(chosen) < len(colors):
+        read.choice = f"bands {','.join(map(str, chosen))} of {count}"
+    return read
+
+
+def _read_palette(raster: Any, shape: tuple[int, int]) -> Bands:
+    from rasterio.enums import Resampling
+
+    colors = np.zeros((1 << 16, 4), np.uint8)
+    for index, color in raster.colormap(1).items():
+        colors[index] = color
+    # Indices cannot be averaged, so a decimated read takes the nearest.
+    indices = raster.read(1, out_shape=shape, resampling=Resampling.nearest)
+    valid = _band_valid(raster, 1, indices, Resampling.nearest)
+    if np.any(colors[:, 3] == 0):
+        opaque = (colors[:, 3] > 0)[indices]
+        valid = opaque if valid is None else valid & opaque
+    return Bands(pixels=colors[:, :3][indices], valid=valid, size=(raster.width, raster.height))
+
+
+def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], shape: tuple[int, int]) -> Bands:
+    from rasterio.enums import Resampling
+
+    resampling = Resampling.nearest if shape == raster.shape else Resampling.average
+    dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
+    if any(dtype.kind not in "uif" for dtype in dtypes):
+        raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
+    is_bytes = dtypes == {np.dtype(np.uint8)}
+    pixels = np.empty((*shape, len(chosen)), np.uint8)
+    if is_bytes:
+        # Reading straight into the interleaved array saves a pass over a large image.
+        raster.read(list(chosen), out=np.moveaxis(pixels, 2, 0), resampling=resampling)
+        data = np.moveaxis(pixels, 2, 0)
+    else:
+        data = raster.read(list(chosen), out_shape=(len(chosen), *shape), resampling=resampling)
+    masks = [_band_valid(raster, i, band, resampling) for i, band in zip(chosen, data, strict=True)]
+    # One band with data is enough: with nodata 0, pure red stays a colour.
+    without_data = [mask for mask in masks if mask is not None]
+    valid = np.logical_or.reduce(without_data) if len(without_data) == len(masks) else None
+    spreads = []
+    if is_bytes:
+        bits = int(raster.tags(chosen[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        if bits < 8:
+            pixels = (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    else:
+        for c, (band, mask) in enumerate(zip(data, masks, strict=True)):
+            pixels[:, :, c], spread = stretch(band, mask)
+            spreads.append(spread)
+    pixels = pixels if len(chosen) == 3 else np.repeat(pixels, 3, axis=2)
+    return Bands(pixels=pixels, valid=valid, size=(raster.width, raster.height), spreads=spreads)
+
+
+def _band_valid(raster: Any, index: int, band: np.ndarray, resampling: Any) -> np.ndarray | None:
+    """Mark the pixels of one band that hold data: (H, W) bool, or None for all."""
+    from rasterio.enums import MaskFlags
+
+    flags, nodata = raster.mask_flag_enums[index - 1], raster.nodatavals[index - 1]
+    valid = None
+    if MaskFlags.nodata in flags and nodata is not None and not math.isnan(nodata):
+        if band.dtype.kind == "f":
+            valid = band != band.dtype.type(nodata)
+        elif float(nodata).is_integer():
+            # A value that the type cannot hold, such as -9999 in bytes, equals nothing.
+            valid = band != int(nodata)
+    elif MaskFlags.per_dataset in flags:
+        valid = raster.read_masks(index, out_shape=band.shape, resampling=resampling) > 0
+    if band.dtype.kind == "f":
+        finite = np.isfinite(band)
+        valid = finite if valid is None else valid & finite
+    return None if valid is None or valid.all() else valid
