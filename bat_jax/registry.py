@@ -33,7 +33,8 @@ class Registry(Generic[R]):
         """Name where the records are; nothing is imported yet, so that this may stand below the package.
 
         Args:
-          kind: the records' class, which has a `name`. noun: what errors call one, such as "selection".
+          kind: the records' class, which has a `name` and may have `aliases`, which are read for it.
+          noun: what errors call one, such as "selection".
           order: sort key of records.
         """
         self.kind, self.noun, self.package, self.attribute, self.group = kind, noun, package, attribute, group
@@ -72,7 +73,7 @@ class Registry(Generic[R]):
         return iter(sorted(self._all().values(), key=self.order))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._all()
+        return name in _by_every_name(self._all())
 
     def __getitem__(self, name: str) -> R:
         """Return a record.
@@ -80,7 +81,7 @@ class Registry(Generic[R]):
         Raises:
           ValueError: there is none of this name; lists those that there are.
         """
-        records = self._all()
+        records = _by_every_name(self._all())
         if name not in records:
             raise ValueError(f"{self.noun}={name!r}: must be one of {', '.join(self.names)}")
         return records[name]
@@ -104,11 +105,17 @@ class Registry(Generic[R]):
     def _add(self, into: dict[str, R], record: Any, place: str, taken: dict[str, R] | None = None) -> None:
         if not isinstance(record, self.kind):
             raise ValueError(f"{place}: holds no {self.kind.__name__}, found {record!r}")
-        name = _name(record)
-        if name in (into if taken is None else taken):
-            raise ValueError(f"{place}: the {self.noun} {name!r} is there already")
-        into[name] = record
+        taken = _by_every_name(into if taken is None else taken)
+        for name in _by_every_name({_name(record): record}):
+            if name in taken:
+                raise ValueError(f"{place}: the {self.noun} {name!r} is there already")
+        into[_name(record)] = record
 
 
 def _name(record: Any) -> str:
     return record.name
+
+
+def _by_every_name(records: dict[str, R]) -> dict[str, R]:
+    """Return records by name and by alias."""
+    return {alias: record for record in records.values() for alias in getattr(record, "aliases", ())} | records

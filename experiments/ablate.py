@@ -19,9 +19,9 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from bat_jax.evals import uhr_mini
-from bat_jax.evals.runner import Picture, select_tasks
-from bat_jax.evals.sources import SOURCES
+from bat_jax.benchmarks.record import Picture
+from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.evals.runner import select_tasks
 from bat_jax.mini.world.render import NATIVE_PX
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
@@ -39,7 +39,7 @@ FIGURE = flags.DEFINE_multi_enum("figure", [], ["1", "3", "4", "5"], "A figure o
 OURS = flags.DEFINE_multi_enum(
     "ours", [], ["differences", "selections", "regions", "layers", "kmeans"], "A grid of our own."
 )
-BENCHMARK = flags.DEFINE_enum("benchmark", uhr_mini.NAME, list(SOURCES), "What to ask.")
+BENCHMARK = flags.DEFINE_string("benchmark", "uhr_mini", f"What to ask: {', '.join(BENCHMARKS.names)}.")
 SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Scenes of uhr_mini. Default: validation.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
 DATA = flags.DEFINE_string("data", None, "File or folder of a benchmark that comes as files.")
@@ -71,26 +71,26 @@ def settings_of_flags() -> dict[str, Any]:
     for flag in (CHECKPOINT, OUTPUT_DIR):
         if not flag.value:
             raise ValueError(f"--{flag.name}: give one")
-    is_files = BENCHMARK.value != uhr_mini.NAME
+    record = BENCHMARKS[BENCHMARK.value]
+    is_files = "scene_seeds" not in record.settings
     if is_files and not DATA.value:
-        raise ValueError(f"--data: give the files of {BENCHMARK.value}")
+        raise ValueError(f"--data: give the files of {record.name}")
     if DATA.value and not is_files:
-        raise ValueError(f"--data: {BENCHMARK.value} has no files")
+        raise ValueError(f"--data: {record.name} has no files")
     if SPLIT.value and SCENE_SEEDS.value:
         raise ValueError("--split, --scene_seeds: give one of them")
     if is_files and (SPLIT.value or SCENE_SEEDS.value):
-        raise ValueError(f"--split, --scene_seeds: are for {uhr_mini.NAME}")
+        raise ValueError(f"--split, --scene_seeds: are not for {record.name}")
     seeds = parse_seeds(SCENE_SEEDS.value) if SCENE_SEEDS.value else seeds_of(SPLIT.value or "validation")
-    source = SOURCES[BENCHMARK.value]
     return {
-        "benchmark": BENCHMARK.value,
+        "benchmark": record.name,
         "scene_seeds": None if is_files else f"{seeds.start}:{seeds.stop}",
         "data": DATA.value,
         "image_folder": IMAGE_FOLDER.value,
-        "prompt": source.prompts[0],
+        "prompt": next(iter(record.prompts)),
         "leak_hint": False,
         "max_pixels": MAX_PIXELS.value,
-        "max_new_tokens": source.max_new_tokens,
+        "max_new_tokens": record.max_new_tokens,
         "limit": LIMIT.value,
         "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
     }
@@ -106,11 +106,12 @@ def without_masks(grid: Grid) -> Grid:
 
 def run_grids(model: BatModel, grids: Sequence[Grid], output: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Answer all cells, write each grid's numbers, table and plot, and print its table."""
-    is_scenes = settings["benchmark"] == uhr_mini.NAME
+    record = BENCHMARKS[settings["benchmark"]]
+    is_scenes = "scene_seeds" in record.settings
     sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], output)
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
-        found, description = SOURCES[settings["benchmark"]].open({**settings, "render_px": px or NATIVE_PX})
+        found, description = record.open({**settings, "render_px": px or NATIVE_PX})
         return select_tasks(found, limit=settings["limit"]), description
 
     pictures, description = opened(None)

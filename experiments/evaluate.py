@@ -18,17 +18,18 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 from bat_jax.benchmarks.containers import data_files
+from bat_jax.benchmarks.record import Benchmark, Picture
+from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import BatConfig
-from bat_jax.evals import results, uhr_mini
+from bat_jax.evals import results
 from bat_jax.evals.runner import (
     PREDICTIONS,
-    Picture,
     PredictionLog,
     anchor_view,
     claim,
@@ -38,7 +39,6 @@ from bat_jax.evals.runner import (
     shard_file,
     shard_of,
 )
-from bat_jax.evals.sources import SOURCES
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
@@ -48,7 +48,7 @@ from experiments import cli
 from experiments import compressor_flags as compressor
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
-BENCHMARK = flags.DEFINE_enum("benchmark", None, list(SOURCES), "What to measure on.")
+BENCHMARK = flags.DEFINE_string("benchmark", None, f"What to measure on: {', '.join(BENCHMARKS.names)}.")
 SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
 DATA = flags.DEFINE_string(
@@ -75,10 +75,10 @@ LABEL_MAPS = flags.DEFINE_string(
 PROMPT = flags.DEFINE_enum(
     "prompt",
     None,
-    sorted({style for source in SOURCES.values() for style in source.prompts}),
+    sorted({style for record in BENCHMARKS for style in record.prompts}),
     "How to ask: as the authors' script (release), the benchmark's own (official) or VLMEvalKit; uhr_mini also as "
     "XLRS-Bench's harness (xlrs) or for the option's text instead of its letter (word). Default: "
-    + ", ".join(f"{name} {source.prompts[0]}" for name, source in SOURCES.items()),
+    + ", ".join(f"{record.name} {next(iter(record.prompts))}" for record in BENCHMARKS),
 )
 RENDER_PX = flags.DEFINE_integer(
     "render_px",
@@ -91,7 +91,7 @@ MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens",
     None,
     "Most tokens of an answer. Default: "
-    + ", ".join(f"{name} {source.max_new_tokens}" for name, source in SOURCES.items()),
+    + ", ".join(f"{record.name} {record.max_new_tokens}" for record in BENCHMARKS),
     lower_bound=1,
 )
 OFFSET = flags.DEFINE_integer("offset", 0, "Leave out so many questions in front.", lower_bound=0)
@@ -124,14 +124,14 @@ def scene_settings() -> dict[str, Any]:
     return {"scene_seeds": f"{seeds.start}:{seeds.stop}", "render_px": RENDER_PX.value}
 
 
-def file_settings() -> dict[str, Any]:
+def file_settings(record: Benchmark) -> dict[str, Any]:
     """Return the settings of a benchmark that comes as files.
 
     Raises:
       ValueError: --data is missing or none of the forms that can be read.
     """
     if not DATA.value:
-        raise ValueError(f"--data: name the file or folder of {BENCHMARK.value}")
+        raise ValueError(f"--data: name the file or folder of {record.name}")
     path = pathlib.Path(DATA.value).absolute()
     return {
         "data": str(path),
@@ -142,25 +142,24 @@ def file_settings() -> dict[str, Any]:
     }
 
 
-# What reads a benchmark's own flags, and which flags these are.
-_SETTINGS: Mapping[str, Callable[[], dict[str, Any]]] = {uhr_mini.NAME: scene_settings}
 _SCENE_FLAGS = (SPLIT, SCENE_SEEDS, RENDER_PX, LABEL_MAPS)
 _FILE_FLAGS = (DATA, IMAGE_FOLDER, LEAK_HINT)
 
 
-def prompt_of_flags() -> str:
-    """Return --prompt, or the benchmark's default.
+def source_settings(record: Benchmark) -> dict[str, Any]:
+    """Return what a benchmark's flags say about where its pictures come from and how they are asked.
 
     Raises:
-      ValueError: the benchmark has no such prompt, or a flag is given that belongs to other benchmarks.
+      ValueError: the benchmark has no such prompt, or a flag is missing or belongs to other benchmarks.
     """
-    source = SOURCES[BENCHMARK.value]
-    for flag in _FILE_FLAGS if BENCHMARK.value in _SETTINGS else _SCENE_FLAGS:
+    is_scenes = "scene_seeds" in record.settings
+    for flag in _FILE_FLAGS if is_scenes else _SCENE_FLAGS:
         if flag.present:
-            raise ValueError(f"--{flag.name}: is not for --benchmark={BENCHMARK.value}; leave it out")
-    if PROMPT.value not in (None, *source.prompts):
-        raise ValueError(f"--prompt={PROMPT.value}: {BENCHMARK.value} offers {', '.join(source.prompts)}")
-    return PROMPT.value or source.prompts[0]
+            raise ValueError(f"--{flag.name}: is not for --benchmark={record.name}; leave it out")
+    if PROMPT.value not in (None, *record.prompts):
+        raise ValueError(f"--prompt={PROMPT.value}: {record.name} offers {', '.join(record.prompts)}")
+    prompt = PROMPT.value or next(iter(record.prompts))
+    return {"prompt": prompt, **(scene_settings() if is_scenes else file_settings(record))}
 
 
 def config_of_flags() -> BatConfig:
@@ -212,17 +211,16 @@ def shard_of_flag() -> tuple[int, int]:
 
 def settings_of_flags(num_shards: int) -> dict[str, Any]:
     """Return everything beside the config that the lines of one run have in common, ready for JSON."""
-    prompt = prompt_of_flags()
+    record = BENCHMARKS[BENCHMARK.value]
     init = compressor.KMEANS_INIT.value
     return {
-        "benchmark": BENCHMARK.value,
-        "prompt": prompt,
-        **_SETTINGS.get(BENCHMARK.value, file_settings)(),
+        "benchmark": record.name,
+        **source_settings(record),
         "views": VIEWS.value,
         "offset": OFFSET.value,
         "limit": LIMIT.value,
         "ids": IDS.value,
-        "max_new_tokens": MAX_NEW_TOKENS.value or SOURCES[BENCHMARK.value].max_new_tokens,
+        "max_new_tokens": MAX_NEW_TOKENS.value or record.max_new_tokens,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
         "label_maps": LABEL_MAPS.value and str(pathlib.Path(LABEL_MAPS.value).absolute()),
@@ -233,7 +231,7 @@ def settings_of_flags(num_shards: int) -> dict[str, Any]:
 
 def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
     """Return all pictures with the questions that a run's settings ask for, and one line on where they come from."""
-    found, description = SOURCES[settings["benchmark"]].open(settings)
+    found, description = BENCHMARKS[settings["benchmark"]].open(settings)
     chosen = select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
     return chosen, description
 
@@ -299,9 +297,7 @@ def write_metrics(
     """Write metrics.json and table.md from all predictions of a results directory, and print the table."""
     cfg = BatConfig.load(output / _CONFIG)
     records = read_predictions(output)
-    source = SOURCES[settings["benchmark"]]
-    name = pictures[0].tasks[0].question.benchmark
-    summary = results.summarise(name, pictures, records, source.breakdowns, source.averaging)
+    summary = results.summarise(BENCHMARKS[settings["benchmark"]], pictures, records)
     starts = [start for stored in stored_runs(output) for start in stored["starts"]]
     scales = zip(cfg.compressor.sizes_px, cfg.compressor.budgets, strict=True)
     table = results.to_markdown(

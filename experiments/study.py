@@ -20,8 +20,8 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
+from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
-from bat_jax.evals import uhr_mini
 from bat_jax.evals.runner import PredictionLog, read_predictions
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
@@ -139,7 +139,7 @@ def main(_: list[str]) -> None:
     results = Results(cfg=model.cfg, sweeps=sweeps, coverage=lines, chance=chance)
     counts = {name: min(most, len(seeds)) for name, most in what.scenes.items()}
     facts = [
-        f"{settings['plan']} plan; {uhr_mini.describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
+        f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()),
         f"checkpoint {checkpoint.name} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",

@@ -96,11 +96,11 @@ def test_shards_and_ready_made_prompts(done, folder):
 def test_mme_counts_a_lost_picture_as_wrong_and_goes_on(done, folder):
     assert done["mme"][0] == 0, done["mme"][2]
     metrics = metrics_of(folder, "mme")
-    assert metrics["benchmark"] == "mme_rs_lite" and metrics["status"] == {"answered": 2, "missing": 0, "error": 1}
+    assert metrics["benchmark"] == "mme_realworld" and metrics["status"] == {"answered": 2, "missing": 0, "error": 1}
     lost = metrics["errors"]["perception/remote_sensing/position/4"]
     assert lost.startswith("picture: ImageError: ") and "lost.png: does not exist" in lost
     assert metrics["overall"]["num_errors"] == 1 and metrics["subtasks"]["Position"]["accuracy"] == 0
-    assert "3 questions, 1 rows left out (not remote sensing)" in done["mme"][1]
+    assert "3 questions (Lite), 1 rows left out (not remote sensing)" in done["mme"][1]
 
 
 def test_rshr_counts_dialogues_apart_and_leads_with_the_mean_of_sub_tasks(done, folder):
@@ -129,7 +129,7 @@ BAD = {
     "files of scenes": "--data: is not for --benchmark=uhr_mini",
     "prompt": "--prompt=official: rshr offers release",
     "conversations": "category",
-    "hint": "needs style='release'",
+    "hint": "needs prompt=release",
     "other data": "data: ",
 }
 

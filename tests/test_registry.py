@@ -14,6 +14,7 @@ GROUP = "bat_jax.animals"
 class Animal:
     name: str
     legs: int = 4
+    aliases: tuple[str, ...] = ()
 
 
 def write(folder, name, text):
@@ -52,6 +53,15 @@ def test_every_module_of_the_package_is_a_record_and_they_stand_in_order(zoo):
     animals = registry_of(zoo[0])
     assert animals.names == ("bird", "dog") and list(animals) == [Animal("bird", 2), Animal("dog")]
     assert animals["dog"].legs == 4 and "dog" in animals and "cat" not in animals
+
+
+def test_a_record_is_found_by_its_aliases_which_no_other_record_may_have(zoo):
+    animals = registry_of(zoo[0])
+    with animals.added(Animal("cat", aliases=("puss",))) as cat:
+        assert animals["puss"] is cat and "puss" in animals and animals.names == ("bird", "cat", "dog")
+        for other in (Animal("puss"), Animal("tiger", aliases=("puss",)), Animal("tiger", aliases=("dog",))):
+            with pytest.raises(ValueError, match="is there already"):
+                animals.register(other)
 
 
 def test_an_installed_distribution_adds_a_record(zoo):

@@ -3,15 +3,8 @@
     micro       right answers / questions: every question has the same weight
     macro       mean of the sub-tasks' accuracies, over the sub-tasks that have questions
     macro_all   the same over all sub-tasks of the benchmark, one without questions counting 0 (lmms-eval's XLRS task)
-    paper       what the UHR-BAT paper prints: micro for XLRS-Bench ("w.Avg."; 44.0 is its own row weighted by the
-                counts of XLRS-Bench-lite), micro for MME-RealWorld (the Lite split has 3 x 50, so micro = macro
-                there), macro for RSHR-Bench ("P.Avg.", "R.Avg." and the mean over all 14)
-    leaderboard what the benchmarks' own tables print: macro for XLRS-Bench-lite, micro for MME, macro for RSHR
-
-UHR-Mini stands in no paper; both names mean for it what they mean for XLRS-Bench, whose form it has. For a file of
-LLaVA conversations both mean micro.
-
-An XLRS number under `paper` and one under `leaderboard` are not comparable.
+    paper       what the UHR-BAT paper prints, leaderboard what the benchmark's own table prints: the benchmark's record
+                says which mean that is. An XLRS number under one and one under the other are not comparable.
 
 A question without a prediction and a question that failed count as wrong and are shown as counts of their own. Turns
 of dialogues are in no average: they have their rows and MTEM@1, as in RSHR-Bench. Intervals are Wilson's, 95 %, for
@@ -27,45 +20,14 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.benchmarks import answer_readers
+from bat_jax.benchmarks.letters import Reading
+from bat_jax.benchmarks.record import MEANS, MULTI_TURN, PERCEPTION, REASONING, Task
+from bat_jax.benchmarks.registry import BENCHMARKS
 
-AVERAGINGS = ("paper", "leaderboard", "micro", "macro", "macro_all")
 STATUSES = ("answered", "missing", "error")
 _Z = statistics.NormalDist().inv_cdf(0.975)
-_NAMED = {
-    "paper": {
-        "xlrs_lite": "micro",
-        "mme_rs_lite": "micro",
-        "mme_rs": "micro",
-        "rshr": "macro",
-        "uhr_mini": "micro",
-        "llava": "micro",
-    },
-    "leaderboard": {
-        "xlrs_lite": "macro",
-        "mme_rs_lite": "micro",
-        "mme_rs": "micro",
-        "rshr": "macro",
-        "uhr_mini": "macro",
-        "llava": "micro",
-    },
-}
-_SINGLE_TURN = (categories.PERCEPTION, categories.REASONING)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Item:
-    """A question of a benchmark. id: unique. category: as the data spells it. dialogue: of a turn, its dialogue's name.
-
-    The name is whatever tells dialogues apart; where the data links turns by nothing else: category and image.
-    chance: how often a guess is right; None: by the number of options.
-    """
-
-    id: str
-    category: str
-    question: answer_readers.AnswerKey
-    dialogue: str | None = None
-    chance: float | None = None
+_SINGLE_TURN = (PERCEPTION, REASONING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +43,9 @@ class Prediction:
 class Outcome:
     """verdicts: rule -> Reading, for all of answer_readers.RULES. status: one of STATUSES."""
 
-    item: Item
+    task: Task
     status: str
-    verdicts: Mapping[str, answer_readers.Reading]
+    verdicts: Mapping[str, Reading]
 
 
 class Tally(NamedTuple):
@@ -115,7 +77,6 @@ class Report:
       macro, macro_all: the same three as accuracies; None where nothing was asked.
       dialogues: MTEM@1, a Tally over dialogues.
       averaging: as asked for; headline: the three accuracies under it.
-      warnings: sub-tasks whose number of questions is not the expected one.
     """
 
     benchmark: str
@@ -127,7 +88,6 @@ class Report:
     macro_all: Mapping[str, float | None]
     headline: Mapping[str, float | None]
     dialogues: Tally
-    warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
@@ -135,12 +95,13 @@ class Report:
         values["subtasks"] = [cell._asdict() for cell in self.subtasks]
         values["micro"] = {group: cell._asdict() for group, cell in self.micro.items()}
         values["dialogues"] = self.dialogues._asdict()
-        values["warnings"] = list(self.warnings)
         return values
 
 
-def wilson(num_right: int, total: int) -> tuple[float, float]:
+def wilson(num_right: float | int, total: int) -> tuple[float, float]:
     """Return Wilson's 95 % interval of a proportion (E. B. Wilson, 1927); (0, 1) for total 0.
+
+    A rounded share of a table gives a `num_right` that is no whole number.
 
     The ends are the p for which |num_right / total - p| = z * sqrt(p * (1 - p) / total), z = 1.96.
 
@@ -168,15 +129,15 @@ def average(kind: str, counts: Sequence[int], accuracies: Sequence[float | None]
     """Average sub-tasks' accuracies (in any unit); None if there is nothing to average.
 
     Args:
-      kind: "micro", "macro" or "macro_all".
+      kind: one of MEANS.
       counts: questions of each sub-task.
       accuracies: None for a sub-task that was not run ("-" in a table): left out above and below, 0 in macro_all.
 
     Raises:
       ValueError: the kind is unknown.
     """
-    if kind not in ("micro", "macro", "macro_all"):
-        raise ValueError(f"kind={kind!r}: must be 'micro', 'macro' or 'macro_all'")
+    if kind not in MEANS:
+        raise ValueError(f"kind={kind!r}: must be one of {', '.join(MEANS)}")
     pairs = [(n, value) for n, value in zip(counts, accuracies, strict=True) if value is not None and n]
     if not pairs:
         return None
@@ -185,56 +146,46 @@ def average(kind: str, counts: Sequence[int], accuracies: Sequence[float | None]
     return sum(value for _, value in pairs) / (len(pairs) if kind == "macro" else len(counts))
 
 
-def averaging_kind(name: str, averaging: str) -> str:
-    """Return "micro", "macro" or "macro_all": what an averaging means for a benchmark.
-
-    Raises:
-      ValueError: benchmark or averaging is unknown.
-    """
-    categories.benchmark(name)
-    if averaging not in AVERAGINGS:
-        raise ValueError(f"averaging={averaging!r}: must be one of {', '.join(AVERAGINGS)}")
-    return _NAMED.get(averaging, {}).get(name, averaging)
-
-
-def score(items: Iterable[Item], predictions: Mapping[str, Prediction]) -> tuple[Outcome, ...]:
+def score(tasks: Iterable[Task], predictions: Mapping[str, Prediction]) -> tuple[Outcome, ...]:
     """Join predictions to questions by id and judge them under every rule.
 
     Raises:
       ValueError: an id occurs twice, or a prediction belongs to no question.
     """
     outcomes, seen = [], set()
-    for item in items:
-        if item.id in seen:
-            raise ValueError(f"id={item.id!r}: occurs twice among the questions")
-        seen.add(item.id)
-        found = predictions.get(item.id)
+    for task in tasks:
+        if task.id in seen:
+            raise ValueError(f"id={task.id!r}: occurs twice among the questions")
+        seen.add(task.id)
+        found = predictions.get(task.id)
         failed = found is not None and (found.error is not None or found.output is None)
         status = "missing" if found is None else "error" if failed else "answered"
         answered = found if status == "answered" else Prediction(output=None)
-        verdicts = answer_readers.judge(answered.output, item.question, answered.letter_scores)
-        outcomes.append(Outcome(item=item, status=status, verdicts=verdicts))
+        verdicts = answer_readers.judge(answered.output, task.question, answered.letter_scores)
+        outcomes.append(Outcome(task=task, status=status, verdicts=verdicts))
     unknown = sorted(set(predictions) - seen)
     if unknown:
         raise ValueError(f"predictions: {len(unknown)} ids are of no question, the first is {unknown[0]!r}")
     return tuple(outcomes)
 
 
-def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str = "paper") -> Report:
-    """Return a benchmark's results under a rule.
+def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str | None = None) -> Report:
+    """Return a benchmark's results under a rule, with a headline that is averaged as its record says by default.
 
     Raises:
       ValueError: benchmark, rule, averaging or a category is unknown; a turn of a dialogue does not name its dialogue.
     """
-    entry, kind = categories.benchmark(name), averaging_kind(name, averaging)
+    record = BENCHMARKS[name]
+    averaging = averaging or record.averaging
+    kind = record.mean_of(averaging)
     if rule not in answer_readers.RULES:
         raise ValueError(f"rule={rule!r}: must be one of {', '.join(answer_readers.RULES)}")
-    parts: dict[str, list[Outcome]] = {subtask.abbreviation: [] for subtask in entry.subtasks}
+    parts: dict[str, list[Outcome]] = {subtask.abbreviation: [] for subtask in record.subtasks}
     for outcome in outcomes:
-        parts[categories.subtask(name, outcome.item.category).abbreviation].append(outcome)
+        parts[record.subtask(outcome.task.category).abbreviation].append(outcome)
     cells = {abbreviation: _cell(abbreviation, part, rule) for abbreviation, part in parts.items()}
-    groups = {group: [item.abbreviation for item in entry.in_group(group)] for group in _SINGLE_TURN}
-    groups["overall"] = [item.abbreviation for item in entry.subtasks if item.group != categories.MULTI_TURN]
+    groups = {group: [item.abbreviation for item in record.in_group(group)] for group in _SINGLE_TURN}
+    groups["overall"] = [item.abbreviation for item in record.subtasks if item.group != MULTI_TURN]
     micro = {group: _cell(group, [o for key in keys for o in parts[key]], rule) for group, keys in groups.items()}
     means = {
         mean: {
@@ -243,9 +194,9 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
         }
         for mean in ("micro", "macro", "macro_all")
     }
-    turns = [outcome for item in entry.in_group(categories.MULTI_TURN) for outcome in parts[item.abbreviation]]
+    turns = [outcome for item in record.in_group(MULTI_TURN) for outcome in parts[item.abbreviation]]
     return Report(
-        benchmark=name,
+        benchmark=record.name,
         rule=rule,
         averaging=averaging,
         subtasks=tuple(cells.values()),
@@ -254,15 +205,14 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
         macro_all=means["macro_all"],
         headline=means[kind],
         dialogues=_dialogue_cell(turns, rule),
-        warnings=categories.count_warnings(name, {key: len(part) for key, part in parts.items()}),
     )
 
 
-def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Outcome], str | None]) -> tuple[Tally, ...]:
-    """Return a Tally for every row that `row_of` puts outcomes into, by name; None leaves an outcome out."""
+def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Task], str | None]) -> tuple[Tally, ...]:
+    """Return a Tally for every row that `row_of` puts tasks into, by name; None leaves a task out."""
     rows: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        name = row_of(outcome)
+        name = row_of(outcome.task)
         if name is not None:
             rows.setdefault(name, []).append(outcome)
     return tuple(_cell(name, rows[name], rule) for name in sorted(rows))
@@ -285,9 +235,9 @@ def _counts(outcomes: Sequence[Outcome], rule: str) -> tuple[int, int, int]:
 
 
 def _chance(outcome: Outcome) -> float:
-    if outcome.item.chance is not None:
-        return outcome.item.chance
-    return chance(len(outcome.item.question.options), outcome.item.question.is_multi_answer)
+    if outcome.task.chance is not None:
+        return outcome.task.chance
+    return chance(len(outcome.task.question.options), outcome.task.question.is_multi_answer)
 
 
 def _cell(name: str, outcomes: Sequence[Outcome], rule: str) -> Tally:
@@ -299,9 +249,9 @@ def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Tally:
     """MTEM@1; a dialogue is missing or failed if one of its turns is. Its chance is the product of its turns'."""
     dialogues: dict[str, list[Outcome]] = {}
     for outcome in turns:
-        if outcome.item.dialogue is None:
-            raise ValueError(f"id={outcome.item.id!r}: is a turn of category {outcome.item.category!r} in no dialogue")
-        dialogues.setdefault(outcome.item.dialogue, []).append(outcome)
+        if outcome.task.dialogue is None:
+            raise ValueError(f"id={outcome.task.id!r}: is a turn of category {outcome.task.category!r} in no dialogue")
+        dialogues.setdefault(outcome.task.dialogue, []).append(outcome)
     num_right, total = answer_readers.mtem_at_1(
         {name: [turn.verdicts[rule].is_right for turn in part] for name, part in dialogues.items()}
     )
@@ -333,7 +283,7 @@ def to_markdown(reports: Sequence[Report]) -> str:
             raise ValueError(f"reports: {report.rule} and {first.rule} are not of the same questions and averaging")
     rules = [report.rule for report in reports]
     lines = [
-        f"| {categories.benchmark(first.benchmark).title} | n | missing | errors | {' | '.join(rules)} | chance |",
+        f"| {BENCHMARKS[first.benchmark].title} | n | missing | errors | {' | '.join(rules)} | chance |",
         "|---|" + "---:|" * (len(rules) + 4),
     ]
     columns = [
@@ -347,8 +297,7 @@ def to_markdown(reports: Sequence[Report]) -> str:
         for group in first.macro:
             shown = " | ".join(_percent(mean[group]) for mean in means)
             lines.append(f"| {group}, {label} | | | | {shown} | |")
-    lines += ["", *(f"Warning: {text}." for text in first.warnings)]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _row(cells: Sequence[Tally]) -> str:

@@ -6,15 +6,16 @@ as failed ones are. `to_markdown` prints what a person reads.
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.benchmarks import answer_readers
+from bat_jax.benchmarks.record import Benchmark, Picture
+from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.evals import aggregate
-from bat_jax.evals.aggregate import Outcome, Prediction, Tally
-from bat_jax.evals.runner import DEFAULT_RULE, Picture, Task
+from bat_jax.evals.aggregate import Prediction, Tally
+from bat_jax.evals.runner import DEFAULT_RULE
 
-Breakdowns = Mapping[str, Callable[[Task], str | None]]
 # Reasons of failed questions that the table quotes.
 _NUM_QUOTED = 5
 
@@ -24,7 +25,7 @@ class Summary:
     """A run's numbers.
 
     Attributes:
-      benchmark: key of categories.BENCHMARKS. answer_form: what the questions ask for, "letters" or "texts".
+      benchmark: its key. answer_form: what the questions ask for, "letters" or "texts".
       reports: rule -> Report over all questions; micro, macro and sub-tasks with intervals and chance.
       breakdowns: title -> rows, under the default rule.
       num_pictures: with at least one line. status: number of questions by status.
@@ -78,54 +79,39 @@ class Summary:
         }
 
 
-def summarise(
-    benchmark: str,
-    pictures: Sequence[Picture],
-    records: Mapping[str, Mapping[str, Any]],
-    breakdowns: Breakdowns,
-    averaging: str = "micro",
-) -> Summary:
+def summarise(record: Benchmark, pictures: Sequence[Picture], records: Mapping[str, Mapping[str, Any]]) -> Summary:
     """Count a run.
 
     Args:
-      benchmark: key of categories.BENCHMARKS.
       pictures: all that the run is to answer, by whichever process.
       records: lines by id, as `runner.read_predictions` returns them.
-      breakdowns: title -> the row that a question stands in, or None.
-      averaging: of the headline; one of aggregate.AVERAGINGS.
 
     Raises:
       ValueError: a line belongs to none of the questions.
     """
     tasks = {task.id: task for picture in pictures for task in picture.tasks}
-    predictions = {id: Prediction(output=record["output"], error=record["error"]) for id, record in records.items()}
-    outcomes = aggregate.score((task.item for task in tasks.values()), predictions)
-    reports = {rule: aggregate.aggregate(benchmark, outcomes, rule, averaging) for rule in answer_readers.RULES}
-
-    def row_of(key: Callable[[Task], str | None]) -> Callable[[Outcome], str | None]:
-        return lambda outcome: key(tasks[outcome.item.id])
-
-    answered = [record for record in records.values() if record["status"] == "answered"]
-    of_picture = {record["picture"]: record for record in records.values()}
-    per_scale = zip(*(record["tokens_kept"] for record in answered), strict=True)
+    predictions = {id: Prediction(output=line["output"], error=line["error"]) for id, line in records.items()}
+    outcomes = aggregate.score(tasks.values(), predictions)
+    answered = [line for line in records.values() if line["status"] == "answered"]
+    of_picture = {line["picture"]: line for line in records.values()}
+    per_scale = zip(*(line["tokens_kept"] for line in answered), strict=True)
     return Summary(
-        benchmark=benchmark,
+        benchmark=record.name,
         answer_form=next(iter(tasks.values())).question.answer_form,
-        # Numbers of questions are those asked for; the published ones are no measure of a part.
-        reports={rule: dataclasses.replace(report, warnings=()) for rule, report in reports.items()},
+        reports={rule: aggregate.aggregate(record.name, outcomes, rule) for rule in answer_readers.RULES},
         breakdowns={
-            title: aggregate.breakdown(outcomes, DEFAULT_RULE, row_of(key)) for title, key in breakdowns.items()
+            title: aggregate.breakdown(outcomes, DEFAULT_RULE, row_of) for title, row_of in record.breakdowns.items()
         },
         num_pictures=len(of_picture),
         status={name: sum(outcome.status == name for outcome in outcomes) for name in aggregate.STATUSES},
-        tokens_kept=_mean(sum(record["tokens_kept"]) for record in answered),
+        tokens_kept=_mean(sum(line["tokens_kept"]) for line in answered),
         tokens_per_scale=tuple(statistics.fmean(kept) for kept in per_scale),
-        question_seconds=_mean_warm((record["seconds"], record["compile_seconds"]) for record in answered),
+        question_seconds=_mean_warm((line["seconds"], line["compile_seconds"]) for line in answered),
         encode_seconds=_mean_warm(
-            (record["encode_seconds"], record["encode_compile_seconds"]) for record in of_picture.values()
+            (line["encode_seconds"], line["encode_compile_seconds"]) for line in of_picture.values()
         ),
-        load_seconds=_mean(record["load_seconds"] for record in of_picture.values()),
-        errors=tuple((id, record["error"]) for id, record in records.items() if record["error"] is not None),
+        load_seconds=_mean(line["load_seconds"] for line in of_picture.values()),
+        errors=tuple((id, line["error"]) for id, line in records.items() if line["error"] is not None),
     )
 
 
@@ -148,7 +134,7 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
       facts: lines of text on what was run, for the top.
     """
     overall, macro = summary.report.micro["overall"], summary.report.macro["overall"]
-    title = categories.benchmark(summary.benchmark).title
+    title = BENCHMARKS[summary.benchmark].title
     lines = [f"# {title}: {_headline(summary)}", "", *(f"- {fact}" for fact in facts)]
     status = summary.status
     lines.append(
@@ -184,7 +170,7 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
 
 def _headline(summary: Summary) -> str:
     report = summary.report
-    if aggregate.averaging_kind(summary.benchmark, report.averaging) == "micro":
+    if BENCHMARKS[summary.benchmark].mean_of(report.averaging) == "micro":
         return f"{_share(report.micro['overall'])} percent right"
     value = report.headline["overall"]
     return f"{'-' if value is None else f'{100 * value:.1f}'} percent right, mean of sub-tasks"

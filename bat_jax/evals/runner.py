@@ -28,69 +28,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent import futures
 from typing import Any, BinaryIO
 
-import numpy as np
 from tqdm import tqdm
 
-from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.benchmarks import answer_readers
+from bat_jax.benchmarks.record import Loaded, Picture, Task
 from bat_jax.config import BatConfig, ScaleSpec
-from bat_jax.evals import aggregate
-from bat_jax.io.images import SourceImage, one_line
+from bat_jax.io.images import one_line
 
 DEFAULT_RULE = "official"
 PREDICTIONS = "predictions"
 # What encoding a picture costs beside a question, to share pictures out among processes.
 _PICTURE_COST = 5
-
-
-Loaded = np.ndarray | SourceImage | tuple[np.ndarray | SourceImage, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Task:
-    """One question about a picture.
-
-    Attributes:
-      id: unique over the benchmark. text: the whole prompt of the user. category: as the benchmark spells it.
-      question: what scoring needs to know. prompt_style: how `text` asks. chance, dialogue: see `aggregate.Item`.
-      shared_with: texts of other questions about the picture that tokens are chosen for together (`BatModel.ask`).
-      facts: anything else that JSON can hold; goes into the question's line.
-    """
-
-    id: str
-    text: str
-    category: str
-    question: answer_readers.AnswerKey
-    prompt_style: str
-    chance: float | None = None
-    dialogue: str | None = None
-    shared_with: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def sub_task(self) -> str:
-        return categories.subtask(self.question.benchmark, self.category).abbreviation
-
-    @property
-    def item(self) -> aggregate.Item:
-        """The question as the tables count it."""
-        return aggregate.Item(
-            id=self.id, category=self.category, question=self.question, dialogue=self.dialogue, chance=self.chance
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture, or several that are shown together, and its questions.
-
-    Attributes:
-      key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage; a tuple of them for several.
-      label_map: returns the region labels of a single picture for partition "sam", (H, W); None under the others.
-    """
-
-    key: str
-    load: Callable[[], Loaded]
-    tasks: tuple[Task, ...]
-    label_map: Callable[[], np.ndarray] | None = None
 
 
 def anchor_view(cfg: BatConfig) -> BatConfig:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from bat_jax.benchmarks.answer_readers import strict_letters
+from bat_jax.benchmarks.letters import strict_letters
 from bat_jax.config import BatConfig
 from bat_jax.encoding import SceneData
 from bat_jax.mini.world import question as scene_question

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from bat_jax.benchmarks.samples import BenchmarkData, labelled_lines, parse_options
+from bat_jax.benchmarks.file_benchmark import BenchmarkData
+from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.benchmarks.samples import labelled_lines, parse_options
 from bat_jax.io.images import decode_image
 from tests.benchmarks import benchmark_files as files
 
 
-def read(key, path, **options):
-    data = BenchmarkData(key, path, **options)
+def read(name, path, **options):
+    data = BenchmarkData(BENCHMARKS[name], path, **options)
     return list(data), data
 
 
@@ -172,19 +174,17 @@ def test_what_cannot_be_read_is_one_line_with_file_row_and_field(name, tmp_path)
 def test_folders_and_keys_that_do_not_do(tmp_path):
     for path, message in ((tmp_path, "holds no data"), (tmp_path / "none", "does not exist")):
         with pytest.raises(ValueError, match=message):
-            BenchmarkData("xlrs", path)
+            BenchmarkData(BENCHMARKS["xlrs"], path)
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("[]")
     with pytest.raises(ValueError, match=r"several files that could be meant \(a.json, b.json\)"):
-        BenchmarkData("xlrs", tmp_path)
-    with pytest.raises(ValueError, match="benchmark='vqa': must be one of xlrs"):
-        BenchmarkData("vqa", tmp_path)
+        BenchmarkData(BENCHMARKS["xlrs"], tmp_path)
     with pytest.raises(ValueError, match="image_folder=nowhere: is no folder"):
-        BenchmarkData("xlrs", tmp_path / "a.json", "nowhere")
+        BenchmarkData(BENCHMARKS["xlrs"], tmp_path / "a.json", "nowhere")
     tree = files.write_xlrs_tree(tmp_path / "tree")
     (tree / "train" / "data-00001-of-00002.arrow").unlink()
     with pytest.raises(ValueError, match=r"1 of 2 files are missing, such as data-00001-of-00002.arrow"):
-        BenchmarkData("xlrs", tree)
+        BenchmarkData(BENCHMARKS["xlrs"], tree)
 
 
 def test_without_pyarrow_the_extra_to_install_is_named(tmp_path, monkeypatch):

@@ -8,20 +8,23 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bat_jax.benchmarks import answer_readers, categories
+from bat_jax.benchmarks.letters import AnswerKey
+from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.evals import aggregate
-from bat_jax.evals.aggregate import Item, Prediction
+from bat_jax.evals.aggregate import Prediction
 
 FOUR = ("(A) one", "(B) two", "(C) three", "(D) four")
 TWO = ("(A) Yes", "(B) No")
-COUNTS = {name: [item.count for item in entry.subtasks] for name, entry in categories.BENCHMARKS.items()}
+COUNTS = {record.name: list(record.counts().values()) for record in BENCHMARKS}
+LITE = list(BENCHMARKS["mme_realworld"].counts("Lite").values())
 Z = 1.959963984540054
 
 
-def make_item(id, category, truth="A", options=FOUR, name="xlrs_lite", dialogue=None):
-    several = categories.subtask(name, category).is_multi_answer
-    question = answer_readers.AnswerKey(benchmark=name, truth=truth, options=options, is_multi_answer=several)
-    return Item(id=id, category=category, question=question, dialogue=dialogue)
+def make_task(id, category, truth="A", options=FOUR, name="xlrs", dialogue=None):
+    record = BENCHMARKS[name]
+    several = record.subtask(category).is_multi_answer
+    question = AnswerKey(benchmark=name, truth=truth, options=options, is_multi_answer=several)
+    return record.task(category, id=id, question=question, dialogue=dialogue, text="?", prompt_style="release")
 
 
 def answers(**outputs):
@@ -32,6 +35,7 @@ def test_wilson_equals_literals():
     # 95 % intervals of Newcombe (Statistics in Medicine 17, 1998), table I, method 3
     for num_right, total, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (1, 29, 0.0061, 0.1718)]:
         assert aggregate.wilson(num_right, total) == pytest.approx((low, high), abs=5e-5)
+    assert aggregate.wilson(150 * 33.33 / 100, 150) == pytest.approx((0.2629, 0.4121), abs=1e-4)  # a rounded share
     assert aggregate.wilson(0, 20) == pytest.approx((0, 0.1611), abs=5e-5)
     assert aggregate.wilson(20, 20) == pytest.approx((0.8389, 1), abs=5e-5)
     assert aggregate.wilson(0, 0) == (0.0, 1.0)
@@ -74,14 +78,14 @@ UHR_BAT_RSHR = [46.5, 32.0, 38.0, 12.5, 38.5, 24.0, 17.1, 17.0, 37.0, 44.0, 34.0
     ("row", "macro", "micro"), [(GPT_4O, 32.39, 23.00), (QWEN_72B, 50.23, 46.24), (GEOCHAT, 22.90, 21.17)]
 )
 def test_xlrs_averages_equal_the_published(row, macro, micro):
-    assert aggregate.average("macro", COUNTS["xlrs_lite"], row) == pytest.approx(macro, abs=0.006)
-    assert aggregate.average("micro", COUNTS["xlrs_lite"], row) == pytest.approx(micro, abs=0.006)
+    assert aggregate.average("macro", COUNTS["xlrs"], row) == pytest.approx(macro, abs=0.006)
+    assert aggregate.average("micro", COUNTS["xlrs"], row) == pytest.approx(micro, abs=0.006)
 
 
 def test_a_subtask_not_run_may_count_as_zero():
-    assert aggregate.average("macro_all", COUNTS["xlrs_lite"], GEOCHAT) == pytest.approx(22.90 * 12 / 13, abs=0.006)
+    assert aggregate.average("macro_all", COUNTS["xlrs"], GEOCHAT) == pytest.approx(22.90 * 12 / 13, abs=0.006)
     as_wrong = [0.0 if value is None else value for value in GEOCHAT]
-    assert aggregate.average("micro", COUNTS["xlrs_lite"], as_wrong) == pytest.approx(20.75, abs=0.006)
+    assert aggregate.average("micro", COUNTS["xlrs"], as_wrong) == pytest.approx(20.75, abs=0.006)
     assert aggregate.average("macro", [5, 5], [None, None]) is None
     with pytest.raises(ValueError, match="kind='mean'"):
         aggregate.average("mean", [1], [1.0])
@@ -90,38 +94,48 @@ def test_a_subtask_not_run_may_count_as_zero():
 def test_the_papers_own_rows_follow_from_its_averaging():
     def mean(name, row, columns=slice(None)):
         counts = COUNTS[name][: len(row)][columns]
-        return round(aggregate.average(aggregate.averaging_kind(name, "paper"), counts, row[columns]), 1)
+        return round(aggregate.average(BENCHMARKS[name].mean_of("paper"), counts, row[columns]), 1)
 
-    assert mean("xlrs_lite", UHR_BAT) == 44.0
+    assert mean("xlrs", UHR_BAT) == 44.0
     assert [mean("rshr", UHR_BAT_RSHR, part) for part in (slice(9), slice(9, None))] == [29.2, 45.0]
     assert mean("rshr", UHR_BAT_RSHR) == 34.8
     assert [mean("rshr", GPT_4O_RSHR, part) for part in (slice(9), slice(9, None))] == [30.2, 50.1]
     assert mean("rshr", GPT_4O_RSHR) == 37.3
-    assert round(aggregate.average("micro", COUNTS["mme_rs_lite"], [44.0, 42.0, 14.0]), 2) == 33.33
+    assert round(aggregate.average("micro", LITE, [44.0, 42.0, 14.0]), 2) == 33.33
     # A row of the same table follows from the counts of the full split alone.
     geochat = [25.06, 23.11, 15.66]
-    assert round(aggregate.average("micro", COUNTS["mme_rs"], geochat), 2) == 21.32
-    assert round(aggregate.average("micro", COUNTS["mme_rs_lite"], geochat), 2) == 21.28
+    assert round(aggregate.average("micro", COUNTS["mme_realworld"], geochat), 2) == 21.32
+    assert round(aggregate.average("micro", LITE, geochat), 2) == 21.28
 
 
 @pytest.mark.parametrize(
     ("averaging", "kinds"),
     [
-        ("paper", ["micro", "micro", "micro", "macro", "micro", "micro"]),
-        ("leaderboard", ["macro", "micro", "micro", "macro", "macro", "micro"]),
-        ("macro_all", ["macro_all"] * 6),
+        ("paper", ["micro", "macro", "micro", "micro"]),
+        ("leaderboard", ["micro", "macro", "macro", "macro"]),
+        ("macro_all", ["macro_all"] * 4),
     ],
 )
-def test_averagings_have_a_meaning_for_every_benchmark(averaging, kinds):
-    assert [aggregate.averaging_kind(name, averaging) for name in categories.BENCHMARKS] == kinds
+def test_averagings_have_a_meaning_for_every_published_benchmark(averaging, kinds):
+    names = ("mme_realworld", "rshr", "uhr_mini", "xlrs")
+    assert [BENCHMARKS[name].mean_of(averaging) for name in names] == kinds
+
+
+def test_a_benchmark_without_a_published_average_leads_with_micro_and_says_so():
+    task = make_task("a", "open", name="llava")
+    outcomes = aggregate.score([task], answers(a="A"))
+    report = aggregate.aggregate("llava", outcomes, "official")
+    assert report.averaging == "micro" and report.headline == {"perception": None, "reasoning": None, "overall": 1.0}
+    with pytest.raises(ValueError, match="averaging='paper': llava has no published average; give micro or macro"):
+        aggregate.aggregate("llava", outcomes, "official", "paper")
 
 
 def small_run():
     """Three sub-tasks: 2 of 4, 1 of 2 and 1 of 1 right, one missing and one failed among the wrong ones."""
     colour, motion, route = "Object properties/Object color", "Object properties/Object motion state", "Route planning"
-    items = [make_item(f"c{index}", colour) for index in range(4)]
-    items += [make_item(f"m{index}", motion, options=TWO) for index in range(2)]
-    items += [make_item("r0", f"Complex reasoning/{route}", truth="D")]
+    items = [make_task(f"c{index}", colour) for index in range(4)]
+    items += [make_task(f"m{index}", motion, options=TWO) for index in range(2)]
+    items += [make_task("r0", f"Complex reasoning/{route}", truth="D")]
     predictions = answers(c0="A", c1="(A)", c2="B", m0="A", r0="D")
     predictions["m1"] = Prediction(output=None, error="OSError: image file is truncated")
     return items, predictions
@@ -130,7 +144,7 @@ def small_run():
 def test_a_small_run_is_counted_by_hand():
     outcomes = aggregate.score(*small_run())
     assert [outcome.status for outcome in outcomes] == ["answered"] * 3 + ["missing", "answered", "error", "answered"]
-    report = aggregate.aggregate("xlrs_lite", outcomes, "strict")
+    report = aggregate.aggregate("xlrs", outcomes, "strict")
     cells = {cell.name: cell for cell in report.subtasks}
     assert cells["OCL"][:7] == ("OCL", 4, 2, 1, 0, 0, 0.5)
     assert cells["OMS"][:7] == ("OMS", 2, 1, 0, 1, 0, 0.5)
@@ -143,39 +157,38 @@ def test_a_small_run_is_counted_by_hand():
     assert report.macro == pytest.approx({"perception": 0.5, "reasoning": 1.0, "overall": 2 / 3})
     assert report.macro_all["overall"] == pytest.approx(2 / 13)
     assert report.headline == {group: cell.accuracy for group, cell in report.micro.items()}
-    assert aggregate.aggregate("xlrs_lite", outcomes, "strict", "leaderboard").headline == report.macro
-    assert "xlrs_lite: OCL has 4 questions, 800 are expected" in report.warnings
+    assert aggregate.aggregate("xlrs", outcomes, "strict", "leaderboard").headline == report.macro
 
 
 def test_chance_is_that_of_the_options():
     assert aggregate.chance(4, False) == 0.25
     assert aggregate.chance(2, False) == 0.5
     assert aggregate.chance(4, True) == 1 / 15
-    several = make_item("o", "Land use classification/Overall Land use classification", truth="AB")
-    report = aggregate.aggregate("xlrs_lite", aggregate.score([several], answers(o="A B")), "strict")
+    several = make_task("o", "Land use classification/Overall Land use classification", truth="AB")
+    report = aggregate.aggregate("xlrs", aggregate.score([several], answers(o="A B")), "strict")
     assert report.micro["overall"].chance == pytest.approx(1 / 15)
 
 
 def test_dialogues_count_whole_and_stand_in_no_average():
     turns = [
-        make_item(f"{dialogue}{turn}", "multturn_anomaly_detection", name="rshr", dialogue=dialogue)
+        make_task(f"{dialogue}{turn}", "multturn_anomaly_detection", name="rshr", dialogue=dialogue)
         for dialogue in "abc"
         for turn in range(3)
     ]
-    single = make_item("s", "color", name="rshr")
+    single = make_task("s", "color", name="rshr")
     predictions = answers(a0="A", a1="A", a2="A", b0="A", b1="B", b2="A", c0="A", c1="A", s="A")
     report = aggregate.aggregate("rshr", aggregate.score([*turns, single], predictions), "official")
     assert report.dialogues[:7] == ("MTEM@1", 3, 1, 1, 0, 0, pytest.approx(1 / 3))
     assert report.dialogues.chance == pytest.approx(1 / 64)
     assert report.micro["overall"].total == 1 and report.headline["overall"] == 1.0
     assert {cell.name: cell.num_right for cell in report.subtasks}["MAD"] == 7
-    outside = make_item("x", "multturn_anomaly_detection", name="rshr")
+    outside = make_task("x", "multturn_anomaly_detection", name="rshr")
     with pytest.raises(ValueError, match="id='x': is a turn"):
         aggregate.aggregate("rshr", aggregate.score([outside], {}), "official")
 
 
 def test_a_question_without_a_verdict_is_wrong_and_counted():
-    silent = make_item("s", "color", truth="ship", options=("yoyo", "ship"), name="rshr")
+    silent = make_task("s", "color", truth="ship", options=("yoyo", "ship"), name="rshr")
     outcomes = aggregate.score([silent], answers(s="B"))
     assert aggregate.aggregate("rshr", outcomes, "release").micro["overall"][:7] == ("overall", 1, 0, 0, 0, 1, 0.0)
     assert aggregate.aggregate("rshr", outcomes, "strict").micro["overall"].num_right == 1
@@ -189,16 +202,16 @@ def test_what_does_not_fit_together_is_an_error():
         aggregate.score(items, {**predictions, "zzz": Prediction(output="A")})
     outcomes = aggregate.score(items, predictions)
     with pytest.raises(ValueError, match="rule='loose'"):
-        aggregate.aggregate("xlrs_lite", outcomes, "loose")
+        aggregate.aggregate("xlrs", outcomes, "loose")
     with pytest.raises(ValueError, match="averaging='best'"):
-        aggregate.aggregate("xlrs_lite", outcomes, "strict", "best")
-    with pytest.raises(ValueError, match="mme_rs has no such category"):
-        aggregate.aggregate("mme_rs", outcomes, "strict")
+        aggregate.aggregate("xlrs", outcomes, "strict", "best")
+    with pytest.raises(ValueError, match="mme_realworld has no such category"):
+        aggregate.aggregate("mme_realworld", outcomes, "strict")
 
 
 def test_the_table_shows_every_rule_and_the_json_holds_no_nan():
     outcomes = aggregate.score(*small_run())
-    reports = [aggregate.aggregate("xlrs_lite", outcomes, rule) for rule in ("official", "strict")]
+    reports = [aggregate.aggregate("xlrs", outcomes, rule) for rule in ("official", "strict")]
     lines = aggregate.to_markdown(reports).splitlines()
     assert lines[:6] == [
         "| XLRS-Bench-lite | n | missing | errors | official | strict | chance |",
@@ -210,13 +223,12 @@ def test_the_table_shows_every_rule_and_the_json_holds_no_nan():
     ]
     assert "| overall, macro | | | | 66.7 | 66.7 | |" in lines
     assert "| overall, paper | | | | 57.1 | 57.1 | |" in lines
-    assert lines[-1].startswith("Warning: xlrs_lite: CCR has 0 questions")
     first, second = json.loads(aggregate.to_json(reports))
     assert (first["rule"], second["rule"]) == ("official", "strict")
     assert first["micro"]["overall"]["num_right"] == 4 and first["subtasks"][0]["accuracy"] is None
     assert math.isclose(first["headline"]["overall"], 4 / 7)
     with pytest.raises(ValueError, match="not of the same questions"):
-        aggregate.to_markdown([reports[0], aggregate.aggregate("xlrs_lite", outcomes[:2], "strict")])
+        aggregate.to_markdown([reports[0], aggregate.aggregate("xlrs", outcomes[:2], "strict")])
     with pytest.raises(ValueError, match="is empty"):
         aggregate.to_markdown([])
 
@@ -224,17 +236,15 @@ def test_the_table_shows_every_rule_and_the_json_holds_no_nan():
 @hypothesis.settings(max_examples=40, deadline=None)
 @hypothesis.given(
     st.lists(
-        st.tuples(
-            st.sampled_from([item.category for item in categories.benchmark("xlrs_lite").subtasks]), st.booleans()
-        ),
+        st.tuples(st.sampled_from([item.category for item in BENCHMARKS["xlrs"].subtasks]), st.booleans()),
         min_size=1,
         max_size=30,
     )
 )
 def test_groups_sum_to_the_whole_in_any_run(drawn):
-    items = [make_item(str(index), category) for index, (category, _) in enumerate(drawn)]
+    items = [make_task(str(index), category) for index, (category, _) in enumerate(drawn)]
     predictions = {str(index): Prediction(output="A" if right else "B") for index, (_, right) in enumerate(drawn)}
-    report = aggregate.aggregate("xlrs_lite", aggregate.score(items, predictions), "official")
+    report = aggregate.aggregate("xlrs", aggregate.score(items, predictions), "official")
     whole = report.micro["overall"]
     assert (whole.total, whole.num_right) == (len(drawn), sum(right for _, right in drawn))
     for field in ("total", "num_right"):

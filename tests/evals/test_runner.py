@@ -8,19 +8,22 @@ import types
 import numpy as np
 import pytest
 
-from bat_jax.benchmarks.answer_readers import AnswerKey
+from bat_jax.benchmarks.letters import AnswerKey
+from bat_jax.benchmarks.record import Picture
+from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import BatConfig
 from bat_jax.evals import results, runner
-from bat_jax.evals.runner import Pace, Picture, PredictionLog, Task
+from bat_jax.evals.runner import Pace, PredictionLog
 from tests.tiny_model import tiny_config
 
+UHR_MINI = dataclasses.replace(BENCHMARKS["uhr_mini"], breakdowns={"Kind": lambda task: task.facts.get("kind")})
 COLOUR, ROUTE = "Object properties/Object color", "Complex reasoning/Route planning"
 
 
 def make_task(id, truth="A", category=COLOUR, **facts):
     question = AnswerKey(benchmark="uhr_mini", truth=truth, options=("red", "blue", "green", "white"))
-    return Task(
-        id=id, text=f"ask {id}", category=category, question=question, prompt_style="release", chance=0.25, facts=facts
+    return UHR_MINI.task(
+        category, id=id, text=f"ask {id}", question=question, prompt_style="release", chance=0.25, facts=facts
     )
 
 
@@ -227,8 +230,7 @@ def test_a_summary_is_counted_by_hand(tmp_path):
     model = FakeModel(fail_on=("c1",))
     run_all(tmp_path / "predictions.jsonl", pictures[:1], model)
     run_all(tmp_path / "predictions-002-of-002.jsonl", runner.select_tasks(pictures[1:], limit=3), model)
-    breakdowns = {"Kind": lambda task: task.facts.get("kind")}
-    summary = results.summarise("uhr_mini", pictures, runner.read_predictions(tmp_path), breakdowns)
+    summary = results.summarise(UHR_MINI, pictures, runner.read_predictions(tmp_path))
     overall = summary.report.micro["overall"]
     assert (overall.total, overall.num_right, overall.num_missing, overall.num_errors) == (6, 2, 1, 1)
     assert overall.chance == 0.25
@@ -249,7 +251,7 @@ def test_a_summary_is_counted_by_hand(tmp_path):
     assert "| far | 3 | 0.0 [0.0, 56.1] | 25.0 |" in table
     assert "4 answered, 1 failed, 1 missing" in table and "- c1: question: ValueError" in table
     with pytest.raises(ValueError, match="2 ids are of no question"):
-        results.summarise("uhr_mini", pictures[1:], runner.read_predictions(tmp_path), {})
+        results.summarise(UHR_MINI, pictures[1:], runner.read_predictions(tmp_path))
 
 
 def test_seconds_leave_out_what_compiled_where_something_did_not(tmp_path):
@@ -258,5 +260,5 @@ def test_seconds_leave_out_what_compiled_where_something_did_not(tmp_path):
     for id, seconds, compiling in (("a0", 9.0, 8.0), ("a1", 2.0, 0.0), ("a2", 4.0, 0.0)):
         records[id] |= {"seconds": seconds, "compile_seconds": compiling, "encode_seconds": 7.0}
         records[id]["encode_compile_seconds"] = 6.0
-    summary = results.summarise("uhr_mini", [make_picture("a", 3)], records, {})
+    summary = results.summarise(UHR_MINI, [make_picture("a", 3)], records)
     assert (summary.question_seconds, summary.encode_seconds) == (3.0, 1.0)

@@ -75,15 +75,21 @@ def export(
     return num
 
 
+def llava_turns(question: Question, prompt_style: PromptStyle = "release") -> list[dict[str, str]]:
+    """Return a question and its answer as two turns of a conversation."""
+    return [
+        {"from": "human", "value": question.prompt(prompt_style)},
+        {"from": "gpt", "value": question.answer_word if prompt_style == "word" else question.answer},
+    ]
+
+
 def llava_record(question: Question, image: str, prompt_style: PromptStyle = "release") -> dict[str, Any]:
     """Return a question as a conversation; `image` is relative to the image folder."""
+    asked, answer = llava_turns(question, prompt_style)
     return {
         "id": question.question_id,
         "image": image,
-        "conversations": [
-            {"from": "human", "value": f"<image>\n{question.prompt(prompt_style)}"},
-            {"from": "gpt", "value": question.answer_word if prompt_style == "word" else question.answer},
-        ],
+        "conversations": [{**asked, "value": f"<image>\n{asked['value']}"}, answer],
         "category": question.category,
         "source_dataset": SOURCE,
     }

@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
+from bat_jax.benchmarks.record import Picture, Task
+from bat_jax.benchmarks.records.uhr_mini import task_of
 from bat_jax.config import BatConfig
-from bat_jax.evals.runner import Picture, Task
-from bat_jax.evals.uhr_mini import task_of
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.masks import instance_map
 from bat_jax.mini.world.question import Question

@@ -23,10 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from bat_jax.benchmarks.record import Picture
 from bat_jax.config import ScaleSpec
 from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
-from bat_jax.evals.runner import Picture, PredictionLog, answer_picture, read_predictions
+from bat_jax.evals.runner import PredictionLog, answer_picture, read_predictions
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.study.measured.comparison import Records, paired_difference, right_of, scene_of
 from bat_jax.study.measured.grids import Cell, Grid

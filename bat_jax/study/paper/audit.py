@@ -10,6 +10,7 @@ listed. A gain is the difference of two printed numbers and must be exact to the
 import math
 from collections.abc import Iterable, Mapping
 
+from bat_jax.evals.aggregate import wilson
 from bat_jax.study.paper.claims import AGREES, CANNOT_BE_CHECKED, DISAGREES, GAINS, QUOTED, UNCHECKED, Finding, Gain
 from bat_jax.study.paper.published import (
     MME_FULL,
@@ -217,14 +218,6 @@ def check_split(tables: Tables) -> list[Finding]:
     return found
 
 
-def wilson(percent: float, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson interval of an accuracy, in percent."""
-    z, share = 1.959964, percent / 100
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return 100 * (centre - half), 100 * (centre + half)
-
-
 def audit(tables: Tables = TABLES) -> list[Finding]:
     """Return all findings: averages, gains, shares of questions, statements, and what cannot be checked."""
     return [
@@ -265,7 +258,8 @@ def _sampling_lines(tables: Tables) -> list[str]:
     lines = ["| result | n | 95 % Wilson interval | others inside it |", "|---|---|---|---|"]
     for number, column, count in ((1, "w.Avg", 3080), (3, "Avg", 150)):
         table = tables[number]
-        low, high = wilson(table.value(OURS, column), count)
+        share = table.value(OURS, column) / 100
+        low, high = (100 * end for end in wilson(share * count, count))
         inside = [f"{n} {v:g}" for n, v in ranking(table, column) if low <= v <= high and n != OURS]
         ours = f"Table {number} {column} {table.value(OURS, column):g}"
         lines.append(f"| {ours} | {count:,} | {low:.1f} to {high:.1f} | {', '.join(inside) or 'none'} |")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bat_jax.evals import uhr_mini
+from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.evals.runner import select_tasks
 from bat_jax.io.prompts import build_prompt
 from bat_jax.pipeline import SHORTEST_TEXT

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from bat_jax.study.paper.audit import audit, check_split, is_share, mean_of, report, wilson
+from bat_jax.study.paper.audit import audit, check_split, is_share, mean_of, report
 from bat_jax.study.paper.claims import AGREES, DISAGREES, GAINS, UNCHECKED
 from bat_jax.study.paper.published import (
     OURS,
@@ -118,11 +118,6 @@ def test_table_4_is_a_line_without_its_first_row():
     assert line_fit(TABLES) == pytest.approx((13.70, 208.8), abs=0.06)
     slope, intercept = line_fit(TABLES, ("4k",))
     assert (slope, intercept) == pytest.approx((14.18, 204.0), abs=0.06)
-
-
-def test_wilson_interval_of_50_in_150():
-    """(p + z2/2n -+ z sqrt(p(1-p)/n + z2/4n2)) / (1 + z2/n) with p = 1/3, n = 150: 26.3 to 41.2."""
-    assert wilson(100 / 3, 150) == pytest.approx((26.29, 41.21), abs=0.02)
 
 
 def test_what_cannot_be_checked_says_why(findings):

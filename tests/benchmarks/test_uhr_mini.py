@@ -7,8 +7,10 @@ import types
 import numpy as np
 import pytest
 
-from bat_jax.benchmarks import answer_readers, categories
-from bat_jax.evals import aggregate, results, runner, uhr_mini
+from bat_jax.benchmarks import answer_readers
+from bat_jax.benchmarks.letters import AnswerKey
+from bat_jax.benchmarks.records import uhr_mini
+from bat_jax.evals import aggregate, results, runner
 from bat_jax.mini.world.question import SUB_TASKS
 from bat_jax.mini.world.render import render
 from bat_jax.mini.world.splits import SPLITS, scenes_with_questions
@@ -36,18 +38,17 @@ def test_every_question_stands_under_the_picture_that_shows_its_circle(scenes):
 
 
 def test_columns_are_the_worlds_sub_tasks_and_counts_those_of_its_test_split():
-    entry = categories.benchmark("uhr_mini")
+    entry = uhr_mini.BENCHMARK
     assert [item.abbreviation for item in entry.subtasks] == list(SUB_TASKS)
     assert [item.abbreviation for item in entry.in_group("reasoning")] == ["anomaly", "route_planning"]
     assert [item.abbreviation for item in entry.subtasks if item.is_multi_answer] == ["overall_land_use"]
     counts = collections.Counter()
     for _, questions in scenes_with_questions(SPLITS["test"]):
         for question in questions:
-            item = categories.subtask("uhr_mini", question.category)
-            assert item == categories.subtask("uhr_mini", question.sub_task)
-            assert item.num_options in (None, len(question.options))
+            item = entry.subtask(question.category)
+            assert item == entry.subtask(question.sub_task)
             counts[item.abbreviation] += 1
-    assert categories.count_warnings("uhr_mini", counts) == ()
+    assert entry.count_notes(counts) == ()
 
 
 class Oracle:
@@ -74,7 +75,7 @@ def test_the_truth_is_right_under_every_rule(style, tmp_path):
         runner.run(Oracle(pictures), pictures, log)
     records = runner.read_predictions(tmp_path)
     assert {record["prompt_style"] for record in records.values()} == {style}
-    summary = results.summarise("uhr_mini", pictures, records, uhr_mini.BREAKDOWNS)
+    summary = results.summarise(uhr_mini.BENCHMARK, pictures, records)
     assert {report.micro["overall"].accuracy for report in summary.reports.values()} == {1.0}
     assert summary.report.micro["overall"].total == 46 and summary.answer_form == ("letters", "texts")[style == "word"]
     crowded, forms = summary.breakdowns.values()
@@ -102,7 +103,7 @@ def test_several_letters_count_as_a_set():
     assert is_right(" ".join(truth)) and is_right(", ".join(truth)) and is_right(truth[::-1])
     assert not is_right(truth[0]) and not is_right(truth[:2]) and not is_right("A B C D") and not is_right("")
     assert task.chance == 0.1
-    outcomes = aggregate.score([task.item], {task.id: aggregate.Prediction(output=truth)})
+    outcomes = aggregate.score([task], {task.id: aggregate.Prediction(output=truth)})
     assert aggregate.aggregate("uhr_mini", outcomes, "official").micro["overall"].chance == 0.1
 
 
@@ -118,12 +119,10 @@ def test_texts_are_read_exactly_whatever_the_case():
     assert letters(words[0]) == "ABCD"[task.question.options.index(words[0])]
     for output in ("", words[0] + ",", f"{words[0]}, {words[0]}", " ".join(words), f"{words[0]}, snow", "A"):
         assert letters(output) == ""
-    single = answer_readers.AnswerKey(
-        benchmark="uhr_mini", truth="B", options=("top left", "top right"), answer_form="texts"
-    )
+    single = AnswerKey(benchmark="uhr_mini", truth="B", options=("top left", "top right"), answer_form="texts")
     assert letters("Top  right", single) == "B" and letters("right", single) == "" and letters("B", single) == ""
     with pytest.raises(ValueError, match="answer_form='word'"):
-        answer_readers.AnswerKey(benchmark="uhr_mini", truth="B", options=("a", "b"), answer_form="word")
+        AnswerKey(benchmark="uhr_mini", truth="B", options=("a", "b"), answer_form="word")
 
 
 def test_seeds_are_described_by_their_split():

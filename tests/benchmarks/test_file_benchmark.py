@@ -2,17 +2,19 @@
 
 import pytest
 
-from bat_jax.benchmarks import answer_readers
-from bat_jax.benchmarks.samples import BenchmarkData
-from bat_jax.evals import benchmark_files
+from bat_jax.benchmarks.answer_readers import judge
+from bat_jax.benchmarks.file_benchmark import BenchmarkData
+from bat_jax.benchmarks.letters import AnswerKey, truth_letters
+from bat_jax.benchmarks.registry import BENCHMARKS
 from tests.benchmarks import benchmark_files as files
 
 
-def tasks_of(key, path, prompt, **options):
-    found, number = benchmark_files.pictures(BenchmarkData(key, path), prompt, **options)
-    found = list(found)
+def tasks_of(name, path, prompt, **options):
+    record = BENCHMARKS[name]
+    samples = list(BenchmarkData(record, path))
+    found = list(record.pictures(samples, prompt, **options))
     tasks = {task.id: task for picture in found for task in picture.tasks}
-    assert len(tasks) == number
+    assert len(tasks) == len(samples)
     return found, tasks
 
 
@@ -38,7 +40,7 @@ def test_vlmevalkit_asks_its_ready_text_and_official_asks_the_same_options(tmp_p
     _, official = tasks_of("xlrs", folder, "official")
     _, tree = tasks_of("xlrs", files.write_xlrs_tree(tmp_path / "tree"), "official")
     assert {id: task.text for id, task in official.items()} == {id: task.text for id, task in tree.items()}
-    with pytest.raises(ValueError, match=r"row 0: options=None: VLMEvalKit's form"):
+    with pytest.raises(ValueError, match=r"row 0: options=.*: VLMEvalKit's form"):
         tasks_of("xlrs", tmp_path / "tree", "vlmevalkit")
 
 
@@ -59,14 +61,16 @@ def test_turns_of_a_category_about_a_picture_are_a_dialogue(tmp_path):
     _, tasks = tasks_of("rshr", files.write_rshr_json(tmp_path / "rshr"), "release")
     assert [tasks[id].dialogue for id in ("30", "30#2", "30#3")] == ["MTFP images/P2.png"] * 3
     assert tasks["17"].dialogue is None
-    assert answer_readers.truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
+    assert truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
 
 
-def test_mme_is_lite_by_its_size(tmp_path):
-    _, tasks = tasks_of("mme_realworld", files.write_mme_json(tmp_path / "mme"), "official")
-    assert {task.question.benchmark for task in tasks.values()} == {"mme_rs_lite"}
-    assert benchmark_files.scored_as("mme_realworld", 150) == "mme_rs_lite"
-    assert benchmark_files.scored_as("mme_realworld", 151) == "mme_rs"
+def test_the_description_names_the_variant_and_counts_that_are_not_the_expected_ones(tmp_path):
+    settings = {"data": str(files.write_mme_json(tmp_path / "mme")), "image_folder": None, "leak_hint": False}
+    _, text = BENCHMARKS["mme_realworld"].open({**settings, "prompt": "official", "max_pixels": 10**6})
+    assert text.endswith(
+        "mme: 3 questions (Lite), 1 rows left out (not remote sensing), "
+        "not the expected numbers: Position 1 of 50, Color 1 of 50, Count 1 of 50"
+    )
 
 
 def test_a_conversation_is_asked_as_the_release_asks_it(tmp_path):
@@ -74,7 +78,7 @@ def test_a_conversation_is_asked_as_the_release_asks_it(tmp_path):
     assert tasks["a"].text == "\n" + files.LLAVA_CHOICE.removeprefix("<image>\n")
     assert (tasks["a"].category, tasks["b"].category) == ("multiple choice", "open")
     assert tasks["c"].text == "\nWhat changed?" and tasks["b"].chance == 0
-    with pytest.raises(ValueError, match=r"conversations.json: row 0: category='colour': xlrs_lite has no"):
+    with pytest.raises(ValueError, match=r"conversations.json: row 0: category='colour': xlrs has no"):
         tasks_of("xlrs", tmp_path / "llava", "release")
     with pytest.raises(ValueError, match=r"conversations.json: row 0: prompt=official: .*; use release"):
         tasks_of("llava", tmp_path / "llava", "official")
@@ -84,10 +88,10 @@ def test_a_conversation_is_asked_as_the_release_asks_it(tmp_path):
     ("output", "is_right"), [("A harbour.", True), ("a  HARBOUR", True), ("harbour", False), ("", False), (None, False)]
 )
 def test_an_open_answer_is_right_only_as_the_whole_text(output, is_right):
-    question = answer_readers.AnswerKey(benchmark="llava", truth="A harbour", options=(), answer_form="open")
-    assert {verdict.is_right for verdict in answer_readers.judge(output, question).values()} == {is_right}
+    question = AnswerKey(benchmark="llava", truth="A harbour", options=(), answer_form="open")
+    assert {verdict.is_right for verdict in judge(output, question).values()} == {is_right}
     with pytest.raises(ValueError, match="one text as its truth and no options"):
-        answer_readers.AnswerKey(benchmark="llava", truth="", options=(), answer_form="open")
+        AnswerKey(benchmark="llava", truth="", options=(), answer_form="open")
 
 
 def test_an_answer_that_is_no_option_names_its_row(tmp_path):

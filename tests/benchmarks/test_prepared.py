@@ -1,0 +1,162 @@
+"""Benchmarks as TensorFlow datasets: made without TensorFlow, and read back as what the files hold."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bat_jax.benchmarks.file_benchmark import BenchmarkData
+from bat_jax.benchmarks.prepared import PreparedConversations, builder, open_prepared
+from bat_jax.benchmarks.records.uhr_mini import UhrMiniConfig
+from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.data.llava import Record, RecordSource
+from bat_jax.mini.world.layout import generate_scene
+from bat_jax.mini.world.questions import generate_questions
+from bat_jax.mini.world.render import render
+from bat_jax.mini.world.splits import SPLITS, TEST_CHECKSUM
+from tests.benchmarks import benchmark_files as files
+
+WRITE = {
+    "xlrs": files.write_xlrs_tree,
+    "mme_realworld": files.write_mme_parquet,
+    "rshr": files.write_rshr_json,
+    "llava": files.write_llava,
+}
+# One process makes all of them and shows that TensorFlow was never imported.
+PREPARE = """
+import sys
+import tensorflow_datasets as tfds
+from bat_jax.benchmarks.prepared import builder
+for name in sys.argv[2:]:
+    config = tfds.download.DownloadConfig(manual_dir=f"{sys.argv[1]}/{name.partition('/')[0]}")
+    name, _, kind = name.partition("/")
+    builder(name, config=kind, data_dir=f"{sys.argv[1]}/tfds").download_and_prepare(download_config=config)
+assert "tensorflow" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    for name, write in WRITE.items():
+        write(folder / name)
+    command = [sys.executable, "-c", PREPARE, str(folder), *WRITE, "uhr_mini/tiny"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder / "tfds" / "rshr").rename(folder / "tfds" / "rshr_bench")  # prepared under its old name
+    return folder
+
+
+def settings_of(folder, name, data):
+    prompt = next(iter(BENCHMARKS[name].prompts))
+    own = {"data": data, "image_folder": None, "leak_hint": False, "max_pixels": 10**6}
+    scenes = {"scene_seeds": f"{SPLITS['test'].start}:{SPLITS['test'].start + 2}", "render_px": 224, "split": "test"}
+    return {"prompt": prompt, "tfds_dir": str(folder / "tfds"), **own, **scenes}
+
+
+@pytest.mark.parametrize("name", [*WRITE, "uhr_mini"])
+def test_the_dataset_gives_the_pictures_and_tasks_of_the_files(name, folder):
+    of_files = None if name == "uhr_mini" else str(folder / name)
+    data = f"tfds:{name}/tiny" if name == "uhr_mini" else "tfds"
+    routes = [BENCHMARKS[name].open(settings_of(folder, name, way)) for way in (of_files, data)]
+    plain, prepared = (list(pictures) for pictures, _ in routes)
+    assert [(picture.key, picture.tasks) for picture in plain] == [(one.key, one.tasks) for one in prepared]
+    for one, other in zip(plain, prepared, strict=True):
+        pixels = [
+            [getattr(image, "pixels", image) for image in (loaded if isinstance(loaded, tuple) else (loaded,))]
+            for loaded in (one.load(), other.load())
+        ]
+        assert all(np.array_equal(*pair) for pair in zip(*pixels, strict=True)) and pixels[0]
+    assert "TensorFlow dataset" in routes[1][1]
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_samples_come_back_whole_and_in_order_with_their_images_byte_for_byte(name, folder):
+    stored = open_prepared(BENCHMARKS[name], "tfds", folder / "tfds").samples()
+    samples = list(BenchmarkData(BENCHMARKS[name], folder / name))
+    fields = ("id", "question", "options", "options_text", "answer", "category", "conversation", "record")
+    for sample, other in zip(samples, stored, strict=True):
+        assert [getattr(sample, field) for field in fields] == [getattr(other, field) for field in fields]
+        assert [image.name for image in sample.images] == [image.name for image in other.images]
+        assert [image.read() for image in sample.images] == [image.read() for image in other.images]
+
+
+def test_conversations_are_records_to_train_on(folder):
+    source = PreparedConversations("llava", folder / "tfds")
+    assert isinstance(source, RecordSource) and len(source) == 3
+    record = source[2]
+    assert isinstance(record, Record) and (record.id, record.images) == ("c", ("2/0", "2/1"))
+    assert [turn.text for turn in record.turns] == ["<image>\n<image>\nWhat changed?", "nothing"]
+    assert [source.image(name).read() for name in record.images] == [files.picture(31), files.picture(32)]
+    assert source.image("0/0").load(largest_view=16).pixels.shape[2] == 3
+
+
+def test_a_benchmarks_questions_are_records_with_the_default_prompt_and_the_letters_of_the_answer(folder):
+    question, answer = PreparedConversations("xlrs", folder / "tfds")[1].turns
+    assert question.text.startswith("<image>\nQuestion 1?") and question.text.endswith("The answer(s) is(are):")
+    assert answer.text == "A B D"
+
+
+def test_a_scene_is_a_record_of_all_questions_without_a_circle(folder):
+    source = PreparedConversations("uhr_mini/tiny", folder / "tfds")
+    record, scene = source[1], generate_scene(1)
+    asked = [question for question in generate_questions(scene) if question.marker is None]
+    assert (len(source), record.id, record.images) == (4, "1", ("1/0",))
+    assert [turn.text for turn in record.turns[1::2]] == [question.answer for question in asked]
+    assert record.turns[0].text == "<image>\n" + asked[0].prompt("release")
+    assert np.array_equal(source.image("1/0").load().pixels, render(scene, 224))
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+def test_scenes_are_those_of_their_split_with_pictures_and_all_fields(split, folder):
+    made = builder("uhr_mini", config="tiny", data_dir=folder / "tfds")
+    source = made.as_data_source(split=split)
+    assert [int(example["scene_seed"]) for example in source] == list(SPLITS[split][: len(source)])
+    scene = generate_scene(SPLITS[split][0])
+    rows, questions = source[0]["questions"], generate_questions(scene)
+    assert np.array_equal(source[0]["image"], render(scene, 224)) and len(rows["text"]) == len(questions)
+    for i, question in enumerate(questions):
+        assert rows["text"][i].decode() == question.text
+        assert tuple(rows["options"][i].decode().split("\n")) == question.options
+        assert rows["answer"][i].decode() == question.answer
+        assert rows["category"][i].decode() == question.category
+        assert tuple(tuple(box) for box in json.loads(rows["boxes"][i])) == question.boxes
+        marker = question.marker
+        stored = (rows["marker_x"][i], rows["marker_y"][i], rows["marker_radius"][i])
+        assert stored == ((marker.x, marker.y, marker.radius) if marker else (0, 0, 0))
+
+
+def test_files_are_array_records_and_carry_version_and_checksums(folder):
+    made = builder("uhr_mini", config="tiny", data_dir=folder / "tfds")
+    path = folder / "tfds" / "uhr_mini" / "tiny" / "1.1.0"
+    assert any(file.name.startswith("uhr_mini-test.array_record") for file in path.iterdir())
+    assert made.info.metadata["fixed_test_set_checksum"] == TEST_CHECKSUM
+    stored = json.loads((path / "metadata.json").read_text())
+    assert stored == dict(made.info.metadata)
+    assert len({stored[f"{split}_checksum"] for split in SPLITS}) == 3
+
+
+def test_configs_are_checked_and_one_of_your_own_is_taken(folder):
+    with pytest.raises(ValueError, match="image_side=100: must be 0"):
+        UhrMiniConfig(name="x", image_side=100)
+    with pytest.raises(ValueError, match="num=500: the split test has 1 to 200"):
+        UhrMiniConfig(name="x", num_test=500)
+    own = builder("uhr_mini", config=UhrMiniConfig(name="x", num_train=7), data_dir=folder / "tfds")
+    assert own.settings.seeds("train") == range(7) and own.builder_config.name == "x"
+    with pytest.raises(ValueError, match="data=tfds:uhr_mini/huge: must be tfds:uhr_mini and one of scenes,"):
+        builder("uhr_mini", config="huge")
+
+
+def test_what_is_not_prepared_is_one_line_that_says_how_to_prepare_it(folder, tmp_path):
+    with pytest.raises(ValueError) as error:
+        open_prepared(BENCHMARKS["xlrs"], "tfds:xlrs_lite", tmp_path)
+    assert str(error.value) == (
+        f"data=tfds:xlrs_lite: xlrs is not prepared in {tmp_path}; "
+        f"python -m experiments.prepare_tfds --benchmark=xlrs --data=PATH --tfds_dir={tmp_path}"
+    )
+    with pytest.raises(ValueError, match="data=tfds:rshr: is not of xlrs; give tfds or tfds:xlrs"):
+        open_prepared(BENCHMARKS["xlrs"], "tfds:rshr", folder / "tfds")
+    with pytest.raises(ValueError, match=r"split=train: .* has test"):
+        PreparedConversations("xlrs", folder / "tfds", split="train")
