@@ -21,7 +21,7 @@ from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_
 from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
-from bat_jax.io.images import SourceImage, read_image
+from bat_jax.io.images import SourceImage, fill_nodata, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
@@ -44,6 +44,7 @@ class SceneData:
       cache: the decoder over [prefix, anchor tokens]. prefix_ids: that prefix.
       init_index: first centres of every scale (empty where there is no clustering).
       image_size: (width, height) in pixels of the file; `pixels` is what was read of it, for pictures.
+      pad_colour: of the margins that made it square.
       intermediates: named arrays per stage when `encode(keep_intermediates=True)`.
     """
 
@@ -57,6 +58,7 @@ class SceneData:
     init_index: tuple[np.ndarray, ...]
     image_size: tuple[int, int]
     pixels: np.ndarray
+    pad_colour: tuple[int, ...]
     note: str
     run_seconds: dict[str, float]
     compile_seconds: dict[str, float]
@@ -91,7 +93,7 @@ class SceneEncoder:
         self.tokenizer = tokenizer
         self.stages = stages
         self.tile_batch = tile_batch
-        self._table = jnp.asarray(normalisation_table())
+        self._table = jnp.asarray(normalisation_table(cfg.vision))
 
     def encode(
         self,
@@ -149,7 +151,7 @@ class SceneEncoder:
 
     def _encode_source(self, source: SourceImage) -> EncodedViews:
         settings = self.cfg.compressor
-        tiles = tuple(make_tiles(source.pixels, settings.sizes_px, self.cfg.vision.image_size_px))
+        tiles = tuple(make_tiles(source.pixels, settings.sizes_px, self.cfg.vision))
         return EncodedViews(
             source=source,
             sizes_px=settings.sizes_px,
@@ -217,6 +219,7 @@ class SceneEncoder:
             init_index=tuple(centres),
             image_size=source.full_size,
             pixels=source.pixels,
+            pad_colour=cfg.vision.pad_colour,
             note=source.note,
             run_seconds=dict(self.stages.run_seconds),
             compile_seconds=dict(self.stages.compile_seconds),
@@ -225,13 +228,14 @@ class SceneEncoder:
 
     def _source(self, image: ImageLike) -> SourceImage:
         """Read a file, or take an array as it is."""
+        colour = self.cfg.vision.pad_colour
         if isinstance(image, SourceImage):
-            return image
+            return fill_nodata(image, colour)
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 2:
                 raise ValueError(f"image: need (H, W, 3) uint8 of at least 2 x 2, got {image.shape} {image.dtype}")
             return SourceImage(pixels=image, valid=None, full_size=(image.shape[1], image.shape[0]), note="")
-        return read_image(image, largest_view=max(self.cfg.compressor.sizes_px))
+        return fill_nodata(read_image(image, largest_view=max(self.cfg.compressor.sizes_px)), colour)
 
     def _label_regions(self, label_map: np.ndarray | None, source: SourceImage) -> tuple[LabelRegions, ...] | None:
         """Return each scale's regions under partition "sam", None under the others."""
@@ -263,7 +267,7 @@ class SceneEncoder:
 
         Tiles of nothing but padding all give the same features: one of them is encoded for all.
         """
-        is_padding = is_padding_tile(tiles)
+        is_padding = is_padding_tile(tiles, self.cfg.vision.pad_colour)
         wanted = np.flatnonzero(~is_padding)
         if is_padding.any():
             wanted = np.append(wanted, np.flatnonzero(is_padding)[0])

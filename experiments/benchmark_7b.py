@@ -284,7 +284,7 @@ class ShapesBenchmark:
 
     def first_question_again(self) -> dict[str, Any]:
         start = time.perf_counter()
-        make_tiles(self.pixels, self.cfg.compressor.sizes_px, self.cfg.vision.image_size_px)
+        make_tiles(self.pixels, self.cfg.compressor.sizes_px, self.cfg.vision)
         return {"host_views_s": time.perf_counter() - start, **self.first_question()}
 
     def parts(self) -> dict[str, Any]:

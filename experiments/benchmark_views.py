@@ -19,13 +19,14 @@ import rasterio
 from absl import app, flags
 from PIL import Image
 
+from bat_jax.config import VisionConfig
 from bat_jax.io import images, views
 
 _SIZE = flags.DEFINE_integer("size", 8192, "Side of the square test image, in pixels.", lower_bound=2)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each step; the fastest counts.", lower_bound=1)
 
 _SCALES = (672, 1344, 2688, 4032)
-_TILE = 336
+_TOWER = VisionConfig()
 
 
 def _fastest(step: Callable[[], object], repeats: int) -> float:
@@ -57,14 +58,16 @@ def main(argv) -> None:
     Image.MAX_IMAGE_PIXELS = None  # for the baseline only; read_image does not look at it
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
     print(f"Pillow {PIL.__version__}, rasterio {rasterio.__version__}, NumPy {np.__version__}")
-    print(f"{side} x {side} RGB, scales {_SCALES}, tiles of {_TILE}, fastest of {repeats}\n")
+    print(f"{side} x {side} RGB, scales {_SCALES}, tiles of {_TOWER.image_size_px}, fastest of {repeats}\n")
     pixels = _picture(side)
     held = Image.fromarray(pixels)
     baseline = _fastest(lambda: [held.resize((scale, scale)) for scale in _SCALES], repeats)
     _row("Pillow's four resizes", baseline, baseline)
     _row("array -> Pillow image (part of the next)", _fastest(lambda: Image.fromarray(pixels), repeats), baseline)
     _row(
-        "ours: make_tiles from the array", _fastest(lambda: views.make_tiles(pixels, _SCALES, _TILE), repeats), baseline
+        "ours: make_tiles from the array",
+        _fastest(lambda: views.make_tiles(pixels, _SCALES, _TOWER), repeats),
+        baseline,
     )
     with tempfile.TemporaryDirectory() as folder:
         files = {
@@ -78,7 +81,7 @@ def main(argv) -> None:
             pillow = _fastest(lambda: Image.open(path).convert("RGB"), repeats)  # noqa: B023
             read = _fastest(lambda: images.read_image(path, max_pixels=side * side), repeats)  # noqa: B023
             both = _fastest(
-                lambda: views.make_tiles(images.read_image(path, max_pixels=side * side).pixels, _SCALES, _TILE),  # noqa: B023
+                lambda: views.make_tiles(images.read_image(path, max_pixels=side * side).pixels, _SCALES, _TOWER),  # noqa: B023
                 repeats,
             )
             print()

@@ -9,6 +9,8 @@ import pytest
 from bat_jax import model as bat
 from bat_jax.compress.partition import cluster_rows
 from bat_jax.config.compressor import SelectionRule
+from bat_jax.encoding import SceneEncoder
+from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
 from bat_jax.io.prompts import build_prompt
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
@@ -112,11 +114,24 @@ def test_seeds_decide_the_first_centres_and_nothing_else_does(model):
     np.testing.assert_array_equal(given.scales[1].region_id, first.scales[1].region_id)
 
 
+def test_pixels_are_normalised_and_padded_as_the_towers_config_says(model):
+    vision = dataclasses.replace(
+        model.cfg.vision, pixel_mean=(0.5, 0.25, 0.125), pixel_std=(0.5, 0.3, 0.2), pad_colour=(200, 3, 4)
+    )
+    cfg = dataclasses.replace(model.cfg, vision=vision)
+    encoder = SceneEncoder(cfg, model.params, model.tokenizer, Stages())
+    pixels = encoder.encode(np.full((40, 230, 3), 51, np.uint8), keep_intermediates=True).intermediates["pixels_112"]
+    expected = [(np.float32([200, 3, 4]) / 255 - vision.pixel_mean) / vision.pixel_std]
+    expected += [(np.float32([51, 51, 51]) / 255 - vision.pixel_mean) / vision.pixel_std]
+    np.testing.assert_allclose(pixels[0, 0], np.tile(expected[0], (56, 1)), rtol=1e-6)
+    np.testing.assert_allclose(pixels[0, -1], np.tile(expected[1], (56, 1)), rtol=1e-6)
+
+
 def test_tiles_of_padding_get_the_features_that_encoding_them_gives(model):
-    tiles = make_tiles(picture(40, 230), (224,), 56)[0]
-    assert is_padding_tile(tiles).sum() > 1
+    tiles = make_tiles(picture(40, 230), (224,), model.cfg.vision)[0]
+    assert is_padding_tile(tiles, model.cfg.vision.pad_colour).sum() > 1
     data = model.encode(picture(40, 230), keep_intermediates=True)
-    direct = bat.encode_tiles(model.cfg, model.params, tiles, normalisation_table())
+    direct = bat.encode_tiles(model.cfg, model.params, tiles, normalisation_table(model.cfg.vision))
     np.testing.assert_allclose(data.intermediates["vision_224"], direct.vision, rtol=1e-5, atol=1e-5)
 
 

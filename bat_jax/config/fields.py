@@ -45,7 +45,8 @@ def from_json(cls: type, text: str, what: str) -> Any:
 def from_dict(cls: type, values: Any, where: str, what: str = "config") -> Any:
     """Build a config dataclass from parsed JSON: exact fields of the right types, nested dataclasses, tuples."""
     require(isinstance(values, dict), where or what, values, "must be a JSON object")
-    kinds = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(kinds))
     require(not unknown, where or what, unknown, f"unknown fields; known are {', '.join(sorted(kinds))}")
     built = {name: typed(kinds[name], value, f"{where}.{name}" if where else name) for name, value in values.items()}

@@ -32,6 +32,8 @@ class VisionConfig(NetworkConfig):
       select_layer: index into the hidden states [embeddings, layer 1, ...]; -2 is the output of the last layer but one.
       image_size_px: the side t of a tile in pixels.
       patch_size_px: the side of a patch in pixels.
+      pixel_mean, pixel_std, rescale: a byte x of a channel enters as (x * rescale - mean) / std, channels R, G, B.
+      pad_colour: bytes of the margins that make an image square; the release takes int(255 * mean).
     """
 
     network: ClassVar[str] = "bat_jax.nn.clip_vit:ClipVit"
@@ -45,9 +47,21 @@ class VisionConfig(NetworkConfig):
     norm_eps: float = 1e-5
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     select_layer: int = -2
+    pixel_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    pixel_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    rescale: float = 1 / 255
+    pad_colour: tuple[int, ...] = (122, 116, 104)
 
     def __post_init__(self):
-        require_positive(self, "width", "num_layers", "num_heads", "mlp_dim", "image_size_px", "patch_size_px")
+        require_positive(
+            self, "width", "num_layers", "num_heads", "mlp_dim", "image_size_px", "patch_size_px", "rescale"
+        )
+        for name in ("pixel_mean", "pixel_std", "pad_colour"):
+            values = getattr(self, name)
+            require(len(values) == 3, f"VisionConfig.{name}", values, "needs a number for each of R, G and B")
+        require(min(self.pixel_std) > 0, "VisionConfig.pixel_std", self.pixel_std, "must be positive")
+        is_byte = all(0 <= value <= 255 for value in self.pad_colour)
+        require(is_byte, "VisionConfig.pad_colour", self.pad_colour, "must be bytes")
         require_choice(self, "activation", ("quick_gelu", "gelu"))
         require(self.width % self.num_heads == 0, "VisionConfig.num_heads", self.num_heads, f"must divide {self.width}")
         require(

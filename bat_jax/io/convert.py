@@ -123,6 +123,9 @@ def convert(
     values = hf_config.read_json(source / CONFIG_NAME)
     clip_values, clip_where = hf_config.find_clip_config(source, vision_tower, values)
     notes += [f"the vision tower's sizes come from {clip_where}", *hf_config.ignored_fields(values)]
+    preprocessor = hf_config.find_preprocessor(source, vision_tower)
+    absent = f"are CLIP's: no {hf_config.PREPROCESSOR_NAME} in the source or with the tower"
+    notes.append(f"mean, std and rescaling of pixels {f'come from {preprocessor}' if preprocessor else absent}")
     with _staged(output, (source, vision_tower), overwrite, leaves) as stage:
         params = stage / PARAMS_FOLDER
         _write_params(params, plan, leaves, progress)
@@ -166,6 +169,7 @@ def convert_back(
         _write_json(stage / CONFIG_NAME, values)
         (stage / TOWER_FOLDER).mkdir()
         _write_json(stage / TOWER_FOLDER / CONFIG_NAME, clip_values)
+        _write_json(stage / TOWER_FOLDER / hf_config.PREPROCESSOR_NAME, hf_config.preprocessor_to_hf(config.vision))
         _copy_tokenizer(source / TOKENIZER_FOLDER, stage)
         written = config_from_hf(stage)
         for field in ("vision", "decoder", "scale_embedding", "has_token_mlp"):

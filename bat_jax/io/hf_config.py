@@ -7,6 +7,7 @@ tokenizer_model_max_length (the length of training samples; the release's own bu
 max_position_embeddings.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -27,9 +28,11 @@ from bat_jax.config import (
 from bat_jax.io import safetensors
 
 CONFIG_NAME = "config.json"
+PREPROCESSOR_NAME = "preprocessor_config.json"
 TOWER_FOLDER = "vision_tower"
-# Our own key, only in checkpoints written back from the paper's form of the scale embedding.
+# Our own keys: in checkpoints written back from the paper's form of the scale embedding; in a written preprocessor.
 BASE_SIDE_KEY = "scale_embedding_base_side"
+PAD_COLOUR_KEY = "pad_colour"
 
 # What openai/clip-vit-large-patch14-336 says of its vision tower; LongVA and UHR-BAT name that checkpoint and hold its
 # (fine-tuned) weights, but not its config.
@@ -133,6 +136,13 @@ class _Fields:
             raise ValueError(f"{self.where}: {name}={value!r}: a number is needed")
         return float(value)
 
+    def triple(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        values = self.values.get(name)
+        values = default if values is None else values
+        if not isinstance(values, list | tuple) or [type(v) in (int, float) for v in values] != [True] * 3:
+            raise ValueError(f"{self.where}: {name}={values!r}: three numbers, for R, G and B, are needed")
+        return tuple(map(float, values))
+
     def only(self, name: str, allowed: Collection[Any], default: Any = None) -> Any:
         value = self.values.get(name, default)
         # Of the same type, too: 1 == True.
@@ -233,6 +243,50 @@ def vision_config(values: dict[str, Any], where: str, select_layer: int = -2) ->
     )
 
 
+def with_preprocessing(vision: VisionConfig, values: dict[str, Any], where: str) -> VisionConfig:
+    """Return the tower's config with the pixel values of a parsed preprocessor_config.json; CLIP's where it is silent.
+
+    The margins get int(255 * mean), as in the release, unless the file was written by `preprocessor_to_hf`.
+
+    Raises:
+      ValueError: a value is out of range, or the images are prepared in a way that ours are not.
+    """
+    fields = _Fields(values, where)
+    for name in ("do_rescale", "do_normalize", "do_resize"):
+        fields.only(name, (True, None))
+    fields.only("resample", (3, None))  # bicubic
+    crop = values.get("crop_size") or vision.image_size_px
+    sides = set(crop.values()) if isinstance(crop, dict) else {crop}
+    if sides != {vision.image_size_px}:
+        fields.refuse("crop_size", f"the tower's image_size={vision.image_size_px}")
+    mean, std = fields.triple("image_mean", vision.pixel_mean), fields.triple("image_std", vision.pixel_std)
+    colour = tuple(int(level) for level in fields.triple(PAD_COLOUR_KEY, tuple(255 * part for part in mean)))
+    rescale = fields.number("rescale_factor", vision.rescale)
+    try:
+        return dataclasses.replace(vision, pixel_mean=mean, pixel_std=std, pad_colour=colour, rescale=rescale)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def preprocessor_to_hf(vision: VisionConfig) -> dict[str, Any]:
+    """Write what `with_preprocessing` reads."""
+    return {
+        "crop_size": {"height": vision.image_size_px, "width": vision.image_size_px},
+        "image_mean": list(vision.pixel_mean),
+        "image_std": list(vision.pixel_std),
+        "image_processor_type": "CLIPImageProcessor",
+        PAD_COLOUR_KEY: list(vision.pad_colour),
+        "rescale_factor": vision.rescale,
+    }
+
+
+def find_preprocessor(source: pathlib.Path, vision_tower: pathlib.Path | None) -> pathlib.Path | None:
+    """Return the tower's preprocessor_config.json: in `vision_tower`, SOURCE/vision_tower or SOURCE, in this order."""
+    folders = (vision_tower, source / TOWER_FOLDER, source)
+    paths = (folder / PREPROCESSOR_NAME for folder in folders if folder is not None)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find_clip_config(
     source: pathlib.Path, vision_tower: pathlib.Path | None, values: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
@@ -317,8 +371,11 @@ def config_from_hf(source: str | pathlib.Path, vision_tower: str | pathlib.Path 
     decoder = decoder_config(values, where)
     fields.only("mm_projector_type", ("mlp2x_gelu",), None)
     fields.only("mm_vision_select_feature", ("patch",), "patch")
-    clip_values, clip_where = find_clip_config(folder, pathlib.Path(vision_tower) if vision_tower else None, values)
+    tower = pathlib.Path(vision_tower) if vision_tower else None
+    clip_values, clip_where = find_clip_config(folder, tower, values)
     vision = vision_config(clip_values, clip_where, fields.integer("mm_vision_select_layer", -2))
+    if preprocessor := find_preprocessor(folder, tower):
+        vision = with_preprocessing(vision, read_json(preprocessor), str(preprocessor))
     mm_width = fields.integer("mm_hidden_size", vision.width)
     if mm_width != vision.width:
         raise ValueError(f"{where}: mm_hidden_size={mm_width}, but the tower of {clip_where} has width {vision.width}")

@@ -14,18 +14,19 @@ What is done to the pixels, in this order; every step that happens is named in `
 Letters: H, W height and width of the image in pixels, C bands.
 """
 
+import dataclasses
 import os
 import re
 import struct
 import tempfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
+from bat_jax.config import VisionConfig
 from bat_jax.io.bands import (
     PERCENTILES,
     Bands,
@@ -38,7 +39,6 @@ from bat_jax.io.bands import (
     take_bands,
 )
 from bat_jax.io.rasters import read_raster
-from bat_jax.io.views import PAD_COLOR
 
 # What Pillow and zlib raise on broken files.
 DECODE_ERRORS: tuple[type[Exception], ...] = (
@@ -66,12 +66,12 @@ _SIGNATURES = (
 _READABLE = "PNG, JPEG, TIFF, GeoTIFF, COG, JPEG 2000, WebP, AVIF, GIF, BMP, PNM, NITF or HFA"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SourceImage:
     """An image as the model's views are cut from it.
 
     Attributes:
-      pixels: (H, W, 3) uint8 RGB; to be read only. PAD_COLOR where there is no data.
+      pixels: (H, W, 3) uint8 RGB; to be read only. CLIP's pad colour where there is no data (`fill_nodata`).
       valid: (H, W) bool, False = no data; None where every pixel has data.
       full_size: (width, height) of the file in pixels as displayed: after the orientation, before a decimated read. So
         (W, H) for a full read.
@@ -139,6 +139,15 @@ def read_image(
         raise ImageError(
             f"{path}: broken or truncated {name.removesuffix('OpenJPEG')} ({reason}): replace the file given to --image"
         ) from error
+
+
+def fill_nodata(source: SourceImage, colour: tuple[int, ...]) -> SourceImage:
+    """Return a read image with a tower's own pad colour where there is no data; a copy only if that is not CLIP's."""
+    if source.valid is None or colour == VisionConfig.pad_colour:
+        return source
+    pixels = source.pixels.copy()
+    pixels[~source.valid] = colour
+    return dataclasses.replace(source, pixels=pixels)
 
 
 def decode_image(content: bytes, name: str, **options: Any) -> SourceImage:
@@ -293,7 +302,7 @@ def _finish(path: Path, read: Bands) -> SourceImage:
             )
         valid = np.ascontiguousarray(_orient(read.valid, read.orientation))
         pixels = pixels if pixels.flags.writeable else pixels.copy()
-        pixels[~valid] = PAD_COLOR
+        pixels[~valid] = VisionConfig.pad_colour
         notes.append(f"{100 * (1 - valid.mean()):.3g} % of the pixels hold no data")
     full_size = read.size[::-1] if read.orientation in (5, 6, 7, 8) else read.size
     return SourceImage(pixels=pixels, valid=valid, full_size=full_size, note="; ".join(notes))

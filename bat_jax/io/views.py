@@ -15,24 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-PAD_COLOR = (122, 116, 104)  # int(255 * mean)
+from bat_jax.config import VisionConfig
 
 
-def normalisation_table() -> np.ndarray:
-    """Tabulate the tower's input for every byte value.
+def normalisation_table(cfg: VisionConfig) -> np.ndarray:
+    """Tabulate the tower's input for every byte value, by the config's rescale, mean and std.
 
     The release rescales in float64, rounds to float32 and only then subtracts the mean and divides, in float32. A byte
     has 256 values, so a table gives the same bits at the cost of one gather, on the host or on the accelerator:
     `table[tiles, np.arange(3)]` is the normalised (I, tile, tile, 3) input.
 
     Returns:
-      (256, 3) float32, row = byte value, column = channel (R, G, B); about -1.8 to 2.2.
+      (256, 3) float32, row = byte value, column = channel (R, G, B); about -1.8 to 2.2 for CLIP.
     """
-    rescaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
-    mean = np.asarray(PIXEL_MEAN, np.float32)
-    std = np.asarray(PIXEL_STD, np.float32)
+    rescaled = (np.arange(256, dtype=np.float64) * cfg.rescale).astype(np.float32)
+    mean = np.asarray(cfg.pixel_mean, np.float32)
+    std = np.asarray(cfg.pixel_std, np.float32)
     return (rescaled[:, None] - mean) / std
 
 
@@ -56,7 +54,7 @@ def pad_to_square(pixels: np.ndarray, fill: int | Sequence[int]) -> np.ndarray:
     return square
 
 
-def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np.ndarray, ...]:
+def make_tiles(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> tuple[np.ndarray, ...]:
     """Resize the padded image to every scale and cut each view into tiles.
 
     Every scale is resized from the full resolution with Pillow's default filter (bicubic with antialias), never from
@@ -64,25 +62,24 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np
 
     Args:
       pixels: (H, W, 3) uint8 RGB.
-      scales: sides of the views in pixels. tile: side of a tile in pixels (336 for CLIP ViT-L/14-336).
+      scales: sides of the views in pixels. cfg: gives the tile side (336 for CLIP ViT-L/14-336) and the pad colour.
 
     Returns:
       One array a scale, in their order: (I, tile, tile, 3) uint8, I = (scale / tile) ** 2, tiles row-major.
 
     Raises:
-      ValueError: the image is not (H, W, 3) uint8, or a scale is not a positive multiple of `tile`.
+      ValueError: the image is not (H, W, 3) uint8, or a scale is not a positive multiple of the tile side.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise ValueError(
             f"pixels: got shape {pixels.shape} of {pixels.dtype}, want a non-empty (H, W, 3) of uint8: "
             "read the image with bat_jax.io.images.read_image"
         )
-    if tile <= 0:
-        raise ValueError(f"tile: got {tile}, want a positive side in pixels")
+    tile = cfg.image_size_px
     for scale in scales:
         if scale <= 0 or scale % tile:
             raise ValueError(f"scales: got {scale}, want a positive multiple of the tile side {tile}: change scales")
-    square = Image.fromarray(np.ascontiguousarray(pad_to_square(pixels, PAD_COLOR)))
+    square = Image.fromarray(np.ascontiguousarray(pad_to_square(pixels, cfg.pad_colour)))
 
     def view(scale: int) -> np.ndarray:
         grid = scale // tile
@@ -98,9 +95,9 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], tile: int) -> tuple[np
     return tuple(views[i] for i in range(len(scales)))
 
 
-def is_padding_tile(tiles: np.ndarray) -> np.ndarray:
-    """Mark the tiles of nothing but padding, (I, tile, tile, 3) uint8 -> (I,) bool; one is encoded for all."""
-    color = np.asarray(PAD_COLOR, tiles.dtype)
+def is_padding_tile(tiles: np.ndarray, pad_colour: Sequence[int]) -> np.ndarray:
+    """Mark the tiles of nothing but margin, (I, tile, tile, 3) uint8 -> (I,) bool; one is encoded for all."""
+    color = np.asarray(pad_colour, tiles.dtype)
     # Two opposite corners rule out nearly every tile with image in it, so that few are compared in full.
     is_padding = np.all((tiles[:, 0, 0] == color) & (tiles[:, -1, -1] == color), axis=-1)
     for index in np.flatnonzero(is_padding):

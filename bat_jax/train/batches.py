@@ -15,7 +15,7 @@ import numpy as np
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import Record, RecordError, RecordSource, batch_indices
-from bat_jax.io.images import read_image
+from bat_jax.io.images import fill_nodata, read_image
 from bat_jax.io.views import make_tiles, token_valid_mask
 from bat_jax.train.labels import IGNORE, Conversation, common_buckets, padded, tokenize_conversation
 from bat_jax.train.loss import TrainingSample
@@ -153,9 +153,9 @@ class BatchMaker:
 
     def _views(self, name: str) -> Views:
         cfg, sizes = self.cfg, self.cfg.compressor.sizes_px
-        source = read_image(self.image_dir / name, largest_view=max(sizes))
+        source = fill_nodata(read_image(self.image_dir / name, largest_view=max(sizes)), cfg.vision.pad_colour)
         height, width = source.pixels.shape[:2]
-        tiles = make_tiles(source.pixels, sizes, cfg.vision.image_size_px)
+        tiles = make_tiles(source.pixels, sizes, cfg.vision)
         valid = []
         for size in sizes:
             grid = bat.token_grid(cfg, size)

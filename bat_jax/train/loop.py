@@ -176,9 +176,8 @@ class Trainer:
         state = new_state(trained, opt_state, recipe.seed)
         small = {"step": state.step, "key": state.key, "position": state.position}
         self.state = state._replace(**jax.jit(lambda tree: tree, out_shardings=whole)(small))
-        self._table = (
-            jax.device_put(normalisation_table(), whole) if jax.process_count() == 1 else normalisation_table()
-        )
+        table = normalisation_table(cfg.vision)
+        self._table = jax.device_put(table, whole) if jax.process_count() == 1 else table
         gradient_shards = shard.optimizer_sharding(recipe, mesh, trained)
         self._step = jax.jit(
             functools.partial(

@@ -110,7 +110,7 @@ def sample_loss(
 
     Args:
       cfg: from `training_config`. recipe: which losses, and whether to recompute.
-      table: `io.views.normalisation_table()`.
+      table: `io.views.normalisation_table`.
       params: all parts, trained and frozen; what is differentiated is the caller's choice.
       key: of the training; the sample's centres come from (key, draw, scale).
     """

@@ -545,6 +545,54 @@ def test_a_llava_checkpoint_without_biases_converts_and_comes_back(tmp_path, ten
         convert.convert(_write_source(tmp_path / "wrong", llama), tmp_path / "out2")
 
 
+SIGLIP = {"image_mean": [0.5, 0.5, 0.25], "image_std": [0.5, 0.5, 0.3], "rescale_factor": 0.5}
+
+
+@pytest.mark.parametrize("place", ["", "vision_tower"])
+def test_preprocessing_follows_the_source_and_comes_back(tmp_path, tensors, place):
+    source = _write_source(tmp_path / "source", tensors)
+    (source / "vision_tower" / "preprocessor_config.json").unlink()
+    (source / place / "preprocessor_config.json").write_text(json.dumps(SIGLIP | {"crop_size": 336, "resample": 3}))
+    report = convert.convert(source, tmp_path / "out")
+    vision = BatConfig.load(tmp_path / "out" / "config.json").vision
+    assert (vision.pixel_mean, vision.pixel_std, vision.rescale) == ((0.5, 0.5, 0.25), (0.5, 0.5, 0.3), 0.5)
+    assert vision.pad_colour == (127, 127, 63)
+    assert f"come from {source / place / 'preprocessor_config.json'}" in "".join(report.notes)
+    if not place:
+        convert.convert_back(tmp_path / "out", tmp_path / "back")
+        assert convert.config_from_hf(tmp_path / "back").vision == vision
+
+
+def test_a_source_without_preprocessing_gets_clips_and_a_note(converted, tmp_path, tensors):
+    """CLIP's are those that the golden tower's own file names."""
+    source = _write_source(tmp_path / "source", tensors)
+    (source / "vision_tower" / "preprocessor_config.json").unlink()
+    report = convert.convert(source, tmp_path / "out")
+    assert any("pixels are CLIP's: no preprocessor_config.json" in note for note in report.notes)
+    configs = [BatConfig.load(folder / "config.json") for folder in (tmp_path / "out", converted[0])]
+    assert configs[0] == configs[1] and configs[0].vision.pixel_mean == (0.48145466, 0.4578275, 0.40821073)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_mean": [0.5, 0.5]}, "image_mean=[0.5, 0.5]: three numbers, for R, G and B, are needed"),
+        ({"image_std": "half"}, "image_std='half': three numbers, for R, G and B, are needed"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "VisionConfig.pixel_std=(0.5, 0.0, 0.5): must be positive"),
+        ({"rescale_factor": 0}, "VisionConfig.rescale=0.0: must be positive"),
+        ({"do_normalize": False}, "do_normalize=False is not supported; supported: True"),
+        ({"resample": 2}, "resample=2 is not supported; supported: 3"),
+        ({"crop_size": {"height": 224, "width": 224}}, "crop_size={'height': 224, 'width': 224} is not supported"),
+        ({"image_mean": [2.0, 0.5, 0.5]}, "VisionConfig.pad_colour=(510, 127, 127): must be bytes"),
+    ],
+    ids=str,
+)
+def test_preprocessing_that_is_not_done_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError) as info:
+        hf_config.with_preprocessing(VisionConfig(), SIGLIP | change, "preprocessor_config.json")
+    assert str(info.value).startswith(f"preprocessor_config.json: {message}") and "\n" not in str(info.value)
+
+
 def _command(*flags):
     return subprocess.run(
         [sys.executable, "-m", "experiments.convert", *flags], cwd=ROOT, capture_output=True, text=True

@@ -12,12 +12,13 @@ import rasterio
 from PIL import Image, ImageOps
 from rasterio.enums import ColorInterp, Resampling
 
+from bat_jax.config import VisionConfig
 from bat_jax.io import bands
 from bat_jax.io.bands import ImageError
-from bat_jax.io.images import read_image
-from bat_jax.io.views import PAD_COLOR
+from bat_jax.io.images import SourceImage, fill_nodata, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+CLIP = VisionConfig()
 RNG = np.random.default_rng(0)
 RGBA = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
 # Smooth enough for JPEG, with every channel different and no symmetry.
@@ -27,6 +28,14 @@ PICTURE = np.stack([(ROWS * 4) % 256, (COLS * 3) % 256, (ROWS * COLS // 20) % 25
 
 def _pillow(path):
     return np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+
+
+def test_a_towers_own_colour_fills_what_has_no_data():
+    valid = np.arange(6).reshape(2, 3) > 1
+    source = SourceImage(pixels=np.full((2, 3, 3), 9, np.uint8), valid=valid, full_size=(3, 2), note="")
+    filled = fill_nodata(source, (1, 2, 3))
+    assert (filled.pixels[~valid] == (1, 2, 3)).all() and (filled.pixels[valid] == 9).all()
+    assert (source.pixels == 9).all() and fill_nodata(source, CLIP.pad_colour) is source
 
 
 def _write_raster(path, data, *, driver="GTiff", colorinterp=None, overviews=None, mask=None, **profile):
@@ -111,7 +120,7 @@ def test_orientation_turns_the_mask_with_the_pixels(tmp_path):
     Image.fromarray(rgba).save(tmp_path / "a.png", exif=exif)
     source = read_image(tmp_path / "a.png")
     np.testing.assert_array_equal(source.valid, np.rot90(ROWS >= 10, -1))
-    np.testing.assert_array_equal(source.pixels[~source.valid], np.tile(PAD_COLOR, (10 * 83, 1)))
+    np.testing.assert_array_equal(source.pixels[~source.valid], np.tile(CLIP.pad_colour, (10 * 83, 1)))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
@@ -122,7 +131,7 @@ def test_transparent_pixels_are_no_data_and_others_keep_their_colour(tmp_path, n
     source = read_image(tmp_path / name)
     np.testing.assert_array_equal(source.valid, alpha > 0)
     np.testing.assert_array_equal(source.pixels[alpha > 0], PICTURE[alpha > 0])
-    assert (source.pixels[alpha == 0] == PAD_COLOR).all()
+    assert (source.pixels[alpha == 0] == CLIP.pad_colour).all()
     assert "% of the pixels hold no data" in source.note
 
 
@@ -140,7 +149,7 @@ def test_transparent_palette_entry_and_colour_key_are_no_data(tmp_path):
     palette.save(tmp_path / "palette.png", transparency=2)
     source = read_image(tmp_path / "palette.png")
     np.testing.assert_array_equal(source.valid, COLS % 4 != 2)
-    assert source.pixels[0, :4].tolist() == [[10, 20, 30], [40, 50, 60], list(PAD_COLOR), [1, 2, 3]]
+    assert source.pixels[0, :4].tolist() == [[10, 20, 30], [40, 50, 60], list(CLIP.pad_colour), [1, 2, 3]]
     Image.fromarray((COLS % 4).astype(np.uint8)).save(tmp_path / "key.png", transparency=1)
     source = read_image(tmp_path / "key.png")
     np.testing.assert_array_equal(source.valid, COLS % 4 != 1)
@@ -268,7 +277,7 @@ def test_nan_and_infinity_are_no_data_and_do_not_move_the_stretch(tmp_path):
     holes[0, 0] = True
     source = read_image(_write_raster(tmp_path / "a.tif", data))
     np.testing.assert_array_equal(source.valid, ~holes)
-    assert (source.pixels[holes] == PAD_COLOR).all()
+    assert (source.pixels[holes] == CLIP.pad_colour).all()
     np.testing.assert_array_equal(source.pixels[~holes][:, 2], _stretched(data[2], ~holes)[~holes])
 
 
@@ -289,7 +298,7 @@ def test_nodata_value_is_no_data_and_does_not_move_the_stretch(tmp_path, dtype, 
     data[:, holes] = nodata
     source = read_image(_write_raster(tmp_path / "a.tif", data, nodata=nodata))
     np.testing.assert_array_equal(source.valid, ~holes)
-    assert (source.pixels[holes] == PAD_COLOR).all()
+    assert (source.pixels[holes] == CLIP.pad_colour).all()
     expected = data[1] if dtype == "uint8" else _stretched(data[1], ~holes)
     np.testing.assert_array_equal(source.pixels[~holes][:, 1], expected[~holes])
 

@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bat_jax.config import VisionConfig
 from bat_jax.io import images, views
 from bat_jax.ops.token_grid import TokenGrid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dev"
 SCALES = (672, 1344)
+CLIP = VisionConfig()
+SMALL = VisionConfig(image_size_px=16, patch_size_px=4)
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,8 @@ def golden():
 def normalised():
     """scale -> (I, 3, 336, 336) float32, as the release stores it."""
     pixels = images.read_image(GOLDEN / "image.png").pixels
-    table = views.normalisation_table()
-    tiles = views.make_tiles(pixels, SCALES, 336)
+    table = views.normalisation_table(CLIP)
+    tiles = views.make_tiles(pixels, SCALES, CLIP)
     return {
         s: np.ascontiguousarray(table[t, np.arange(3)].transpose(0, 3, 1, 2))
         for s, t in zip(SCALES, tiles, strict=True)
@@ -62,17 +65,37 @@ def test_tiles_are_row_major_as_the_coordinates_of_the_release_say(golden, scale
 
 
 def test_normalisation_table_equals_the_arithmetic_for_every_byte():
-    table = views.normalisation_table()
+    table = views.normalisation_table(CLIP)
     assert table.shape == (256, 3) and table.dtype == np.float32
     for value in range(256):
         for channel in range(3):
             rescaled = np.float32(np.float64(value) * (1 / 255))
-            mean, std = np.float32(views.PIXEL_MEAN[channel]), np.float32(views.PIXEL_STD[channel])
+            mean, std = np.float32(CLIP.pixel_mean[channel]), np.float32(CLIP.pixel_std[channel])
             assert table[value, channel] == (rescaled - mean) / std
 
 
+def test_other_preprocessing_changes_the_table_and_the_margins_exactly():
+    """Half and half as SigLIP has it, from levels that were divided by 127.5, and a red margin."""
+    other = VisionConfig(
+        image_size_px=16,
+        patch_size_px=4,
+        pixel_mean=(0.5, 0.25, 0.125),
+        pixel_std=(0.5, 0.3, 0.2),
+        rescale=1 / 127.5,
+        pad_colour=(200, 3, 4),
+    )
+    levels = (np.arange(256) * (1 / 127.5)).astype(np.float32)
+    expected = (levels[:, None] - np.float32([0.5, 0.25, 0.125])) / np.float32([0.5, 0.3, 0.2])
+    np.testing.assert_array_equal(views.normalisation_table(other), expected)
+    (tiles,) = views.make_tiles(np.zeros((8, 32, 3), np.uint8), [32], other)
+    assert (tiles[:2, :8] == (200, 3, 4)).all() and (tiles[2:, 8:] == (200, 3, 4)).all()
+    (narrow,) = views.make_tiles(np.zeros((4, 64, 3), np.uint8), [64], other)
+    assert views.is_padding_tile(narrow, other.pad_colour).sum() == 8
+    assert not views.is_padding_tile(narrow, CLIP.pad_colour).any()
+
+
 def test_pad_colour_is_the_truncated_mean():
-    assert tuple(int(255 * mean) for mean in views.PIXEL_MEAN) == views.PAD_COLOR
+    assert tuple(int(255 * mean) for mean in CLIP.pixel_mean) == CLIP.pad_colour
 
 
 def test_padding_is_centred_with_the_smaller_margin_first():
@@ -97,9 +120,9 @@ def test_square_image_is_not_copied_by_padding():
 def test_every_scale_is_resized_from_the_full_image_by_pillow(size):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    square = Image.new("RGB", (max(size), max(size)), views.PAD_COLOR)
+    square = Image.new("RGB", (max(size), max(size)), CLIP.pad_colour)
     square.paste(Image.fromarray(pixels), ((max(size) - size[0]) // 2, (max(size) - size[1]) // 2))
-    for scale, tiles in zip((16, 32, 96), views.make_tiles(pixels, [16, 32, 96], 16), strict=True):
+    for scale, tiles in zip((16, 32, 96), views.make_tiles(pixels, [16, 32, 96], SMALL), strict=True):
         resized = square.resize((scale, scale))
         grid = scale // 16
         assert tiles.shape == (grid * grid, 16, 16, 3) and tiles.dtype == np.uint8
@@ -109,47 +132,46 @@ def test_every_scale_is_resized_from_the_full_image_by_pillow(size):
 
 
 def test_scales_keep_their_order_and_may_repeat():
-    tiles = views.make_tiles(np.zeros((5, 5, 3), np.uint8), (32, 16, 32), 16)
+    tiles = views.make_tiles(np.zeros((5, 5, 3), np.uint8), (32, 16, 32), SMALL)
     assert [len(t) for t in tiles] == [4, 1, 4]
 
 
 def test_views_of_a_strided_array_equal_those_of_its_copy():
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     turned = pixels[::-1, ::2]
-    for a, b in zip(views.make_tiles(turned, [16], 16), views.make_tiles(turned.copy(), [16], 16), strict=True):
+    for a, b in zip(views.make_tiles(turned, [16], SMALL), views.make_tiles(turned.copy(), [16], SMALL), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
-    ("pixels", "scales", "tile", "named"),
+    ("pixels", "scales", "named"),
     [
-        (np.zeros((4, 4), np.uint8), (16,), 16, "pixels"),
-        (np.zeros((4, 4, 4), np.uint8), (16,), 16, "pixels"),
-        (np.zeros((4, 4, 3), np.float32), (16,), 16, "pixels"),
-        (np.zeros((0, 4, 3), np.uint8), (16,), 16, "pixels"),
-        (np.zeros((4, 4, 3), np.uint8), (16, 24), 16, "scales: got 24"),
-        (np.zeros((4, 4, 3), np.uint8), (0,), 16, "scales: got 0"),
-        (np.zeros((4, 4, 3), np.uint8), (16,), 0, "tile: got 0"),
+        (np.zeros((4, 4), np.uint8), (16,), "pixels"),
+        (np.zeros((4, 4, 4), np.uint8), (16,), "pixels"),
+        (np.zeros((4, 4, 3), np.float32), (16,), "pixels"),
+        (np.zeros((0, 4, 3), np.uint8), (16,), "pixels"),
+        (np.zeros((4, 4, 3), np.uint8), (16, 24), "scales: got 24"),
+        (np.zeros((4, 4, 3), np.uint8), (0,), "scales: got 0"),
     ],
 )
-def test_wrong_arguments_of_make_tiles_are_named_in_one_line(pixels, scales, tile, named):
+def test_wrong_arguments_of_make_tiles_are_named_in_one_line(pixels, scales, named):
     with pytest.raises(ValueError, match=named) as caught:
-        views.make_tiles(pixels, scales, tile)
+        views.make_tiles(pixels, scales, SMALL)
     assert "\n" not in str(caught.value)
 
 
 def test_only_tiles_of_nothing_but_padding_are_marked():
     tiles = np.empty((5, 4, 4, 3), np.uint8)
-    tiles[:] = views.PAD_COLOR
+    tiles[:] = CLIP.pad_colour
     tiles[1, 2, 2, 0] += 1
     tiles[3, 0, 0, 1] += 1
     tiles[4] = 122
-    assert views.is_padding_tile(tiles).tolist() == [True, False, True, False, False]
+    assert views.is_padding_tile(tiles, CLIP.pad_colour).tolist() == [True, False, True, False, False]
 
 
 def test_a_flat_image_has_padding_tiles_above_and_below():
-    (tiles,) = views.make_tiles(np.zeros((10, 64, 3), np.uint8), [64], 16)
-    marked = views.is_padding_tile(tiles).reshape(4, 4)
+    (tiles,) = views.make_tiles(np.zeros((10, 64, 3), np.uint8), [64], SMALL)
+    marked = views.is_padding_tile(tiles, CLIP.pad_colour).reshape(4, 4)
     assert marked.tolist() == [[True] * 4, [False] * 4, [False] * 4, [True] * 4]
 
 

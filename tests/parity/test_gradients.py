@@ -174,7 +174,7 @@ def both_sides():
     def ours(trained):
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)
         total, losses = training.batch_loss(
-            cfg, RECIPE, normalisation_table(), params | trained, jax.random.key(0), batch
+            cfg, RECIPE, normalisation_table(cfg.vision), params | trained, jax.random.key(0), batch
         )
         return total / len(samples), losses
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bat_jax.config import ScaleSpec
-from bat_jax.io.views import PAD_COLOR, pad_to_square
+from bat_jax.io.views import pad_to_square
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import first_of_each
 from bat_jax.mini.world.questions import generate_questions
@@ -68,7 +68,7 @@ def test_what_is_seen_is_kept_pixels_over_mean_colours_over_black(wide, selectio
             side, chosen = grid.full_side, selections[scale]
             fate = token_fate(scene.scales[scale], chosen).fate
             group = np.asarray(scene.scales[scale].region_id) if chosen.group is None else chosen.group
-            square = pad_to_square(np.asarray(wide.backdrop.view(side * 14)), PAD_COLOR).astype(float)
+            square = pad_to_square(np.asarray(wide.backdrop.view(side * 14)), wide.cfg.vision.pad_colour).astype(float)
             place = grid.rows_and_cols()
             means = np.array([square[r * 14 : r * 14 + 14, c * 14 : c * 14 + 14].mean(axis=(0, 1)) for r, c in place])
             for token in np.flatnonzero(fate == want):

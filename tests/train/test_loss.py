@@ -64,7 +64,7 @@ def losses(setting):
     model, cfg, samples, _ = setting
 
     def total(params):
-        return batch_loss(cfg, RECIPE, normalisation_table(), params, jax.random.key(0), samples)
+        return batch_loss(cfg, RECIPE, normalisation_table(cfg.vision), params, jax.random.key(0), samples)
 
     return jax.jit(jax.value_and_grad(total, has_aux=True))(model.params)
 
@@ -76,7 +76,7 @@ def test_importance_is_that_of_answering(setting):
     suffix = build_prompt(model.tokenizer, question, 1, cfg.prompt).pieces[-1]
     expected = np.asarray(model.compress([scene], [suffix])[0].anchor_importance)
     sample = jax.tree.map(lambda leaf: leaf[1], samples)
-    features = bat.encode_tiles(cfg, model.params, sample.tiles[0], normalisation_table())
+    features = bat.encode_tiles(cfg, model.params, sample.tiles[0], normalisation_table(cfg.vision))
     anchor = bat.with_scale_embedding(
         cfg, cfg.compressor.sizes_px[0], 1, model.params, features.projected.reshape(-1, cfg.decoder.width)
     )

@@ -106,7 +106,7 @@ def picture_arrays(cfg: BatConfig, item: LabelledPicture) -> tuple[np.ndarray, n
       tiles (I, t, t, 3) uint8, labels (M, 9) uint8, both over all views from coarse to fine.
     """
     pixels = render(item.scene, item.side_px, item.marker)
-    tiles = np.concatenate(make_tiles(pixels, cfg.compressor.sizes_px, cfg.vision.image_size_px))
+    tiles = np.concatenate(make_tiles(pixels, cfg.compressor.sizes_px, cfg.vision))
     labels = []
     for size, grid in zip(cfg.compressor.sizes_px, grids(cfg), strict=True):
         truth = token_labels(item.scene, size, cfg.vision.patch_size_px)

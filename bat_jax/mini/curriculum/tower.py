@@ -48,7 +48,7 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
 
 def patch_features(cfg: BatConfig, params: Params, tiles: jax.Array) -> jax.Array:
     """Return (B, P, E), the tower's features of (B, t, t, 3) uint8 tiles."""
-    table = jnp.asarray(normalisation_table())
+    table = jnp.asarray(normalisation_table(cfg.vision))
     pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
     return bat.modules(cfg)["vision_tower"].apply({"params": params["vision_tower"]}, pixels).patches
 

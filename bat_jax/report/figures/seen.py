@@ -12,7 +12,7 @@ from PIL import Image
 
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
-from bat_jax.io.views import PAD_COLOR, pad_to_square
+from bat_jax.io.views import pad_to_square
 from bat_jax.report.layers import ALL, KEPT, MERGED, Backdrop, UnitBox, token_fate
 from bat_jax.typing import Float, UInt8
 
@@ -41,7 +41,8 @@ def seen_picture(
 def token_colours(scene: SceneData, backdrop: Backdrop, scale: int) -> Float[np.ndarray, "M 3"]:
     """Return the mean colour of every token of a view, tile-major."""
     grid = scene.grids[scale]
-    square = Image.fromarray(pad_to_square(np.asarray(backdrop.view(scene.scales_px[scale])), PAD_COLOR))
+    view = np.asarray(backdrop.view(scene.scales_px[scale]))
+    square = Image.fromarray(pad_to_square(view, scene.pad_colour))
     means = square.resize((grid.full_side,) * 2, Image.Resampling.BOX)
     return grid.to_tiles(np.asarray(means, np.float32))
 

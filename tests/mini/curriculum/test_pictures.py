@@ -24,7 +24,7 @@ def test_every_second_picture_has_one_of_its_own_questions_circles():
 def test_tiles_and_labels_are_those_of_the_views():
     item = picture_store.LabelledPicture(generate_scene(3), None, 1344)
     tiles, labels = picture_store.picture_arrays(CFG, item)
-    views = make_tiles(render(item.scene, 1344), CFG.compressor.sizes_px, 112)
+    views = make_tiles(render(item.scene, 1344), CFG.compressor.sizes_px, CFG.vision)
     np.testing.assert_array_equal(tiles, np.concatenate(views))
     truth = TokenTruth.of(labels)
     assert labels.shape == (14592, 9) and not truth.ring.any()
