@@ -61,24 +61,34 @@ def generate_scene(seed: int) -> WorldScene:
     """
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"seed={seed}: must lie in 0 .. {MAX_SEED}")
-    for attempt in itertools.count():
+    attempt = 0
+    while True:
         try:
             return _lay_out(seed, Draws(seed, attempt))
         except _Retry:
-            continue
-    raise AssertionError("unreachable")
+            attempt += 1
+
+
+def land_use_number(name: str) -> int:
+    """Return the number of a land use in label arrays: 1 + its place in LAND_USES."""
+    return 1 + LAND_USES.index(name)
+
+
+def grid_middles(side: int) -> np.ndarray:
+    """Return the middles of `side` equal parts of the world's side, in dm: (side,) int64."""
+    return ((2 * np.arange(side, dtype=np.int64) + 1) * SIDE_DM) // (2 * side)
 
 
 def land_use_grid(land: Land, river: River | None, side: int) -> np.ndarray:
-    """Return the land under everything else, as (side, side) uint8 of 1 + index into LAND_USES.
+    """Return the land under everything else, as (side, side) uint8 of `land_use_number`.
 
     Exact: whole-number arithmetic on the middles of the grid's cells. A river counts as water.
     """
     cell = seed_grid(land, side)
-    uses = np.array([1 + LAND_USES.index(seed.land_use) for seed in land.seeds], np.uint8)
+    uses = np.array([land_use_number(seed.land_use) for seed in land.seeds], np.uint8)
     grid = uses[cell]
     if river is not None:
-        grid[_near_polyline(river.points, river.width // 2, side)] = 1 + LAND_USES.index("water")
+        grid[_near_polyline(river.points, river.width // 2, side)] = land_use_number("water")
     return grid
 
 
@@ -86,7 +96,7 @@ def land_use_grid(land: Land, river: River | None, side: int) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def seed_grid(land: Land, side: int) -> np.ndarray:
     """Return which seed's cell every point of a grid lies in, (side, side) uint8, read-only."""
-    middles = ((2 * np.arange(side, dtype=np.int64) + 1) * SIDE_DM) // (2 * side)
+    middles = grid_middles(side)
     x = np.broadcast_to(middles[None, :], (side, side)).astype(np.int32)
     y = np.broadcast_to(middles[:, None], (side, side)).astype(np.int32)
     for lattice in land.warp:
@@ -115,7 +125,7 @@ def _interpolate_lattice(lattice: np.ndarray, middles: np.ndarray) -> np.ndarray
 
 def _near_polyline(points: tuple[Point, ...], reach: int, side: int) -> np.ndarray:
     """Mark grid points within `reach` dm of a polyline, by exact comparisons of whole numbers."""
-    middles = ((2 * np.arange(side, dtype=np.int64) + 1) * SIDE_DM) // (2 * side)
+    middles = grid_middles(side)
     near = np.zeros((side, side), bool)
     for (ax, ay), (bx, by) in itertools.pairwise(points):
         columns = np.flatnonzero((middles >= min(ax, bx) - reach) & (middles <= max(ax, bx) + reach))
@@ -254,7 +264,9 @@ def _share_out_kinds(draws: Draws, counts: list[int]) -> list[list[str]]:
     return [draws.shuffled(share) for share in shares]
 
 
-def _draw_objects(draws: Draws, square: tuple[int, int, int], kinds: list[str], first_id: int) -> tuple:
+def _draw_objects(
+    draws: Draws, square: tuple[int, int, int], kinds: list[str], first_id: int
+) -> tuple[SceneObject, ...]:
     x, y, half = square
     colours = draws.sample(COLOURS, len(kinds))
     reach = half - 320
@@ -284,15 +296,15 @@ def _draw_objects(draws: Draws, square: tuple[int, int, int], kinds: list[str], 
 
 def _ring(grid: np.ndarray, x: int, y: int, half: int) -> tuple[str, int]:
     """Return the land use that holds most of the 60 m around a pad, and its percentage (the first of equals)."""
-    middles = ((2 * np.arange(_GRID) + 1) * SIDE_DM) // (2 * _GRID)
+    middles = grid_middles(_GRID)
     away = np.maximum(abs(middles - x)[None, :], abs(middles - y)[:, None])
     counts = np.bincount(grid[(away > half) & (away < half + 600)], minlength=len(LAND_USES) + 1)[1:]
     return LAND_USES[int(counts.argmax())], int(counts.max() * 100 // counts.sum())
 
 
 def _visible_percent(grid: np.ndarray, sites: tuple[Site, ...], use: str) -> int:
-    middles = ((2 * np.arange(_GRID) + 1) * SIDE_DM) // (2 * _GRID)
-    seen = grid == 1 + LAND_USES.index(use)
+    middles = grid_middles(_GRID)
+    seen = grid == land_use_number(use)
     for site in sites:
         seen &= (abs(middles - site.x) > site.half)[None, :] | (abs(middles - site.y) > site.half)[:, None]
     return int(seen.sum()) * 100 // _GRID**2

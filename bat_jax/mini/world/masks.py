@@ -88,20 +88,6 @@ def token_labels(scene: WorldScene, scale_px: int, patch: int) -> TokenLabels:
     )
 
 
-def object_mask(scene: WorldScene, object_id: int, side: int) -> np.ndarray:
-    """Return the pixels of an object, (side, side) bool: those it covers at least half; at least one pixel.
-
-    Raises:
-      ValueError: the scene has no such object.
-    """
-    for obj in scene.objects:
-        if obj.object_id == object_id:
-            mask = np.zeros((side, side), np.uint8)
-            _paint(mask, Canvas(side, height=side, image=_NO_IMAGE), object_body(obj), 1)
-            return mask.astype(bool)
-    raise ValueError(f"object_id={object_id}: scene {scene.seed} has objects 1 to {len(scene.objects)}")
-
-
 def instance_map(scene: WorldScene, side: int) -> np.ndarray:
     """Return ids of everything per pixel, (side, side) int32: a label map for the partition "sam".
 

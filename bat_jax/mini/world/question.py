@@ -10,10 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from bat_jax.mini.world.world import SIDE_DM, Marker
+from bat_jax.mini.world.world import SIDE_DM, Box, Marker
 
 LETTERS = "ABCD"
-Box = tuple[int, int, int, int]
 PromptStyle = Literal["release", "xlrs", "word"]
 
 _RELEASE_TAIL = "Select the best answer based on the image. Answer with the option letter only."

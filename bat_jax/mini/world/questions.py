@@ -4,17 +4,16 @@ A question names something that the anchor view shows (a site, a red circle); mo
 Guessing by language gives chance, by construction: the right value is drawn first and uniformly (counts, parts of the
 picture, land-use sets), or scene and objects are exchangeable in it (kinds, colours); options are shuffled. Wrong
 options come first from other objects of the same site, so reading the site is not enough to know the object.
-`bat_jax.mini.world.language_baseline` measures it.
+Tests measure it with counted habits.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from bat_jax.mini.world.draws import Draws
-from bat_jax.mini.world.layout import land_use_grid
-from bat_jax.mini.world.question import LETTERS, PROMPT_TEXTS, SUB_TASKS, Box, Question, words
+from bat_jax.mini.world.layout import grid_middles, land_use_grid, land_use_number
+from bat_jax.mini.world.question import LETTERS, PROMPT_TEXTS, SUB_TASKS, Question, words
 from bat_jax.mini.world.world import (
     COLOURS,
     EVENT_KINDS,
@@ -24,16 +23,19 @@ from bat_jax.mini.world.world import (
     SIDE_DM,
     SITE_KINDS,
     STATES,
+    Box,
     Marker,
     SceneObject,
     Site,
     WorldScene,
+    square,
 )
 
 # The stream of draws for questions; the scene's own are 0, 1, ...
 _STREAM = 1_000_000
 _GRID = 96
 _TRIES = 300
+_FIELD = re.compile(r"{kind}s|{\w+}")
 MIN_RING_PERCENT = 85
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
@@ -116,6 +118,7 @@ class _Asker:
         sub_task = form.split("/")[0]
         number = sum(question.sub_task == sub_task for question in self.asked)
         on_sites = sum(len(site.objects) for site in sites)
+        circle = [square(marker.x, marker.y, marker.radius)] if marker else []
         self.asked.append(
             Question(
                 question_id=f"{self.scene.seed}-{sub_task}-{number}",
@@ -127,7 +130,12 @@ class _Asker:
                 answer="".join(letter for letter, text in zip(LETTERS, shown, strict=False) if text in right),
                 site_ids=tuple(site.site_id for site in sites),
                 object_ids=tuple(obj.object_id for obj in objects),
-                boxes=(*(_object_box(obj) for obj in objects), *boxes, *(site.box for site in sites)),
+                boxes=(
+                    *(square(obj.x, obj.y, obj.length // 2) for obj in objects),
+                    *boxes,
+                    *circle,
+                    *(site.box for site in sites),
+                ),
                 num_distractors=max(on_sites - len(objects), 0),
                 marker=marker,
             )
@@ -153,15 +161,6 @@ def generate_questions(scene: WorldScene, round_number: int = 0) -> tuple[Questi
     return tuple(asker.asked)
 
 
-def _object_box(obj: SceneObject) -> Box:
-    half = obj.length // 2
-    return obj.x - half, obj.y - half, obj.x + half, obj.y + half
-
-
-def _marker_box(marker: Marker) -> Box:
-    return marker.x - marker.radius, marker.y - marker.radius, marker.x + marker.radius, marker.y + marker.radius
-
-
 def _counting(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
     """Draw the number first: every scene has a kind that occurs 0, 1, 2 and 3 times, a site with 1, 2, 3 objects."""
     num = draws.below(4)
@@ -177,16 +176,14 @@ def _counting(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
     if num:
         site = _site_with(scene, draws, num)
         marker = Marker(x=site.x, y=site.y, radius=site.half * 6 // 5)
-        asker.ask(
-            "regional_counting/circle", COUNTS, [str(num)], [site], site.objects, [_marker_box(marker)], marker=marker
-        )
+        asker.ask("regional_counting/circle", COUNTS, [str(num)], [site], site.objects, marker=marker)
         return
     for _ in range(_TRIES):
         radius = draws.between(900, 1200)
         x, y = draws.between(radius, SIDE_DM - radius), draws.between(radius, SIDE_DM - radius)
         if all((x - obj.x) ** 2 + (y - obj.y) ** 2 > (radius + 300) ** 2 for obj in scene.objects):
             marker = Marker(x=x, y=y, radius=radius)
-            asker.ask("regional_counting/circle", COUNTS, ["0"], boxes=[_marker_box(marker)], marker=marker)
+            asker.ask("regional_counting/circle", COUNTS, ["0"], marker=marker)
             return
 
 
@@ -205,9 +202,7 @@ def _land_use(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
     use = draws.choice(present)
     marker = _circle_on(scene, draws, use)
     if marker is not None:
-        options = asker.options(use, present, LAND_USES)
-        box = _marker_box(marker)
-        asker.ask("regional_land_use/circle", options, [use], boxes=[box], marker=marker)
+        asker.ask("regional_land_use/circle", asker.options(use, present, LAND_USES), [use], marker=marker)
     clear = [site for site in scene.sites if site.land_percent >= MIN_RING_PERCENT]
     if clear:
         site = draws.choice(clear)
@@ -218,16 +213,16 @@ def _land_use(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
 def _circle_on(scene: WorldScene, draws: Draws, use: str) -> Marker | None:
     """Find a circle of 60 to 80 m radius that holds one land use alone (95 % of it), and no pad."""
     grid = land_use_grid(scene.land, scene.river, _GRID)
-    middles = ((2 * np.arange(_GRID, dtype=np.int64) + 1) * SIDE_DM) // (2 * _GRID)
+    middles, number = grid_middles(_GRID), land_use_number(use)
     for _ in range(_TRIES):
         radius = draws.between(600, 800)
         x, y = draws.between(radius, SIDE_DM - radius), draws.between(radius, SIDE_DM - radius)
-        if grid[y * _GRID // SIDE_DM, x * _GRID // SIDE_DM] != 1 + LAND_USES.index(use):
+        if grid[y * _GRID // SIDE_DM, x * _GRID // SIDE_DM] != number:
             continue
         if any(max(abs(x - site.x), abs(y - site.y)) < site.half + radius + 100 for site in scene.sites):
             continue
         inside = (middles - x)[None, :] ** 2 + (middles - y)[:, None] ** 2 <= radius**2
-        if int((grid[inside] == 1 + LAND_USES.index(use)).sum()) * 100 >= 95 * int(inside.sum()):
+        if int((grid[inside] == number).sum()) * 100 >= 95 * int(inside.sum()):
             return Marker(x=x, y=y, radius=radius)
     return None
 
@@ -323,8 +318,7 @@ def _places(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
 def _anomaly(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
     event = scene.event
     site = next(site for site in scene.sites if site.site_id == event.site_id)
-    r = event.radius
-    boxes = [(event.x - r, event.y - r, event.x + r, event.y + r)]
+    boxes = [square(event.x, event.y, event.radius)]
     asker.ask("anomaly/what", EVENT_KINDS, [event.kind], [site], boxes=boxes, site=site.kind)
     kinds = [other.kind for other in scene.sites]
     asker.ask(
@@ -370,19 +364,13 @@ def vocabulary() -> tuple[str, ...]:
     def texts() -> Iterator[str]:
         for variants in TEMPLATES.values():
             for text in variants:
-                yield text.replace("{kind}s", "").format_map(_Blank())
+                yield _FIELD.sub(" ", text)
         yield from fills
         yield from PROMPT_TEXTS
         yield from ("A. (A)", "B. (B)", "C. (C)", "D. (D)", ",")
 
     found = {word for text in texts() for word in words(text)}
     return tuple(sorted(found | {word.lower() for word in found if len(word) > 1}))
-
-
-class _Blank(dict):
-    def __missing__(self, key: str) -> str:
-        del key
-        return " "
 
 
 if not {form.split("/")[0] for form in TEMPLATES} == set(SUB_TASKS):

@@ -15,6 +15,7 @@ import functools
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from bat_jax.mini.world.drawing import (
     Canvas,
@@ -27,8 +28,8 @@ from bat_jax.mini.world.drawing import (
     object_shapes,
     site_shapes,
 )
-from bat_jax.mini.world.layout import land_use_grid, seed_grid
-from bat_jax.mini.world.world import LAND_USES, SIDE_DM, Marker, WorldScene, heading_vector
+from bat_jax.mini.world.layout import land_use_grid, land_use_number, seed_grid
+from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene, heading_vector
 
 MIN_SIDE_PX, MAX_SIDE_PX = 224, 16_384
 NATIVE_PX = 1344
@@ -147,7 +148,7 @@ def _paint_ground(scene: WorldScene) -> np.ndarray:
             shade[inside] = _pattern(seed.land_use, seed.heading, seed.tint)[inside]
     colours, rough = colours[cell] + shade[..., None], rough[cell]
     is_water = land_use_grid(scene.land, scene.river, _GROUND_PX) == land_use_number("water")
-    is_shore = _grown(is_water, 3) & ~is_water
+    is_shore = ndimage.binary_dilation(is_water, iterations=3) & ~is_water
     for mask, name in ((is_water, "water"), (is_shore, "bare")):
         rough[mask] = _ROUGHNESS[name]
         colours[mask] = LAND_RGB[name] if name == "water" else _SHORE
@@ -162,18 +163,6 @@ def _paint_ground(scene: WorldScene) -> np.ndarray:
     painted = np.asarray(large, np.float32)
     painted = painted + (noise * np.asarray(strength))[..., None]
     return np.clip(painted, 0, 255).astype(np.uint8)
-
-
-def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
-    """Grow a mask by one point to the four sides, `steps` times."""
-    out = mask.copy()
-    for _ in range(steps):
-        before = out.copy()
-        out[1:] |= before[:-1]
-        out[:-1] |= before[1:]
-        out[:, 1:] |= before[:, :-1]
-        out[:, :-1] |= before[:, 1:]
-    return out
 
 
 @functools.lru_cache(maxsize=64)
@@ -219,8 +208,3 @@ def _noise_field() -> np.ndarray:
 def _grain() -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64(20_260_414))
     return np.rint(rng.normal(0, _GRAIN_STD, (509, 509))).astype(np.int16)
-
-
-def land_use_number(name: str) -> int:
-    """Return the number of a land use in label maps: 1 + its place in LAND_USES."""
-    return 1 + LAND_USES.index(name)

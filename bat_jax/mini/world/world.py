@@ -30,18 +30,11 @@ EVENT_KINDS = ("fire", "flood", "spill", "crater")
 
 NUM_HEADINGS = 16
 # Cosine of k * 22.5 degrees, written out: a platform's own cosine may differ in the last bit.
-_COSINES = (1.0, 0.9238795325112867, 0.7071067811865476, 0.3826834323650898, 0.0)
-_QUARTER = _COSINES[:4]
-HEADING_COS = (
-    *_QUARTER,
-    0.0,
-    *(-c for c in _QUARTER[:0:-1]),
-    *(-c for c in _QUARTER),
-    0.0,
-    *_QUARTER[:0:-1],
-)
+_QUARTER = (1.0, 0.9238795325112867, 0.7071067811865476, 0.3826834323650898)
+_HALF = (*_QUARTER, 0.0, *(-cosine for cosine in _QUARTER[::-1]))
 
 Point = tuple[int, int]
+Box = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,9 +108,8 @@ class Site:
     objects: tuple[SceneObject, ...]
 
     @property
-    def box(self) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) in dm."""
-        return self.x - self.half, self.y - self.half, self.x + self.half, self.y + self.half
+    def box(self) -> Box:
+        return square(self.x, self.y, self.half)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,9 +184,17 @@ class WorldScene:
         raise ValueError(f"kind={kind!r}: scene {self.seed} has {', '.join(site.kind for site in self.sites)}")
 
 
+def square(x: int, y: int, half: int) -> Box:
+    """Return (left, top, right, bottom) of the square around (x, y), in dm."""
+    return x - half, y - half, x + half, y + half
+
+
 def heading_vector(heading: int) -> tuple[float, float]:
     """Return (cos, sin) of a heading."""
-    return HEADING_COS[heading % NUM_HEADINGS], HEADING_COS[(heading - NUM_HEADINGS // 4) % NUM_HEADINGS]
+    cos, sin = (
+        _HALF[min(turn, NUM_HEADINGS - turn)] for turn in (heading % NUM_HEADINGS, (heading - 4) % NUM_HEADINGS)
+    )
+    return cos, sin
 
 
 def canonical_json(content: Any) -> str:

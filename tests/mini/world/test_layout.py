@@ -11,7 +11,6 @@ import pytest
 from bat_jax.mini.world.draws import Draws
 from bat_jax.mini.world.layout import MAX_SEED, generate_scene, land_use_grid
 from bat_jax.mini.world.world import (
-    HEADING_COS,
     LAND_USES,
     MOVING_KINDS,
     OBJECT_KINDS,
@@ -76,7 +75,6 @@ def test_headings_are_cosines_and_sines():
     for heading in range(16):
         angle = heading * math.pi / 8
         assert np.allclose(heading_vector(heading), (math.cos(angle), math.sin(angle)), atol=1e-12)
-    assert len(HEADING_COS) == 16
 
 
 def test_sites_lie_inside_apart_and_each_kind_once(scenes):

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from bat_jax.mini.world.language_baseline import LanguageBaseline, accuracy_by_sub_task
 from bat_jax.mini.world.layout import generate_scene, land_use_grid
 from bat_jax.mini.world.question import LETTERS, SUB_TASKS, words
 from bat_jax.mini.world.questions import COUNTS, TEMPLATES, generate_questions, vocabulary
 from bat_jax.mini.world.world import COLOURS, LAND_USES, OBJECT_KINDS, SIDE_DM, SITE_KINDS
+from tests.mini.world.language_baseline import LanguageBaseline, accuracy_by_sub_task
 
 
 @pytest.fixture(scope="module")

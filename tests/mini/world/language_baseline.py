@@ -1,4 +1,4 @@
-"""Answer without looking: how far counted habits of the training questions get. It should be chance.
+"""Answer without looking: how far counted habits of the training questions get.
 
 For each option the baseline estimates how often it is right where it is shown, from general to particular: its letter,
 its text in this template, its text beside these very options, its text under this very wording. Each estimate is pulled
