@@ -21,7 +21,7 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.alignment import align_importance
-from bat_jax.compress.compressor import SELECTION_RULES, select
+from bat_jax.compress.compressor import select
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
@@ -250,8 +250,6 @@ class BatModel:
         """Choose each image's tokens for the questions in `suffixes` (token ids after the image) together."""
         if not scenes:
             raise ValueError("scenes: need at least one encoded image")
-        # What only partitioning or importance reads must not compile the selection anew.
-        rules = self.cfg.networks_with(*SELECTION_RULES).compressor
         compressions = []
         for scene, shares in zip(scenes, self._shares(budgets, len(scenes)), strict=True):
             rows = [self._anchor_importance(scene, suffix) for suffix in suffixes]
@@ -259,7 +257,7 @@ class BatModel:
             selections = self.stages.run(
                 "preserve_merge",
                 select,
-                (rules, scene.grids, scene.region_capacity),
+                (self.cfg.compressor.for_select, scene.grids, scene.region_capacity),
                 scene.scales,
                 importance,
                 jnp.asarray(shares, jnp.int32),
@@ -332,11 +330,8 @@ class BatModel:
             raise ValueError(
                 f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
             )
-        if self.cfg.compressor.selection == "dense" and (budgets != limits or num_images > 1):
-            raise ValueError(
-                f"selection='dense': keeps all {sum(limits)} tokens of one image; {num_images} images with "
-                f"budgets={list(budgets)} have no room for that"
-            )
+        if self.cfg.compressor.rule.check:
+            self.cfg.compressor.rule.check(self.cfg, budgets, num_images)
         return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
 
     def _check_length(self, num_rows: int) -> None:

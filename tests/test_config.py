@@ -12,21 +12,23 @@ import sys
 import pytest
 
 
-def import_without_type_checks(package):
-    """Import a package of bat_jax anew past the suite's import hook, and leave sys.modules as it was."""
-    wrapped = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(package)}
+def config_without_type_checks():
+    """Import bat_jax.config and its selections anew past the suite's import hook; leave sys.modules as it was."""
+    wrapped = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("bat_jax.")}
     finders = sys.meta_path[:]
     sys.meta_path[:] = [finder for finder in finders if not type(finder).__module__.startswith("jaxtyping")]
     try:
-        return importlib.import_module(package)
+        found = importlib.import_module("bat_jax.config")
+        assert "uhr_bat" in found.SELECTIONS
+        return found
     finally:
         sys.meta_path[:] = finders
-        for name in [name for name in sys.modules if name.startswith(package)]:
+        for name in [name for name in sys.modules if name.startswith("bat_jax.")]:
             del sys.modules[name]
         sys.modules.update(wrapped)
 
 
-config = import_without_type_checks("bat_jax.config")
+config = config_without_type_checks()
 DEFAULT_SCALES_PX, PAPER_BUDGETS = config.DEFAULT_SCALES_PX, config.PAPER_BUDGETS
 BatConfig, CompressorConfig, PromptConfig = config.BatConfig, config.CompressorConfig, config.PromptConfig
 VisionConfig, DecoderConfig, MlpConfig = config.VisionConfig, config.DecoderConfig, config.MlpConfig

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from tests import selection_example
 from tests.command_batch import run_commands
 from tests.tiny_model import write_tiny_checkpoint
 
@@ -83,6 +84,7 @@ def done(folder):
         "anchor": command(folder, "anchor", views="anchor", fidelity="paper", limit=2),
         "masks": command(folder, "masks", partition="sam", label_maps=folder / "maps", fidelity="paper", limit=2),
         "rule": command(folder, "rule", set="selection=visionzip", limit=1),
+        "installed rule": command(folder, "installed", set="selection=first", limit=1),
         "word": command(folder, "word", prompt="word", limit=3, offset=2),
         "replaced": command(folder, "word", limit=2, overwrite=True),
         "shard 2": command(folder, "shards", shard="2/2", limit=22),
@@ -90,7 +92,10 @@ def done(folder):
         "merge": [f"--output_dir={folder}/shards", "--merge"],
         "other shards": command(folder, "shards", shard="1/3", limit=22),
     }
-    return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
+    selection_example.install(folder / "site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "site"))
+        return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
 
 
 def test_a_killed_run_goes_on_without_loss_or_repetition(done, folder):
@@ -149,8 +154,11 @@ def test_label_maps_of_pictures_and_other_selections(done, folder):
     assert {line["status"] for line in lines_of(folder / "masks" / "predictions.jsonl")} == {"answered"}
     settings = json.loads((folder / "masks" / "run.json").read_text())["settings"]
     assert settings["label_maps"] == str(folder / "maps")
-    assert done["rule"][0] == 0, done["rule"][2]
-    assert lines_of(folder / "rule" / "predictions.jsonl")[0]["tokens_kept"] == [12, 30]
+    for case, output in (("rule", "rule"), ("installed rule", "installed")):
+        assert done[case][0] == 0, done[case][2]
+        assert lines_of(folder / output / "predictions.jsonl")[0]["tokens_kept"] == [12, 30]
+    config = json.loads((folder / "installed" / "config.json").read_text())
+    assert config["compressor"]["selection"] == selection_example.NAME
 
 
 def test_shards_share_a_run(done, folder):
@@ -172,6 +180,7 @@ BAD = {
     "checkpoint nowhere": ({"checkpoint": "nowhere"}, "nowhere"),
     "no benchmark": ({"benchmark": None}, "--benchmark"),
     "no output": ({"output_dir": None}, "--output_dir"),
+    "no such selection": ({"set": "selection=nonsense"}, "selection='nonsense': must be one of uhr_bat, topk"),
     "no scenes": ({"scene_seeds": None}, "--split, --scene_seeds"),
     "both": ({"split": "test"}, "--split, --scene_seeds"),
     "seeds": ({"scene_seeds": "7:3"}, "scene_seeds"),

@@ -1,14 +1,13 @@
 """The two halves: what an image costs once, what a question costs, and that answers do not depend on the order."""
 
 import dataclasses
-from typing import get_args
 
 import numpy as np
 import pytest
 
 from bat_jax import model as bat
 from bat_jax.compress.partition import cluster_rows
-from bat_jax.config.compressor import SelectionRule
+from bat_jax.config import SELECTIONS
 from bat_jax.encoding import SceneEncoder
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
@@ -239,7 +238,7 @@ def test_tokens_for_several_questions_follow_the_mean_of_their_importance(model,
     assert model.stages.num_compiles["anchor_importance"] == compiles
 
 
-@pytest.mark.parametrize("rule", [rule for rule in get_args(SelectionRule) if rule not in ("uhr_bat", "dense")])
+@pytest.mark.parametrize("rule", [rule for rule in SELECTIONS.names if rule not in ("uhr_bat", "dense")])
 def test_every_selection_answers_within_the_budget_without_padding(paper, rule):
     configured = paper.configured(paper.cfg.with_settings(selection=rule))
     scene = configured.encode(picture(80, 224))

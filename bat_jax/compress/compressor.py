@@ -1,7 +1,7 @@
 """The compressor: importance and tokens of all scales in, budgeted rows out; one compiled program of fixed shape.
 
   partition_scale      image only: region ids of one scale                        (kmeans / grid / one)
-  select               question: align -> preserve and merge -> budget, all scales
+  select               question: align -> choose under the budgets, all scales; `CompressorConfig.selection` says how
   compress             both in one program, for use on anyone's tokens, scores and labels
 
 Cluster counts, Lloyd steps and budgets are traced: a grid of them compiles once. Static are the shapes: M tokens, J =
@@ -15,29 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax.compress.alignment import align_importance
-from bat_jax.compress.background import background_groups
-from bat_jax.compress.baselines import (
-    each_alone,
-    global_shares,
-    grid_groups,
-    keep_top,
-    largest_view_groups,
-    random_scores,
-)
-from bat_jax.compress.groups import merge_groups
+from bat_jax.compress.candidates import Candidates
 from bat_jax.compress.partition import grid_regions, kmeans_regions
-from bat_jax.compress.preserve_merge import Selection, preserve_merge
-from bat_jax.compress.prumerge import prumerge_groups
-from bat_jax.compress.tome import tome_groups
-from bat_jax.compress.visionzip import visionzip_groups
+from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import CompressorConfig
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.kmeans import random_rows
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key
-
-# The fields of CompressorConfig that `select` reads.
-SELECTION_RULES = ("scales", "mask_padding", "selection", "preserve_equal", "coverage")
 
 
 class ScaleTokens(NamedTuple):
@@ -91,7 +76,8 @@ def select(
     """Compress every scale under its budget, by `cfg.selection`: UHR-BAT's rule or another one (docs/compressors.md).
 
     Args:
-      cfg: rules, and the static J of every scale; where scales share one budget, each has room for all of it.
+      cfg: rules, and the static J of every scale; where scales share one budget, each has room for all of it. Nothing
+        but `cfg.for_select` is read.
       grids: every scale's grid, the anchor first. region_capacity: static R of every scale.
       scales: tokens, regions and masks, and the tower's attention for selections that read it.
       anchor_importance: a_i of the anchor's tokens.
@@ -105,65 +91,22 @@ def select(
             f"selection={cfg.selection!r}: needs the tower's attention; encode the image with this setting"
         )
     anchor_valid = scales[0].valid if cfg.mask_padding else None
-    scores = [align_importance(anchor_importance, grids[0], grid, anchor_valid) for grid in grids]
-    valid = [scale.valid for scale in scales]
-    if cfg.selection in ("topk_global", "largest_view"):
-        total = jnp.sum(budgets)
-        room = [min(sum(cfg.budgets), grid.num_tokens) for grid in grids]
-        if cfg.selection == "largest_view":
-            groups = largest_view_groups(grids, valid, total)
-            parts = zip(scales, scores, groups, room, strict=True)
-            return tuple(merge_groups(scale.tokens, score, group, rows) for scale, score, group, rows in parts)
-        parts = zip(scales, scores, global_shares(scores, valid, total), room, strict=True)
-        return tuple(keep_top(scale.tokens, score, scale.valid, share, rows) for scale, score, share, rows in parts)
-    if cfg.selection == "random":
-        keys = [jax.random.fold_in(jax.random.key(0), index) for index in range(len(grids))]
-        draws = zip(keys, grids, strict=True)
-        scores = [random_scores(key, anchor_importance, grid.num_tokens) for key, grid in draws]
-    parts = zip(grids, scales, scores, region_capacity, budgets, cfg.budgets, strict=True)
-    return tuple(_select_scale(cfg, *part) for part in parts)
-
-
-def _select_scale(
-    cfg: CompressorConfig,
-    grid: TokenGrid,
-    scale: ScaleTokens,
-    importance: Float[Array, "M"],
-    num_regions: int,
-    budget: Int[Array, ""],
-    max_budget: int,
-) -> Selection:
-    """Compress one scale under its own budget."""
-    tokens, region_id, valid, attention = scale
-    if cfg.selection == "uhr_bat":
-        return preserve_merge(
-            tokens,
-            importance,
-            region_id,
-            valid,
-            budget,
+    rooms = cfg.budgets
+    if cfg.rule.shares_budget:
+        rooms = tuple(min(sum(cfg.budgets), grid.num_tokens) for grid in grids)
+    parts = zip(grids, scales, budgets, rooms, region_capacity, strict=True)
+    candidates = tuple(
+        Candidates(
+            grid=grid,
+            importance=align_importance(anchor_importance, grids[0], grid, anchor_valid),
+            budget=budget,
+            max_budget=room,
             num_regions=num_regions,
-            max_budget=max_budget,
-            preserve_equal=cfg.preserve_equal,
-            coverage=cfg.coverage,
+            **scale._asdict(),
         )
-    weight = None
-    match cfg.selection:
-        case "pooling":
-            group = grid_groups(grid, valid, budget)
-        case "dense":
-            group = each_alone(valid, budget)
-        case "visionzip":
-            group = visionzip_groups(attention, valid, budget, max_budget)
-        case "prumerge":
-            group, weight = prumerge_groups(attention, valid, budget, max_budget), attention.class_attention
-        case "tome":
-            group = tome_groups(attention.key, valid, budget)
-        case "background":
-            group = background_groups(grid, attention, valid, budget)
-        case _:
-            return keep_top(tokens, importance, valid, budget, max_budget)
-    return merge_groups(tokens, importance, group, max_budget, weight)
+        for grid, scale, budget, room, num_regions in parts
+    )
+    return cfg.rule.choose(candidates, **{name: getattr(cfg, name) for name in cfg.rule.settings})
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "grids"))

@@ -1,11 +1,12 @@
-"""Selections that say which row every token goes into: the row is the mean of its tokens, or its only token."""
+"""Rows from tokens: the best ones alone, or groups of tokens that each make one row, their mean."""
 
 import jax
 import jax.numpy as jnp
 
-from bat_jax.compress.partition import ALONE
-from bat_jax.compress.preserve_merge import Selection
+from bat_jax.compress.partition import ALONE, grid_regions
+from bat_jax.compress.preserve_merge import Selection, preserve_merge
 from bat_jax.ops.segment import segment_sum
+from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int
 
 
@@ -28,6 +29,29 @@ def evenly_spaced(count: Int[Array, ""], total: Int[Array, ""], size: int) -> In
     count = jnp.maximum(count, 1)
     place = jnp.arange(size, dtype=jnp.int32)
     return place * (total // count) + place * (total % count) // count
+
+
+def grid_groups(grid: TokenGrid, valid: Bool[Array, "M"], budget: Int[Array, ""] | int) -> Int[Array, "M"]:
+    """Return each token's cell of the largest regular grid of at most `budget` cells, -1 where it is not valid."""
+    return jnp.where(valid & (jnp.asarray(budget) > 0), grid_regions(grid, budget), -1)
+
+
+def each_alone(valid: Bool[Array, "M"], budget: Int[Array, ""] | int) -> Int[Array, "M"]:
+    """Return a row of its own for each of the first `budget` valid tokens, -1 for the others."""
+    row = jnp.cumsum(valid) - 1
+    return jnp.where(valid & (row < budget), row, -1).astype(jnp.int32)
+
+
+def keep_top(
+    tokens: Float[Array, "M D"],
+    importance: Float[Array, "M"],
+    valid: Bool[Array, "M"],
+    budget: Int[Array, ""] | int,
+    max_budget: int,
+) -> Selection:
+    """Keep the `budget` valid tokens of highest importance, in that order; equal ones by their index."""
+    alone = jnp.full(importance.shape, ALONE, jnp.int32)
+    return preserve_merge(tokens, importance, alone, valid, budget, num_regions=1, max_budget=max_budget)
 
 
 def merge_groups(

@@ -16,11 +16,13 @@ from bat_jax.config.compressor import (
     ScaleSpec,
 )
 from bat_jax.config.networks import DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.selections import SELECTIONS, SelectionRule
 
 __all__ = [
     "BUDGET_OF_SCALE",
     "DEFAULT_SCALES_PX",
     "PAPER_BUDGETS",
+    "SELECTIONS",
     "BatConfig",
     "CompressorConfig",
     "DecoderConfig",
@@ -30,5 +32,6 @@ __all__ = [
     "PromptConfig",
     "ScaleEmbeddingConfig",
     "ScaleSpec",
+    "SelectionRule",
     "VisionConfig",
 ]

@@ -41,9 +41,6 @@ class BatConfig:
         layer = self.compressor.importance_layer
         is_layer = -num_layers <= layer < num_layers
         require(is_layer, "importance_layer", layer, f"the decoder has {num_layers} layers")
-        if self.compressor.selection == "fastv":
-            layer = self.compressor.fastv_layer
-            require(layer <= num_layers, "fastv_layer", layer, f"the decoder has {num_layers} layers")
         tile = self.vision.image_size_px
         for scale in self.compressor.scales:
             require(
@@ -57,7 +54,8 @@ class BatConfig:
                 f"scale {scale.size_px} has only {num_tokens} tokens",
             )
         self._check_clusters()
-        self._check_dense()
+        if self.compressor.rule.check:
+            self.compressor.rule.check(self, self.compressor.budgets, 1)
         has_embedding = self.scale_embedding.form != "none"
         require(
             has_embedding or not self.compressor.scale_embedding,
@@ -89,26 +87,6 @@ class BatConfig:
             "num_clusters",
             num_clusters,
             f"the scales {list(self.compressor.sizes_px)} have {counts} tokens; at most {limit} regions fit",
-        )
-
-    def _check_dense(self) -> None:
-        """Refuse to keep every token of views that the budgets or the decoder's positions do not hold."""
-        if self.compressor.selection != "dense":
-            return
-        sizes, counts = list(self.compressor.sizes_px), [self.num_tokens(size) for size in self.compressor.sizes_px]
-        require(
-            list(self.compressor.budgets) == counts,
-            "selection",
-            "dense",
-            f"the views {sizes} have {counts} tokens, the budgets are {list(self.compressor.budgets)}; "
-            f"give --budgets={','.join(map(str, counts))}, or fewer --scales",
-        )
-        limit = self.decoder.max_positions
-        require(
-            sum(counts) < limit,
-            "selection",
-            "dense",
-            f"the views {sizes} have {sum(counts)} tokens together, the decoder {limit} positions; give fewer --scales",
         )
 
     def num_tiles(self, size_px: int) -> int:
@@ -162,17 +140,15 @@ class BatConfig:
 
         What only runs a network is compiled for this one, so that no setting of the compressor compiles it anew.
         """
-        scales = (ScaleSpec(size_px=self.vision.image_size_px, budget=1),)
-        blank = CompressorConfig.release(
-            scales=scales, num_clusters=0, token_mlp=False, scale_embedding_in_attention="as_set"
-        )
-        return dataclasses.replace(self, compressor=blank, prompt=PromptConfig())
+        return self.networks_with()
 
     def networks_with(self, *names: str) -> "BatConfig":
         """Return `networks` with some of the compressor's settings, for what reads only these."""
-        networks = self.networks
-        kept = {name: getattr(self.compressor, name) for name in names}
-        return dataclasses.replace(networks, compressor=dataclasses.replace(networks.compressor, **kept))
+        compressor = self.compressor.only(*names)
+        if "scales" not in names:
+            tile = ScaleSpec(size_px=self.vision.image_size_px, budget=1)
+            compressor = dataclasses.replace(compressor, scales=(tile,))
+        return dataclasses.replace(self, compressor=compressor, prompt=PromptConfig())
 
     @classmethod
     def uhr_bat_7b(cls, fidelity: Fidelity = "release", **overrides: Any) -> "BatConfig":

@@ -8,26 +8,10 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from bat_jax.config.fields import require, require_choice, require_positive
+from bat_jax.config.selections import SELECTIONS, SelectionRule
 
 Fidelity = Literal["paper", "release"]
 Partition = Literal["kmeans", "birch", "sam", "grid", "one"]
-SelectionRule = Literal[
-    "uhr_bat",
-    "topk",
-    "topk_global",
-    "random",
-    "pooling",
-    "largest_view",
-    "dense",
-    "fastv",
-    "visionzip",
-    "prumerge",
-    "tome",
-    "background",
-]
-# Selections that read the vision tower's attention; images are encoded with it for them.
-TOWER_ATTENTION_RULES = ("visionzip", "prumerge", "tome", "background")
-
 # The budgets of the paper's appendix A, which the authors' README uses too, and its other sets by benchmark.
 DEFAULT_SCALES_PX = (672, 1344, 2688, 4032)
 PAPER_BUDGETS = {
@@ -77,7 +61,8 @@ class CompressorConfig:
       scale_embedding_in_attention: "as_set" follows `scale_embedding`; "always" adds it once on the attention path
         whatever that says (release).
       token_mlp: send the selected tokens through the token MLP (release).
-      selection: "uhr_bat" is the method; the others are what it is compared with (docs/compressors.md).
+      selection: name of a record (config/selections.py): "uhr_bat" is the method, the others are what it is compared
+        with (docs/compressors.md).
       fastv_layer: K of selection "fastv": the decoder layer, counted from 1, whose attention is read.
       coverage: "guaranteed" gives every region one row before the budget is filled in order (ours, in neither).
       background: for label maps: "tokens" makes every token of label 0 a region of its own; "region" treats 0 as any
@@ -106,7 +91,7 @@ class CompressorConfig:
     scale_embedding_repeats: int
     scale_embedding_in_attention: Literal["as_set", "always"]
     token_mlp: bool
-    selection: SelectionRule = "uhr_bat"
+    selection: str = "uhr_bat"
     fastv_layer: int = 2
     coverage: Literal["off", "guaranteed"] = "off"
     background: Literal["tokens", "region"] = "tokens"
@@ -121,7 +106,7 @@ class CompressorConfig:
         require_choice(self, "importance_query", ("question", "last_token"))
         require_choice(self, "scale_embedding_extent", ("scale", "tile"))
         require_choice(self, "scale_embedding_in_attention", ("as_set", "always"))
-        require_choice(self, "selection", get_args(SelectionRule))
+        require_choice(self, "selection", SELECTIONS.names)
         require_choice(self, "coverage", ("off", "guaranteed"))
         require_choice(self, "background", ("tokens", "region"))
         require_choice(self, "without_label_map", ("top", "error"))
@@ -186,19 +171,34 @@ class CompressorConfig:
         return tuple(scale.budget for scale in self.scales)
 
     @property
-    def attention_layer(self) -> int:
-        """Decoder layer whose attention the selection reads; negative counts from the last."""
-        return self.fastv_layer - 1 if self.selection == "fastv" else self.importance_layer
+    def rule(self) -> SelectionRule:
+        """The selection's record."""
+        return SELECTIONS[self.selection]
 
     @property
-    def attention_query(self) -> Literal["question", "last_token"]:
-        """Which rows of that attention the selection reads."""
-        return "last_token" if self.selection == "fastv" else self.importance_query
+    def attention_layer(self) -> int:
+        """Decoder layer whose attention the selection reads; negative counts from the last."""
+        return self.rule.attention(self)[0] if self.rule.attention else self.importance_layer
+
+    @property
+    def attention_query(self) -> str:
+        """Which rows of that attention the selection reads, "question" or "last_token"."""
+        return self.rule.attention(self)[1] if self.rule.attention else self.importance_query
 
     @property
     def reads_tower_attention(self) -> bool:
         """Whether the selection needs the vision tower's attention of every token."""
-        return self.selection in TOWER_ATTENTION_RULES
+        return "tower" in self.rule.needs
+
+    def only(self, *names: str) -> "CompressorConfig":
+        """Return these fields' values, and for all others values that do not depend on this config."""
+        blank = CompressorConfig.release(num_clusters=0, token_mlp=False, scale_embedding_in_attention="as_set")
+        return dataclasses.replace(blank, **{name: getattr(self, name) for name in names})
+
+    @property
+    def for_select(self) -> "CompressorConfig":
+        """The config with only what `compress.compressor.select` reads: nothing else compiles the selection anew."""
+        return self.only("scales", "mask_padding", "selection", *self.rule.settings)
 
     def embedding_repeats(self, path: Literal["answer", "attention"]) -> int:
         """How often the scale embedding is added to tokens the decoder sees ("answer") or computes importance on."""

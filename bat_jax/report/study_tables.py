@@ -59,7 +59,7 @@ def coverage_tables(lines: Lines) -> tuple[Table, ...]:
     tables = []
     for source, words in _IMPORTANCE.items():
         rows = []
-        for (kind, is_asked), way in itertools.product(_PLACES.items(), coverage.WAYS):
+        for (kind, is_asked), way in itertools.product(_PLACES.items(), coverage.ways_in(lines)):
             cells = [_share(lines, source, way, kept, is_asked) for kept in coverage.BUDGETS]
             if any(cells):
                 rows.append((kind, way, *cells, *_loss(lines, source, way, is_asked)))
@@ -162,7 +162,7 @@ def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for row, (source, words) in zip(panels, _IMPORTANCE.items(), strict=True):
         for axes, kind in zip(row, kinds, strict=True):
-            for number, way in enumerate(coverage.WAYS):
+            for number, way in enumerate(coverage.ways_in(lines)):
                 shares = [coverage.share(lines, source, way, kept, "k", _PLACES[kind]) for kept in coverage.BUDGETS]
                 if None not in shares:
                     _bars(axes, [kept + 0.05 * number for kept in coverage.BUDGETS], shares, way, line="-")

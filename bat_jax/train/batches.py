@@ -141,7 +141,7 @@ class BatchMaker:
             record,
             self.cfg.prompt,
             label_rule=self.recipe.label_rule,
-            importance_query=settings.importance_query,
+            attention_query=settings.attention_query,
             max_length=self.recipe.max_length,
         )
         num_text = conversation.prefix_ids.size + conversation.suffix_ids.size

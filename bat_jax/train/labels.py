@@ -59,7 +59,7 @@ def tokenize_conversation(
     prompt: PromptConfig,
     *,
     label_rule: str,
-    importance_query: str,
+    attention_query: str,
     max_length: int,
 ) -> Conversation:
     """Tokenise a record and mark what is learnt.
@@ -68,7 +68,7 @@ def tokenize_conversation(
       tokenizer: with <|im_start|> and <|im_end|> as special tokens.
       prompt: template; with images "first" only the first image of several is used.
       label_rule: "answer" or "release", see the table above.
-      importance_query: rule of the importance rows (compress/importance.py), applied to the first question as if it
+      attention_query: rule of the importance rows (compress/importance.py), applied to the first question as if it
         stood alone: text up to and with "assistant\\n".
       max_length: text tokens kept, the image counted as one.
 
@@ -93,7 +93,7 @@ def tokenize_conversation(
     row_weight = np.zeros(len(ids[behind]), np.float32)
     if record.images:
         row_weight[: len(query)] = suffix_row_weight(
-            importance_query,
+            attention_query,
             query,
             pad_id=tokenizer.pad_token_id,
             end_of_turn_id=end_of_turn_id(tokenizer),

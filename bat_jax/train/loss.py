@@ -82,12 +82,16 @@ def training_config(cfg: BatConfig, recipe: TrainConfig) -> BatConfig:
     """Return the model's config as training runs it: the recipe's dtype and number of regions.
 
     Raises:
-      ValueError: the partition needs label maps, or the number of regions does not fit.
+      ValueError: the partition needs label maps, the number of regions does not fit, or the selection reads the
+        tower's attention.
     """
     if cfg.compressor.partition == "sam":
         raise ValueError("partition='sam': training reads no label maps; use kmeans or grid")
     if cfg.compressor.partition == "birch":
         raise ValueError("partition='birch': runs on the host, not in a training step; use kmeans or grid")
+    if cfg.compressor.reads_tower_attention:
+        name = cfg.compressor.selection
+        raise ValueError(f"selection={name!r}: reads the vision tower's attention, which training does not compute")
     settings = {} if recipe.num_clusters is None else {"num_clusters": recipe.num_clusters}
     cfg = cfg.with_settings(**settings)
     return dataclasses.replace(cfg, compute_dtype=recipe.compute_dtype)
@@ -211,7 +215,7 @@ def anchor_importance(
         row_weight=sample.row_weight[None],
     )
     start = sample.prefix_ids.shape[0]
-    row = output.importance[cfg.compressor.importance_layer, 0]
+    row = output.importance[cfg.compressor.attention_layer, 0]
     return row[start : start + anchor_tokens.shape[0]]
 
 

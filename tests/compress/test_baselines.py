@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.compress import baselines
 from bat_jax.compress.alignment import align_importance
 from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.compress.groups import each_alone, keep_top
+from bat_jax.compress.selections.largest_view import largest_view_groups
 from bat_jax.config import CompressorConfig, ScaleSpec
 from bat_jax.ops.token_grid import TokenGrid
 
@@ -38,7 +39,7 @@ def anchor():
 def test_keep_top_is_the_sorted_top(anchor):
     rng = np.random.default_rng(0)
     tokens, valid = rng.normal(size=(16, 3)).astype(np.float32), rng.random(16) < 0.7
-    kept = baselines.keep_top(jnp.asarray(tokens), jnp.asarray(anchor), jnp.asarray(valid), 6, 8)
+    kept = keep_top(jnp.asarray(tokens), jnp.asarray(anchor), jnp.asarray(valid), 6, 8)
     order = [i for i in np.argsort(-anchor, kind="stable") if valid[i]][:6]
     assert kept.index.tolist() == [*order, -1, -1]
     np.testing.assert_array_equal(kept.tokens[:6], tokens[order])
@@ -82,7 +83,7 @@ def test_pooling_is_the_mean_of_every_cell(anchor):
 
 
 def _groups(valid, budget):
-    return [np.asarray(group) for group in baselines.largest_view_groups(GRIDS, valid, jnp.int32(budget))]
+    return [np.asarray(group) for group in largest_view_groups(GRIDS, valid, jnp.int32(budget))]
 
 
 def test_the_largest_view_that_fits_comes_whole_and_alone():
@@ -120,7 +121,7 @@ def test_largest_view_reaches_the_selection_with_its_tokens_in_order(anchor):
 
 def test_dense_keeps_every_valid_token_in_order():
     valid = np.random.default_rng(2).random(20) < 0.6
-    group = np.asarray(baselines.each_alone(jnp.asarray(valid), 20))
+    group = np.asarray(each_alone(jnp.asarray(valid), 20))
     assert group[valid].tolist() == list(range(valid.sum())) and np.all(group[~valid] == -1)
 
 

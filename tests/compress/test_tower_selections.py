@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.compress.background import background_groups, tile_roots
 from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.compress.groups import evenly_spaced, merge_groups
-from bat_jax.compress.prumerge import outlier_threshold, prumerge_groups
-from bat_jax.compress.tome import tome_groups
-from bat_jax.compress.visionzip import contextual_share, visionzip_groups
+from bat_jax.compress.selections.background import background_groups, tile_roots
+from bat_jax.compress.selections.prumerge import outlier_threshold, prumerge_groups
+from bat_jax.compress.selections.tome import tome_groups
+from bat_jax.compress.selections.visionzip import contextual_share, visionzip_groups
 from bat_jax.config import CompressorConfig, ScaleSpec
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.token_grid import TokenGrid

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bat_jax.config import ScaleSpec
+from bat_jax.config import SELECTIONS, ScaleSpec
 from bat_jax.io.views import pad_to_square
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import first_of_each
@@ -23,6 +23,7 @@ from bat_jax.report.figures.seen import seen_picture
 from bat_jax.report.figures.subject import Ask, Subject, window_in
 from bat_jax.report.figures.tsne import NUM_NEIGHBOURS, check_installed, plane, same_region_share
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, wrap
+from tests import selection_example
 from tests.command_batch import run_commands
 from tests.tiny_model import load_tiny, write_tiny_checkpoint
 
@@ -121,6 +122,12 @@ def test_baselines_have_our_budget_and_one_encoded_picture(model, subject):
     assert [len(compared), compared[0].name, compared[-1].name] == [6, "UHR-BAT (ours)", "112 px view alone, all of it"]
     assert all(one.asked.num_kept <= 56 for one in compared[:-1])
     assert compared[-1].asked.answer.tokens_kept[0] == (64, 0)
+
+
+def test_an_added_selection_answers_on_the_cards_by_its_title(subject):
+    with SELECTIONS.added(selection_example.record()):
+        names = {one.name: one.asked for one in compare(subject, subject.asks[0])}
+    assert names[selection_example.TITLE].answer.tokens_kept == ((16, 40),)
 
 
 def test_counts_name_rows_and_the_tokens_in_them(wide):

@@ -26,7 +26,7 @@ def tokenized(tokenizer, turns=QA, images=("a.png",), rule="answer", prompt=None
         Record(id="7", images=images, turns=turns),
         prompt or PromptConfig(),
         label_rule=rule,
-        importance_query=query,
+        attention_query=query,
         max_length=max_length,
     )
 

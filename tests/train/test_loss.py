@@ -69,18 +69,31 @@ def losses(setting):
     return jax.jit(jax.value_and_grad(total, has_aux=True))(model.params)
 
 
-def test_importance_is_that_of_answering(setting):
+@pytest.mark.parametrize("settings", [{}, {"selection": "fastv", "fastv_layer": 1, "importance_query": "question"}])
+def test_importance_is_that_of_answering(setting, settings):
     model, cfg, samples, image = setting
+    cfg = cfg.with_settings(**settings)
     question = "<image>\nHow many ships?"
     scene = model.encode(image)
     suffix = build_prompt(model.tokenizer, question, 1, cfg.prompt).pieces[-1]
-    expected = np.asarray(model.compress([scene], [suffix])[0].anchor_importance)
+    expected = np.asarray(model.configured(cfg).compress([scene], [suffix])[0].anchor_importance)
     sample = jax.tree.map(lambda leaf: leaf[1], samples)
+    if settings:
+        turns = (Turn(role="user", text=question), Turn(role="assistant", text="Two"))
+        source = [Record(id="plain", images=(image.name,), turns=turns)]
+        batch = BatchMaker(cfg, RECIPE, model.tokenizer, source, image.parent)(0)
+        sample = jax.tree.map(lambda leaf: jnp.asarray(leaf[0][0]), batch.samples)
     features = bat.encode_tiles(cfg, model.params, sample.tiles[0], normalisation_table(cfg.vision))
     anchor = bat.with_scale_embedding(
         cfg, cfg.compressor.sizes_px[0], 1, model.params, features.projected.reshape(-1, cfg.decoder.width)
     )
     np.testing.assert_allclose(anchor_importance(cfg, RECIPE, model.params, anchor, sample), expected, rtol=1e-4)
+
+
+def test_a_selection_that_training_cannot_compute_is_refused(setting):
+    model, _, _, _ = setting
+    with pytest.raises(ValueError, match=r"^selection='tome': reads the vision tower's attention"):
+        training_config(model.cfg.with_settings(selection="tome"), RECIPE)
 
 
 def test_the_auxiliary_loss_is_minus_log_of_the_mass_and_only_where_there_are_targets(setting, losses):

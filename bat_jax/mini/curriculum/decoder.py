@@ -20,7 +20,7 @@ import numpy as np
 from bat_jax import model as bat
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.mini.curriculum.bank import FORMS
-from bat_jax.mini.curriculum.group_batches import SELECTIONS, GroupBatch, Mix
+from bat_jax.mini.curriculum.group_batches import ANCHOR, GroupBatch, Mix
 from bat_jax.mini.curriculum.lookups import LookupBatch
 from bat_jax.mini.curriculum.packed import (
     AnswerLoss,
@@ -371,7 +371,7 @@ def selected_loss(
 
 def selecting_config(cfg: BatConfig, mix: Mix, selection: str) -> BatConfig:
     """Return the config that a batch's tokens are selected under."""
-    if selection == "anchor":
+    if selection == ANCHOR:
         px = cfg.compressor.sizes_px[0]
         scales = (ScaleSpec(size_px=px, budget=cfg.num_tokens(px)),)
         return cfg.with_settings(selection="topk", scales=scales)
@@ -389,17 +389,17 @@ def select_pictures(
     budgets: Int[Array, "B S"],
     selection: Int[Array, ""],
 ) -> tuple[Float[Array, "B U D"], Bool[Array, "B U"], Int[Array, "B U"]]:
-    """Return `packed.select_visual` of every picture by one of SELECTIONS; a selection with few rows is padded."""
-    used = [index for index, share in enumerate(mix.selections) if share]
+    """Return `packed.select_visual` of every picture by one of the mix; a selection with few rows is padded."""
+    names = [name for name, _ in mix.selections]
     num_anchor = importance.shape[1]
-    num_rows = max(sum(selecting_config(cfg, mix, SELECTIONS[index]).compressor.budgets) for index in used)
+    num_rows = max(sum(selecting_config(cfg, mix, name).compressor.budgets) for name in names)
 
     def branch(name: str):
         selecting = selecting_config(cfg, mix, name)
 
         def select(arrays):
             tokens, region_id, importance, budgets = arrays
-            if name == "anchor":
+            if name == ANCHOR:
                 budgets = jnp.full((budgets.shape[0], 1), num_anchor, jnp.int32)
             visual, mask, index = jax.vmap(lambda *rows: select_visual(selecting, *rows))(
                 tokens, region_id, importance, budgets
@@ -411,8 +411,7 @@ def select_pictures(
         return select
 
     arrays = tokens, region_id, jax.lax.stop_gradient(importance), budgets
-    number = jnp.searchsorted(jnp.array(used), selection)
-    return jax.lax.switch(number, [branch(SELECTIONS[index]) for index in used], arrays)
+    return jax.lax.switch(selection, [branch(name) for name in names], arrays)
 
 
 def selected_answers(

@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bat_jax.config import BatConfig
+from bat_jax.config import SELECTIONS, BatConfig
 from bat_jax.mini.curriculum.bank import FORMS, KINDS, OPEN_LENGTH, TEXT_LENGTH, Bank, QuestionGroup
 from bat_jax.mini.curriculum.packed import Texts
 from bat_jax.mini.curriculum.picture_store import TokenTruth, grids
 
 # Shares of open, word and letter among the questions whose importance is read.
 _ASKED = (0.0, 0.0, 1.0)
-SELECTIONS = ("uhr_bat", "topk", "random", "pooling", "anchor")
+# In a mix beside the names of selections: all tokens of the anchor view alone.
+ANCHOR = "anchor"
 
 
 class GroupBatch(NamedTuple):
@@ -23,7 +24,7 @@ class GroupBatch(NamedTuple):
 
     target_mask (B, Q', M1). picture (B,): row in the stores. token_index (B, U): tokens given instead of selected ones.
     objects (B, Q, 15): ids of the objects that the answer is read from, 0 behind them. budgets (B, S). selection ():
-    which of SELECTIONS selects.
+    which of the mix selects.
     text_only: (Qt, T) questions without a picture; Qt may be 0. sub_task, form (B, Q): what each is.
     """
 
@@ -48,8 +49,8 @@ class Mix:
       num_pictures, num_questions, num_asking: B, Q, Q'. num_given: U tokens chosen by the truth; 0: by selection.
       kinds: shares of groups about a site, a circle, several sites or all. forms: shares of open, word, letter.
       crowding: a site with n objects is drawn n^crowding times as often; one alone teaches nothing about telling apart.
-      num_text_only: Qt. selections: shares of SELECTIONS among the batches. budgets: at most; None for the config's.
-        Those of a picture are from `lowest` of that to all of it.
+      num_text_only: Qt. selections: names, or ANCHOR, with their shares among the batches. budgets: at most; None for
+        the config's. Those of a picture are from `lowest` of that to all of it.
     """
 
     num_pictures: int
@@ -60,9 +61,15 @@ class Mix:
     forms: tuple[float, float, float] = (1.0, 0.0, 0.0)
     crowding: int = 0
     num_text_only: int = 0
-    selections: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 0.0)
+    selections: tuple[tuple[str, float], ...] = (("uhr_bat", 1.0),)
     budgets: tuple[int, ...] | None = None
     lowest: float = 0.5
+
+    def __post_init__(self):
+        for name, _ in self.selections:
+            rule = None if name == ANCHOR else SELECTIONS[name]
+            if rule and ("tower" in rule.needs or rule.attention):
+                raise ValueError(f"selections: {name!r} reads other attention than what this training computes")
 
 
 class GroupBatches:
@@ -93,7 +100,7 @@ class GroupBatches:
         form_share = np.array(mix.forms)
         length = OPEN_LENGTH if form_share[1:].sum() == 0 else TEXT_LENGTH
         limits = mix.budgets or self.cfg.compressor.budgets
-        selection = rng.choice(len(SELECTIONS), p=mix.selections)
+        selection = rng.choice(len(mix.selections), p=[share for _, share in mix.selections])
         for _ in range(mix.num_pictures):
             kind = str(rng.choice(KINDS, p=self.kinds))
             pool = self.by_kind[kind]

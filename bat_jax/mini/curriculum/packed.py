@@ -88,7 +88,7 @@ def question_importance(
 
     `row_weight` reads other rows than the question's, which count alike by default.
     """
-    cfg, params = bat.first_layers(cfg, params, cfg.compressor.importance_layer % cfg.decoder.num_layers + 1)
+    cfg, params = bat.first_layers(cfg, params, cfg.compressor.attention_layer % cfg.decoder.num_layers + 1)
     num_questions, length = texts.ids.shape
     cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions)
     if row_weight is None:
@@ -167,7 +167,7 @@ def answer_loss(
     return AnswerLoss(
         loss=jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1),
         is_right=jnp.all(is_hit | ~is_answer, axis=1),
-        attention=output.importance[cfg.compressor.importance_layer],
+        attention=output.importance[cfg.compressor.attention_layer],
         last_attention=output.importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
         early_logits=bat.logits(cfg, params, early, after_norm=False),
     )

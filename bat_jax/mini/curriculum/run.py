@@ -34,7 +34,7 @@ from bat_jax.config import BatConfig
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.mini.curriculum import decoder, export, features, tower
 from bat_jax.mini.curriculum.bank import Bank, make_bank
-from bat_jax.mini.curriculum.group_batches import GroupBatch, GroupBatches, Mix
+from bat_jax.mini.curriculum.group_batches import ANCHOR, GroupBatch, GroupBatches, Mix
 from bat_jax.mini.curriculum.lookups import LookupBatches
 from bat_jax.mini.curriculum.options import OptionBatches
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
@@ -99,7 +99,7 @@ _MIXED_MIX = Mix(
     forms=(0.05, 0.05, 0.9),
     num_text_only=4,
     kinds=(0.78, 0.06, 0.16),
-    selections=(0.62, 0.22, 0.04, 0.04, 0.08),
+    selections=(("uhr_bat", 0.62), ("topk", 0.22), ("random", 0.04), ("pooling", 0.04), (ANCHOR, 0.08)),
     lowest=0.3,
 )
 
@@ -460,9 +460,14 @@ def _held_out_accuracy(
     cfg: BatConfig, mix: Mix, bank: Bank, labels: np.ndarray, pictures: range, fixed: dict[str, Any]
 ) -> Callable[[Params], dict[str, float]]:
     """Return params -> accuracy a sub-task with letters, on pictures that nothing was trained on, at full budgets."""
-    selections = (1.0, *(0.0 for _ in mix.selections[1:]))
     mix = dataclasses.replace(
-        mix, forms=(0.0, 0.0, 1.0), num_text_only=0, num_asking=1, selections=selections, budgets=None, lowest=0.999
+        mix,
+        forms=(0.0, 0.0, 1.0),
+        num_text_only=0,
+        num_asking=1,
+        selections=(("uhr_bat", 1.0),),
+        budgets=None,
+        lowest=0.999,
     )
     batches = GroupBatches(cfg, mix, bank, labels, pictures, seed=12345)
 

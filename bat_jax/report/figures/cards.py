@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
+from bat_jax.config import SELECTIONS
+from bat_jax.config.selections import shown_in
 from bat_jax.mini.world.question import LETTERS as OPTION_LETTERS
 from bat_jax.report.answer_page import Asked
-from bat_jax.report.figures.figure import LETTERS, SELECTION_NAMES, Figure, budget_text, card_panels
+from bat_jax.report.figures.figure import LETTERS, Figure, budget_text, card_panels
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.layers import font, wrap
 from bat_jax.report.pictures import beside, stack
 
-BASELINES = ("topk", "background", "pooling", "random")
 _MOST_COMPARED = 4
 _WIDTH, _PAD = 2400, 28
 _INK, _SOFT, _GOOD, _BAD, _TINT = (28, 36, 32), (90, 104, 98), (23, 112, 63), (179, 38, 30), (243, 245, 243)
@@ -42,9 +43,9 @@ def compared_asks(subject: Subject) -> tuple[Ask, ...]:
 
 def compare(subject: Subject, ask: Ask) -> tuple[Compared, ...]:
     """Return our answer, those of the baselines under the same budget, and that on all of the coarsest view."""
-    chosen = (subject.selection, *(name for name in BASELINES if name != subject.selection))
+    chosen = dict.fromkeys((subject.selection, *shown_in("cards")))
     found = [
-        Compared(SELECTION_NAMES[name] + (" (ours)" if name == "uhr_bat" else ""), subject.ask(ask, name))
+        Compared(SELECTIONS[name].title + (" (ours)" if name == "uhr_bat" else ""), subject.ask(ask, name))
         for name in chosen
     ]
     anchor = (subject.valid_counts[0], *(0 for _ in subject.valid_counts[1:]))
@@ -80,7 +81,7 @@ def figure_12(subject: Subject) -> Figure:
     return Figure(
         "12",
         "Questions and answers",
-        f"Answers of {SELECTION_NAMES[subject.selection]} on at most {budget_text(subject.cfg.compressor.budgets)} of "
+        f"Answers of {SELECTIONS[subject.selection].title} on at most {budget_text(subject.cfg.compressor.budgets)} of "
         f"{subject.num_tokens:,}. On the left the picture, beside it the framed place.",
         stack([beside(cards[first : first + 2]) for first in range(0, len(cards), 2)]),
     )

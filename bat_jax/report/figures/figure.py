@@ -14,20 +14,6 @@ from bat_jax.typing import UInt8
 
 # Size of captions: sheets are about 2,400 pixels wide and are shown at half of that or less.
 LETTERS = 26
-SELECTION_NAMES = {
-    "uhr_bat": "UHR-BAT",
-    "topk": "top-K by attention",
-    "topk_global": "top-K over all views",
-    "random": "random tokens",
-    "pooling": "uniform pooling",
-    "largest_view": "largest view that fits",
-    "dense": "all tokens",
-    "fastv": "FastV",
-    "visionzip": "VisionZip",
-    "prumerge": "PruMerge",
-    "tome": "ToMe",
-    "background": "text-agnostic pruning",
-}
 
 
 class Figure(NamedTuple):

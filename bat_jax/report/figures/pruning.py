@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from bat_jax.config import SELECTIONS
 from bat_jax.report.answer_page import Asked
 from bat_jax.report.figures.figure import (
     LETTERS,
-    SELECTION_NAMES,
     Figure,
     budget_text,
     counts_text,
@@ -66,7 +66,7 @@ def _pruned(subject: Subject, number: str, selection: str, title: str) -> Figure
     return Figure(
         number,
         title,
-        f"Pruned by {SELECTION_NAMES[selection]}, of {subject.num_tokens:,} tokens of all views, coarse to fine. "
+        f"Pruned by {SELECTIONS[selection].title}, of {subject.num_tokens:,} tokens of all views, coarse to fine. "
         f"{budgets}. {_VIEWS}{_MERGED if selection == 'uhr_bat' else ''}{_BLACK}",
         stack([_rows(subject, ask, columns) for ask in subject.local_asks(_MOST_QUESTIONS)]),
     )
@@ -83,7 +83,7 @@ def _rows(
     window = subject.zoom(ask)
     asked = [subject.ask(ask, selection, budgets) for selection, budgets in columns]
     labels = [
-        SELECTION_NAMES[selection] if names else f"{_percent(1 - sum(budgets) / subject.num_tokens)} pruned"
+        SELECTIONS[selection].title if names else f"{_percent(1 - sum(budgets) / subject.num_tokens)} pruned"
         for selection, budgets in columns
     ]
     picture, place = place_panels(subject, ask)

@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bat_jax.compress.compressor import SELECTION_RULES, ScaleTokens, select
+from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.compress.partition import grid_regions
 from bat_jax.config import CompressorConfig, ScaleSpec
+from bat_jax.config.selections import shown_in
 from bat_jax.evals.runner import PredictionLog
 from bat_jax.io.prompts import build_prompt
 from bat_jax.mini.world.layout import generate_scene
@@ -46,14 +47,8 @@ OWN, ORACLE = "own", "oracle"
 # Kept tokens of the paper in thousands, carried over to the model (grids.Scaling).
 BUDGETS = (1, 2, 3, 4, 6)
 UHR_BAT, TOP_K = "uhr_bat", "topk"
-WAYS: Mapping[str, Mapping[str, Any]] = {
-    UHR_BAT: {"selection": UHR_BAT, "coverage": "off"},
-    "uhr_bat, guaranteed": {"selection": UHR_BAT, "coverage": "guaranteed"},
-    TOP_K: {"selection": "topk"},
-    "topk_global": {"selection": "topk_global"},
-    "background": {"selection": "background"},
-    "random": {"selection": "random"},
-}
+Lines = Mapping[str, Mapping[str, Any]]
+IsAsked = Callable[[Mapping[str, Any]], bool]
 _FINE = 2
 _MAX_TARGETS = 4
 _SCATTERED_ROUNDS = 4
@@ -68,20 +63,37 @@ class _Asked(NamedTuple):
     sites: tuple[Site, ...]
 
 
+def ways() -> Mapping[str, Mapping[str, Any]]:
+    """Return what is followed, by name: the compressor's settings of UHR-BAT's two rules and of other selections."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name in shown_in("coverage"):
+        found[name] = {"selection": name}
+        if name == UHR_BAT:
+            found[name] = {"selection": name, "coverage": "off"}
+            found["uhr_bat, guaranteed"] = {"selection": name, "coverage": "guaranteed"}
+    return found
+
+
+def ways_in(lines: Lines) -> tuple[str, ...]:
+    """Return the names of `ways` that all lines of `measure` have."""
+    fates = [of for line in lines.values() for target in line["targets"] for of in target["fates"].values()]
+    return tuple(name for name in ways() if all(name in of for of in fates))
+
+
 def measure(model: BatModel, seeds: Sequence[int], log: PredictionLog, on_scene: Callable[[], None]) -> None:
     """Follow the targets of scenes; a line a scene, those that the log holds already are left out.
 
     A line: {"id": seed, "targets": [{"question", "object", "is_scattered", "is_outer", "fates"}], "facts"}, where
     `fates[importance][way]` is a letter of FATES for every budget of BUDGETS. For the facts see `_facts`.
     """
-    model = model.configured(model.cfg.with_settings(**WAYS[UHR_BAT]))
+    model = model.configured(model.cfg.with_settings(**ways()[UHR_BAT]))
     scaling = Scaling(model.cfg)
     budgets = np.asarray([scaling.total(1000 * kept) for kept in BUDGETS], np.int32)
     sizes = model.cfg.compressor.sizes_px
     scales = tuple(ScaleSpec(size_px=px, budget=int(most)) for px, most in zip(sizes, budgets.max(axis=0), strict=True))
-    ways = {
-        name: model.cfg.with_settings(**settings, scales=scales).networks_with(*SELECTION_RULES).compressor
-        for name, settings in WAYS.items()
+    rules = {
+        name: model.cfg.with_settings(**settings, scales=scales).compressor.for_select
+        for name, settings in ways().items()
     }
     # This one encodes with the tower's attention, which the others do not mind.
     encoder = model.configured(model.cfg.with_settings(selection="background"))
@@ -89,7 +101,7 @@ def measure(model: BatModel, seeds: Sequence[int], log: PredictionLog, on_scene:
         if str(seed) not in log.ids:
             scene = generate_scene(seed)
             encoded = dataclasses.replace(encoder.encode(render(scene, NATIVE_PX)), model=model)
-            log.append({"id": str(seed)} | _scene_line(model, scene, encoded, ways, jnp.asarray(budgets)))
+            log.append({"id": str(seed)} | _scene_line(model, scene, encoded, rules, jnp.asarray(budgets)))
         on_scene()
 
 
@@ -249,10 +261,6 @@ def _purity(region: np.ndarray, shown: np.ndarray) -> float:
     """Return the share of tokens that show what most tokens of their region show."""
     most = sum(np.unique(shown[region == one], return_counts=True)[1].max() for one in np.unique(region))
     return float(most / region.size)
-
-
-Lines = Mapping[str, Mapping[str, Any]]
-IsAsked = Callable[[Mapping[str, Any]], bool]
 
 
 def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_asked: IsAsked) -> tuple[float, ...] | None:

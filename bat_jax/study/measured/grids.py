@@ -14,6 +14,7 @@ from typing import Any
 
 from bat_jax.compress.budgets import pruned_budgets
 from bat_jax.config import BatConfig
+from bat_jax.config.selections import shown_in
 from bat_jax.study.paper.published import TABLES
 
 PAPER_TOKENS = 131_328
@@ -22,18 +23,6 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
-_COMPARED = (
-    "uhr_bat",
-    "topk",
-    "topk_global",
-    "fastv",
-    "visionzip",
-    "prumerge",
-    "tome",
-    "background",
-    "pooling",
-    "random",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,7 +212,7 @@ def figure_1(cfg: BatConfig) -> Grid:
             Cell(
                 name=selection, column=f"{kept}k", settings={"selection": selection}, budgets=scaling.total(kept * 1000)
             )
-            for selection in _COMPARED
+            for selection in shown_in("grids")
             for kept in (1, 2, 3, 4, 6)
         ),
     )
@@ -275,7 +264,7 @@ def differences(cfg: BatConfig) -> Grid:
 def selections(cfg: BatConfig) -> Grid:
     """What UHR-BAT is compared with, at the checkpoint's own budgets, and all of the anchor's tokens alone."""
     settings = cfg.compressor
-    cells = [Cell(name=name, settings={"selection": name}, budgets=settings.budgets) for name in _COMPARED]
+    cells = [Cell(name=name, settings={"selection": name}, budgets=settings.budgets) for name in shown_in("grids")]
     anchor = (cfg.num_tokens(settings.sizes_px[0]), *(0 for _ in settings.sizes_px[1:]))
     cells.append(Cell(name="anchor view alone", settings={"selection": "topk"}, budgets=anchor))
     return Grid(name="selections", title="Selection at the same budget", cells=tuple(cells))

@@ -43,7 +43,10 @@ RECIPE = MiniRecipe(
     given_mix=dataclasses.replace(SMALL, num_given=8, forms=(0.0, 0.0, 1.0)),
     selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5)),
     mixed_mix=dataclasses.replace(
-        SMALL, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5), selections=(0.2, 0.2, 0.2, 0.2, 0.2)
+        SMALL,
+        forms=(0.0, 0.0, 1.0),
+        budgets=(2, 3, 4, 5),
+        selections=tuple((name, 0.2) for name, _ in MiniRecipe().mixed_mix.selections),
     ),
     **{name: SHORT for name in STAGES if isinstance(getattr(MiniRecipe, name, None), StageSettings)},
 )

@@ -46,7 +46,7 @@ class MadeUpSweep(Sweep):
 
 def line_of(ours, theirs):
     """Return coverage of a scene whose targets have these fates under UHR-BAT, and under all others."""
-    ways = {way: ours if way == coverage.UHR_BAT else theirs for way in coverage.WAYS}
+    ways = {way: ours if way == coverage.UHR_BAT else theirs for way in coverage.ways()}
     fates = dict.fromkeys((coverage.OWN, coverage.ORACLE), ways)
     targets = [
         {"question": "q", "object": 1, "is_scattered": scattered, "is_outer": outer, "fates": fates}

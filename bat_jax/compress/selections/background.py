@@ -20,7 +20,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from bat_jax.compress.candidates import by_scale
 from bat_jax.compress.groups import rank_of
+from bat_jax.config import SelectionRule
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.nearest import unit_rows
 from bat_jax.ops.segment import segment_sum
@@ -81,3 +83,18 @@ def background_groups(
         is_chosen = is_root.reshape(-1) & (rank_of(order) < budget)
         row = jnp.where(is_chosen, jnp.cumsum(is_chosen) - 1, -1).astype(jnp.int32).reshape(per_tile.shape)
         return jnp.where(per_tile, jnp.take_along_axis(row, root, axis=1), -1).reshape(-1)
+
+
+SELECTION = SelectionRule(
+    name="background",
+    title="text-agnostic pruning",
+    source="in the manner of GeoLLaVA-8K, Wang et al. 2025, arXiv:2505.21375",
+    difference="no trained head: a token points to the neighbour of most similar key, of a mutual pair the earlier "
+    "token is the root; pointers are followed to the end; the budget is spread evenly over tiles (there 24 a tile); "
+    "means of projected tokens, there before the projector",
+    needs=("tower",),
+    choose=by_scale(
+        lambda scale: scale.merge(background_groups(scale.grid, scale.attention, scale.valid, scale.budget))
+    ),
+    place=7,
+)

@@ -13,7 +13,10 @@ run over all tiles of a scale, keys are means over heads.
 import jax
 import jax.numpy as jnp
 
+from bat_jax.compress.candidates import Candidates, by_scale
 from bat_jax.compress.groups import evenly_spaced, first_true, rank_of
+from bat_jax.compress.preserve_merge import Selection
+from bat_jax.config import SelectionRule
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.nearest import best_match
 from bat_jax.typing import Array, Bool, Float, Int
@@ -58,3 +61,21 @@ def prumerge_groups(
         match = best_match(attention.key, attention.key[kept], is_row).target
         row = jnp.where(is_kept, jnp.cumsum(is_kept) - 1, match)
         return jnp.where(valid & jnp.any(is_row), row, -1).astype(jnp.int32)
+
+
+def _choose(scale: Candidates) -> Selection:
+    group = prumerge_groups(scale.attention, scale.valid, scale.budget, scale.max_budget)
+    return scale.merge(group, scale.attention.class_attention)
+
+
+SELECTION = SelectionRule(
+    name="prumerge",
+    title="PruMerge",
+    source="LLaVA-PruMerge, Shang et al. 2024, arXiv:2403.15388",
+    difference="outliers are cut to the budget, or filled up evenly over the others (as its PruMerge+); each dropped "
+    "token goes to one kept token, there to several or none; quartiles over a whole scale",
+    needs=("tower",),
+    choose=by_scale(_choose),
+    shown_in=("grids",),
+    place=5,
+)

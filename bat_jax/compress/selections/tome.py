@@ -15,7 +15,9 @@ proportional attention has no part here: the decoder weighs a merged row as any 
 import jax
 import jax.numpy as jnp
 
+from bat_jax.compress.candidates import by_scale
 from bat_jax.compress.groups import first_true, rank_of
+from bat_jax.config import SelectionRule
 from bat_jax.ops.nearest import best_match, unit_rows
 from bat_jax.ops.segment import segment_sum
 from bat_jax.typing import Array, Bool, Float, Int
@@ -64,3 +66,16 @@ def tome_groups(key: Float[Array, "M H"], valid: Bool[Array, "M"], budget: Int[A
 
         _, row, _ = jax.lax.while_loop(lambda state: state[2] > least, step, start)
         return jnp.where(valid & (row < budget), row, -1)
+
+
+SELECTION = SelectionRule(
+    name="tome",
+    title="ToMe",
+    source="ToMe, Bolya et al. 2023, arXiv:2210.09461",
+    difference="steps follow each other after the tower until the budget is met, there r tokens in every layer of it; "
+    "no proportional attention; rows keep the picture's order",
+    needs=("tower",),
+    choose=by_scale(lambda scale: scale.merge(tome_groups(scale.attention.key, scale.valid, scale.budget))),
+    shown_in=("grids",),
+    place=6,
+)

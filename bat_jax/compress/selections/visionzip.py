@@ -11,7 +11,9 @@ the paper gives every tile a number of its own. Its counts (10 contextual of 64,
 import jax
 import jax.numpy as jnp
 
+from bat_jax.compress.candidates import by_scale
 from bat_jax.compress.groups import evenly_spaced, first_true, rank_of
+from bat_jax.config import SelectionRule
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.nearest import best_match, unit_rows
 from bat_jax.typing import Array, Bool, Int
@@ -48,3 +50,18 @@ def visionzip_groups(
         match = match.at[jnp.where(is_target, target, match.size)].set(jnp.arange(max_budget), mode="drop")
         contextual = jnp.where(is_rest & (num_targets > 0), num_dominant + match, -1)
         return jnp.where(is_dominant, jnp.cumsum(is_dominant) - 1, contextual).astype(jnp.int32)
+
+
+SELECTION = SelectionRule(
+    name="visionzip",
+    title="VisionZip",
+    source="VisionZip, Yang et al. 2024, arXiv:2412.04467",
+    difference="over a whole scale instead of tile by tile; 5/32 of any budget is contextual (the papers' counts); "
+    "cosine of mean keys",
+    needs=("tower",),
+    choose=by_scale(
+        lambda scale: scale.merge(visionzip_groups(scale.attention, scale.valid, scale.budget, scale.max_budget))
+    ),
+    shown_in=("grids",),
+    place=4,
+)
