@@ -4,14 +4,52 @@ import json
 
 import pytest
 
+from bat_jax.benchmarks.file_benchmark import FileBenchmark
+from bat_jax.benchmarks.record import OTHER, SubTask
+from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.benchmarks.samples import read_fields
 from tests.benchmarks import benchmark_files as files
 from tests.command_batch import run_commands
 from tests.tiny_model import write_tiny_checkpoint
+
+# A benchmark that nothing else in the project knows: rows, categories, question and scorer of its own.
+HARBOURS = FileBenchmark(
+    name="harbours",
+    title="Harbours of the world",
+    subtasks=(
+        SubTask(abbreviation="quays", category="Wo liegt der Kai?", group=OTHER, count=2),
+        SubTask(abbreviation="ships", category="ships!", group=OTHER),
+    ),
+    parse=lambda fields, number: read_fields(
+        fields, number, id="nr", question="ask", options="choices", answer="right", category=("kind",)
+    ),
+    prompts={"short": lambda question, options, is_multi_answer: f"{question} {' / '.join(options)}?"},
+    max_new_tokens=2,
+    official=lambda output, options: "AB"[len(output) % 2],
+    breakdowns={"Number in the question": lambda task: task.id},
+)
+ENTRY_POINTS = "[bat_jax.benchmarks]\nharbours = tests.test_evaluate_benchmarks:HARBOURS\n"
+
+
+def write_harbours(folder):
+    """Write two rows, and a distribution that names the benchmark as its entry point."""
+    folder.mkdir()
+    rows = [("1", "Wo liegt der Kai?", "Left"), ("2", "Ships!", "B")]
+    rows = [
+        {"nr": n, "image": "1.png", "ask": f"Ask {n}", "choices": ["Left", "Right"], "kind": k, "right": r}
+        for n, k, r in rows
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    (folder / "1.png").write_bytes(files.picture(1, "PNG"))
+    (folder / "harbours-1.0.dist-info").mkdir()
+    (folder / "harbours-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: harbours\nVersion: 1.0\n")
+    (folder / "harbours-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
+    write_harbours(folder / "harbours")
     write_tiny_checkpoint(folder / "checkpoint")
     files.write_xlrs_tree(folder / "xlrs")
     files.write_xlrs_jsonl(folder / "vlm")
@@ -42,6 +80,8 @@ def done(folder):
         "mme": command(folder, "mme", "mme_realworld", "mme", prompt="official"),
         "rshr": command(folder, "rshr", "rshr", "rshr", leak_hint=True),
         "llava": command(folder, "llava", "llava", "llava"),
+        "own": command(folder, "own", "harbours", "harbours", max_new_tokens=None),
+        "unknown": command(folder, "bad", "vqa", "xlrs"),
         "merge": [f"--output_dir={folder}/runs/part", "--merge"],
         "no data": command(folder, "bad", "xlrs"),
         "scenes of files": command(folder, "bad", "xlrs", "xlrs", split="test"),
@@ -51,7 +91,9 @@ def done(folder):
         "hint": command(folder, "bad", "xlrs", "xlrs", leak_hint=True),
         "other data": command(folder, "xlrs", "xlrs", "vlm", set="images=all"),
     }
-    return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder / "harbours"))
+        return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
 
 
 def lines_of(folder, output):
@@ -123,7 +165,33 @@ def test_llava_conversations_are_choices_or_open(done, folder):
     assert sorted(metrics["breakdowns"]["Category"]) == ["change", "colour"]
 
 
+def test_a_benchmark_of_another_package_is_measured_from_its_record_alone(done, folder):
+    code, out, err = done["own"]
+    assert code == 0, err
+    lines = lines_of(folder, "own")
+    assert [(line["id"], line["sub_task"], line["truth"], line["prompt_style"]) for line in lines] == [
+        ("1", "quays", "Left", "short"),
+        ("2", "ships", "B", "short"),
+    ]
+    assert [line["verdicts"]["official"]["letters"] for line in lines] == [
+        "AB"[len(line["output"]) % 2] for line in lines
+    ]
+    metrics = metrics_of(folder, "own")
+    assert (metrics["benchmark"], metrics["averaging"], metrics["overall"]["total"]) == ("harbours", "micro", 2)
+    table = (folder / "runs" / "own" / "table.md").read_text()
+    assert table.startswith("# Harbours of the world: ") and table in out
+    assert "| quays | 1 |" in table and "| ships | 1 |" in table and "| Number in the question | n |" in table
+    assert "not the expected numbers: quays 1 of 2" in table
+
+
+def test_a_registered_benchmark_is_there_as_long_as_it_is_registered():
+    with BENCHMARKS.added(HARBOURS):
+        assert BENCHMARKS["harbours"].prompt("short", "Where", ["a", "b"]) == "Where a / b?"
+    assert "harbours" not in BENCHMARKS
+
+
 BAD = {
+    "unknown": "benchmark='vqa': must be one of harbours, llava, mme_realworld",
     "no data": "--data: name the file or folder of xlrs",
     "scenes of files": "--split: is not for --benchmark=xlrs",
     "files of scenes": "--data: is not for --benchmark=uhr_mini",

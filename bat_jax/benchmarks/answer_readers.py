@@ -58,7 +58,7 @@ def judge(
     record = BENCHMARKS[question.benchmark]
     if output is None:
         return dict.fromkeys(RULES, Reading("", False))
-    if question.answer_form == "open":
+    if question.answer_form == "open" and isinstance(question.truth, str):
         is_right = open_text(output) == open_text(question.truth)
         return dict.fromkeys(RULES, Reading("", is_right))
     truth = truth_letters(question.truth, question.options)

@@ -17,7 +17,7 @@ from bat_jax.benchmarks.containers import DataRow, data_files, read_rows
 from bat_jax.benchmarks.letters import AnswerKey, truth_letters
 from bat_jax.benchmarks.pictures import by_images, load_images
 from bat_jax.benchmarks.question_prompts import Options, release_conversation, with_leaked_hint
-from bat_jax.benchmarks.record import MULTI_TURN, Benchmark, Picture, Task
+from bat_jax.benchmarks.record import MULTI_TURN, Benchmark, Picture, Task, is_prepared
 from bat_jax.benchmarks.samples import Sample, read_row
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.data.llava import Record, clean_path, parse_record
@@ -53,11 +53,12 @@ class FileBenchmark(Benchmark):
     settings: ClassVar[tuple[str, ...]] = ("data", "tfds_dir", "image_folder", "leak_hint", "max_pixels")
 
     def open(self, settings: Mapping[str, Any]) -> tuple[Iterable[Picture], str]:
-        if self.tfds_config_of(settings["data"]):
+        left_out: Mapping[str, int] = {}
+        if is_prepared(settings["data"]):
             from bat_jax.benchmarks.prepared import open_prepared  # tensorflow_datasets is imported where it is used
 
             prepared = open_prepared(self, settings["data"], settings.get("tfds_dir"))
-            samples, left_out, where = prepared.samples(), {}, prepared.text
+            samples, where = prepared.samples(self.sample_of), prepared.text
         else:
             data = BenchmarkData(self, settings["data"], settings["image_folder"])
             samples, left_out, where = list(data), data.left_out, settings["data"]
@@ -175,7 +176,7 @@ class FileBenchmark(Benchmark):
         if leak_hint and (style != "release" or truth is None):
             raise ValueError(f"leak_hint=True: needs prompt=release and a truth, got prompt={style}, truth={truth!r}")
         text = self.prompt_named(style)(question, options, is_multi_answer)
-        return with_leaked_hint(text, truth) if leak_hint else text
+        return text if truth is None or not leak_hint else with_leaked_hint(text, truth)
 
     def _text(self, sample: Sample, style: str, leak_hint: bool, is_multi_answer: bool) -> str:
         if sample.conversation is not None:

@@ -1,7 +1,7 @@
 """Benchmarks as TensorFlow datasets: made from their records, and read again for measuring and for training.
 
     builder("xlrs", data_dir=DIR).download_and_prepare(download_config=...)  # see experiments.prepare_tfds
-    open_prepared(BENCHMARKS["xlrs"], "tfds", DIR).samples()                 # experiments.evaluate --data=tfds
+    open_prepared(BENCHMARKS["xlrs"], "tfds", DIR).source("test")            # experiments.evaluate --data=tfds
     source = PreparedConversations("llava", DIR)                             # experiments.finetune --data=tfds:llava
     record = source[3]; source.image(record.images[0]).load(largest_view=4032)
 
@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import pathlib
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,13 +22,14 @@ import tensorflow_datasets as tfds
 
 from bat_jax.benchmarks.record import Benchmark, TfdsConfig
 from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.benchmarks.samples import Sample
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.data.llava import Record
 
 _SCALARS = {str: tfds.features.Text, bytes: tfds.features.Text, bool: np.bool_, int: np.int64}
 
 
-class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Makes the TensorFlow dataset of RECORD; `builder` derives a class for each benchmark."""
 
     VERSION = tfds.core.Version("1.1.0")
@@ -90,9 +91,8 @@ def builder(name: str, *, config: str | TfdsConfig = "", **options: Any) -> Benc
       ValueError: the benchmark or the config is unknown.
     """
     record = BENCHMARKS[name]
-    if isinstance(config, str):
-        config = record.tfds_config_of(f"tfds:{record.name}/{config}")
-    settings = {item.name: item for item in (*record.tfds_configs, config)}
+    chosen = record.tfds_config_of(f"tfds:{record.name}/{config}") if isinstance(config, str) else config
+    settings = {item.name: item for item in (*record.tfds_configs, chosen)}
     configs = [tfds.core.BuilderConfig(name=n, description=s.description) for n, s in settings.items() if n]
     body = {
         "name": record.name,
@@ -108,7 +108,7 @@ def builder(name: str, *, config: str | TfdsConfig = "", **options: Any) -> Benc
         {"skip_registration": True},
         lambda namespace: namespace.update(body),
     )
-    return made(config=config.name or None, **options)
+    return made(config=chosen.name or None, **options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,11 +145,15 @@ class PreparedData:
         skipped = {k: tfds.decode.SkipDecoding() for k, v in features.items() if isinstance(v, tfds.features.Image)}
         return self.made_by.as_data_source(split, decoders=None if decode_images else skipped)
 
-    def samples(self) -> list[Any]:
-        """Return the samples that a FileBenchmark's dataset was made of; images are read again when they are wanted."""
+    def samples(self, sample_of: Callable[[Mapping[str, Any], str, tuple[StoredImage, ...]], Sample]) -> list[Sample]:
+        """Return the samples that the dataset was made of; images are read again when they are wanted.
+
+        Args:
+          sample_of: (example, place for messages, images) -> Sample; that of a FileBenchmark.
+        """
         source = self.source("test")
         return [
-            self.record.sample_of(example, f"{self.text}: example {number}", _images(source, number, example))
+            sample_of(example, f"{self.text}: example {number}", _images(source, number, example))
             for number, example in enumerate(source)
         ]
 

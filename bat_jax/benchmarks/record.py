@@ -6,7 +6,7 @@ Every benchmark is one record in one file (`bat_jax.benchmarks.records`), found 
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -100,6 +100,11 @@ class TfdsConfig:
     description: str = ""
 
 
+def is_prepared(data: str | None) -> bool:
+    """Return whether --data names a TensorFlow dataset ("tfds", "tfds:NAME", "tfds:NAME/CONFIG") and no file."""
+    return (data or "").partition(":")[0] == "tfds"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Benchmark(abc.ABC):
     """A benchmark: everything that is its own.
@@ -148,16 +153,13 @@ class Benchmark(abc.ABC):
           ValueError: the data cannot be read or asked; names file, row and field.
         """
 
-    def tfds_config_of(self, data: str | None) -> "TfdsConfig | None":
-        """Return which TensorFlow dataset "tfds", "tfds:NAME" or "tfds:NAME/CONFIG" means; None for the path of a file.
+    def tfds_config_of(self, data: str) -> TfdsConfig:
+        """Return which TensorFlow dataset "tfds", "tfds:NAME" or "tfds:NAME/CONFIG" means.
 
         Raises:
           ValueError: it is another benchmark's, or there is no such config.
         """
-        head, _, name = (data or "").partition(":")
-        if head != "tfds":
-            return None
-        key, _, config = name.partition("/")
+        key, _, config = data.partition(":")[2].partition("/")
         if key not in ("", self.name, *self.aliases):
             raise ValueError(f"data={data}: is not of {self.name}; give tfds or tfds:{self.name}")
         found = {item.name: item for item in self.tfds_configs} | {"": self.tfds_configs[0]}
@@ -166,7 +168,7 @@ class Benchmark(abc.ABC):
         return found[config]
 
     @property
-    def tfds_configs(self) -> tuple[TfdsConfig, ...]:
+    def tfds_configs(self) -> Sequence[TfdsConfig]:
         """Ways of preparing it as a TensorFlow dataset, the default first."""
         return (TfdsConfig(),)
 

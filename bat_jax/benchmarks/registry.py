@@ -4,7 +4,7 @@ from bat_jax.benchmarks.record import Benchmark
 from bat_jax.registry import Registry
 
 BENCHMARKS = Registry(
-    Benchmark,
+    Benchmark,  # type: ignore[type-abstract]  # records are instances of its subclasses
     noun="benchmark",
     package="bat_jax.benchmarks.records",
     attribute="BENCHMARK",

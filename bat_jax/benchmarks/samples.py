@@ -202,7 +202,7 @@ def labelled_lines(text: str) -> tuple[str, ...]:
 
 def _labelled_inside(text: str) -> tuple[str, ...]:
     """Return the options of a text that holds nothing else: "A. Red B. Blue"."""
-    starts = []
+    starts: list[re.Match[str]] = []
     for match in _LABEL_INSIDE.finditer(text):
         if (match[1] or match[2]) == chr(ord("A") + len(starts)):
             starts.append(match)

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.benchmarks.letters import AnswerKey
-from bat_jax.benchmarks.record import PERCEPTION, REASONING, Benchmark, Picture, SubTask, Task, TfdsConfig
+from bat_jax.benchmarks.record import PERCEPTION, REASONING, Benchmark, Picture, SubTask, Task, TfdsConfig, is_prepared
 from bat_jax.benchmarks.records.xlrs import xlrs_letters
 from bat_jax.data.llava import Record, parse_record
 from bat_jax.mini.world.exports import llava_turns
@@ -88,7 +88,7 @@ class UhrMini(Benchmark):
 
     def open(self, settings: Mapping[str, Any]) -> tuple[Iterable[Picture], str]:
         side, style = settings["render_px"], settings["prompt"]
-        if self.tfds_config_of(settings.get("data")):
+        if is_prepared(settings.get("data")):
             return self._open_prepared(settings, style)
         seeds = parse_seeds(settings["scene_seeds"])
         return pictures(seeds, side, style), f"{describe_seeds(seeds)}, painted at {side} px"
@@ -99,7 +99,7 @@ class UhrMini(Benchmark):
         prepared = open_prepared(self, settings["data"], settings["tfds_dir"])
         source = prepared.source(settings["split"])
         stored = prepared.source(settings["split"], decode_images=True)
-        side = prepared.config.image_side
+        side = getattr(prepared.config, "image_side", 0)
         has_pictures = side > 0
         side = side or settings["render_px"]
 
