@@ -123,7 +123,8 @@ def write_report(
     about: About,
 ) -> None:
     """Write report.html and PNG files into a folder: image, regions, and importance, tokens, zoom of every question."""
-    groups, per_question = [], [[] for _ in asked]
+    groups = []
+    per_question: list[list[html.ImageGroup]] = [[] for _ in asked]
     for index, scene in enumerate(scenes):
         suffix = f"_image{index + 1}" if len(scenes) > 1 else ""
         backdrop = Backdrop(scene)
@@ -179,15 +180,14 @@ class _QuestionPanels:
     @classmethod
     def of(cls, scene: SceneData, backdrop: Backdrop, item: Asked, index: int) -> "_QuestionPanels":
         boxes = item.boxes if index == 0 else ()
-        frame = [pictures.evidence_frame(boxes)] if boxes else []
-        frame = [box for box in frame if box[2] - box[0] < pictures.WHOLE]
+        frame = [box for box in ([pictures.evidence_frame(boxes)] if boxes else []) if pictures.is_local(box)]
         selections = item.answer.selections[index]
         fates = [token_fate(tokens, chosen) for tokens, chosen in zip(scene.scales, selections, strict=True)]
         return cls(
             importance=pictures.importance_panel(scene, backdrop, item.answer.anchor_importance[index], frame),
             fates=pictures.fate_panels(scene, backdrop, selections, frame),
             zoom=pictures.zoom_panels(scene, backdrop, boxes) if boxes else (),
-            on_evidence=pictures.fates_in_boxes(scene, selections, boxes) if boxes else "",
+            on_evidence=pictures.fates_in_boxes(scene, backdrop, selections, boxes) if boxes else "",
             has_padding=any(fate.counts[PADDING] for fate in fates),
         )
 
@@ -253,7 +253,7 @@ def _overview(backdrop: Backdrop, asked: Sequence[Asked]) -> Panel:
     for number, item in enumerate(asked, 1):
         if item.boxes:
             numbers.setdefault(pictures.evidence_frame(item.boxes), []).append(str(number))
-    shown = {box: ", ".join(found) for box, found in numbers.items() if box[2] - box[0] < pictures.WHOLE}
+    shown = {box: ", ".join(found) for box, found in numbers.items() if pictures.is_local(box)}
     caption = "Frames: where the evidence of each question is." if shown else ""
     return Panel(draw_frames(backdrop.picture(2), list(shown), list(shown.values())), caption)
 
@@ -326,21 +326,15 @@ def question_card(
 ) -> html.QuestionCard:
     """Return what a page says about a question: its options, the answer and the truth."""
     truth = item.truth
-    options = ()
+    options: list[html.Option] = []
     if truth:
-        options = tuple(
-            html.Option(
-                letter=letter,
-                text=text,
-                is_true=letter in truth.question.answer,
-                is_chosen=letter in truth.chosen,
-            )
-            for letter, text in zip(scene_question.LETTERS, truth.question.options, strict=False)
-        )
+        for letter, text in zip(scene_question.LETTERS, truth.question.options, strict=False):
+            is_true, is_chosen = letter in truth.question.answer, letter in truth.chosen
+            options.append(html.Option(letter=letter, text=text, is_true=is_true, is_chosen=is_chosen))
     return html.QuestionCard(
         kind=truth.question.sub_task.replace("_", " ") if truth else "",
         text=item.text,
-        options=options,
+        options=tuple(options),
         answer=item.answer_text,
         truth=truth.right_text if truth else None,
         is_right=truth.is_right if truth else None,

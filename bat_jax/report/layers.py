@@ -5,6 +5,7 @@ them over the image and cuts the square to it. Nothing is written here.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.partition import ALONE
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
-from bat_jax.typing import Float, Int, UInt8
+from bat_jax.typing import Bool, Float, Int, UInt8
 
 # Side of a panel's padded square: a whole multiple of the usual grids (16, 32, 48, 64, 96, 192, 288).
 PANEL_PX = 576
@@ -42,7 +43,7 @@ class TokenFate(NamedTuple):
     """fate (M,) of KEPT, MERGED, DROPPED, PADDING; counts of each; num_merged_rows: rows that hold merged tokens."""
 
     fate: np.ndarray
-    counts: tuple[int, int, int, int]
+    counts: tuple[int, ...]
     num_merged_rows: int
 
 
@@ -113,25 +114,44 @@ class Backdrop:
         """Return the image at a panel's size, or `times` that."""
         return np.asarray(self._resized((self.size[0] * times, self.size[1] * times)))
 
-    def crop(self, window: UnitBox = ALL, size_px: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a window of the image at a panel's size, as the view of `size_px` has it, or as it was read."""
-        if window == ALL and size_px is None:
+    def crop(
+        self, window: UnitBox = ALL, size_px: int | None = None, size: tuple[int, int] | None = None
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Return a window of the image as the view of `size_px` has it, or as it was read.
+
+        Args:
+          size: (W, H) of what is returned, a panel's by default.
+        """
+        if window == ALL and size_px is None and size is None:
             return self.picture()
+        size = size or self.size
         view = self.view(size_px)
         x0, y0, x1, y1 = (window[i] * view.size[i % 2] for i in range(4))
         # The window's own pixels stay visible as squares where it has few of them.
-        few = Image.Resampling.NEAREST if x1 - x0 < self.size[0] / 2 else Image.Resampling.BICUBIC
-        return np.asarray(view.resize(self.size, few, box=(x0, y0, x1, y1)))
+        few = Image.Resampling.NEAREST if x1 - x0 < size[0] / 2 else Image.Resampling.BICUBIC
+        return np.asarray(view.resize(size, few, box=(x0, y0, x1, y1)))
 
     def cells(self, grid_side: int, window: UnitBox = ALL) -> tuple[Int[np.ndarray, "H 1"], Int[np.ndarray, "W"]]:
         """Return the row and the column in a grid over the padded square that each pixel of a panel lies in."""
         found = []
-        for axis, (pixels, length) in enumerate(zip(self.size, self._image.size, strict=True)):
+        for axis, pixels in enumerate(self.size):
             first, last = window[axis], window[axis + 2]
-            place = (first + (np.arange(pixels) + 0.5) / pixels * (last - first)) * length
-            cell = np.floor((place + (self._side - length) // 2) * grid_side / self._side).astype(int)
-            found.append(cell.clip(0, grid_side - 1))
+            place = self._place(first + (np.arange(pixels) + 0.5) / pixels * (last - first), axis, grid_side)
+            found.append(np.floor(place).astype(int).clip(0, grid_side - 1))
         return found[1][:, None], found[0]
+
+    def touched(self, grid_side: int, boxes: Sequence[UnitBox]) -> Bool[np.ndarray, "Q Q"]:
+        """Return which cells of a grid over the padded square boxes of the image touch."""
+        is_touched = np.zeros((grid_side, grid_side), bool)
+        for box in boxes:
+            (x0, x1), (y0, y1) = (self._place(np.array((box[i], box[i + 2])), i, grid_side) for i in (0, 1))
+            is_touched[int(y0) : math.ceil(y1), int(x0) : math.ceil(x1)] = True
+        return is_touched
+
+    def _place(self, share: Float[np.ndarray, "P"], axis: int, grid_side: int) -> Float[np.ndarray, "P"]:
+        """Return where shares of the image's width (axis 0) or height lie in a grid over the padded square."""
+        length = self._image.size[axis]
+        return (share * (length / self._side) + (self._side - length) // 2 / self._side) * grid_side
 
     def paint(
         self, layer: Float[np.ndarray, "Q Q 4"], fade: float = 0.0, window: UnitBox = ALL
@@ -147,12 +167,20 @@ class Backdrop:
         """Return the image as a view of this size has it (without the padding), or as it was read."""
         if size_px is None:
             return self._image
-        return self._resized(tuple(max(round(length * size_px / self._side), 1) for length in self._image.size))
+        width, height = (max(round(length * size_px / self._side), 1) for length in self._image.size)
+        return self._resized((width, height))
 
     def _resized(self, size: tuple[int, int]) -> Image.Image:
         if size not in self._views:
             self._views[size] = self._image.resize(size, Image.Resampling.BICUBIC)
         return self._views[size]
+
+
+def window_in(boxes: Sequence[UnitBox], window: UnitBox) -> tuple[UnitBox, ...]:
+    """Return boxes as fractions of a window instead of the picture; those wholly outside are left out."""
+    x, y, width, height = window[0], window[1], window[2] - window[0], window[3] - window[1]
+    moved = (((a - x) / width, (b - y) / height, (c - x) / width, (d - y) / height) for a, b, c, d in boxes)
+    return tuple(box for box in moved if box[0] < 1 and box[1] < 1 and box[2] > 0 and box[3] > 0)
 
 
 def draw_frames(

@@ -5,7 +5,6 @@ map, the evidence as one view shows it. The same panels go into the HTML report 
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,13 +26,13 @@ from bat_jax.report.layers import (
     importance_layer,
     region_layer,
     token_fate,
+    window_in,
     wrap,
 )
-from bat_jax.typing import UInt8
+from bat_jax.typing import Float, UInt8
 
 ZOOM_PX = 420
-# A box that covers nearly the whole picture marks nothing.
-WHOLE = 0.9
+_WHOLE = 0.9
 _GAP, _INK, _PAPER = 18, (28, 36, 32), (255, 255, 255)
 
 Swatch = tuple[str, tuple[int, int, int]]
@@ -54,15 +53,18 @@ class Panel(NamedTuple):
 
 def fate_swatches() -> tuple[Swatch, ...]:
     """Return name and colour of every fate, as a legend shows them."""
-    colours = np.rint(FATE_COLOURS[:, :3] * 255).astype(int)
-    return tuple((name, tuple(map(int, colour))) for name, colour in zip(FATE_NAMES, colours, strict=True))
+    return _swatches(FATE_NAMES, FATE_COLOURS)
 
 
 def importance_swatches(num: int = 7) -> tuple[Swatch, ...]:
     """Return the colours of importance from low to high; the first and the last have a name."""
-    colours = np.rint(matplotlib.colormaps[IMPORTANCE_MAP](np.linspace(0, 1, num))[:, :3] * 255).astype(int)
     names = ["less attention", *[""] * (num - 2), "more attention"]
-    return tuple((name, tuple(map(int, colour))) for name, colour in zip(names, colours, strict=True))
+    return _swatches(names, matplotlib.colormaps[IMPORTANCE_MAP](np.linspace(0, 1, num)))
+
+
+def _swatches(names: Sequence[str], colours: Float[np.ndarray, "N 4"]) -> tuple[Swatch, ...]:
+    rgb = np.rint(colours[:, :3] * 255).astype(int).tolist()
+    return tuple((name, (red, green, blue)) for name, (red, green, blue) in zip(names, rgb, strict=True))
 
 
 def importance_panel(
@@ -92,17 +94,14 @@ def fate_panels(
     return tuple(panels)
 
 
-def fates_in_boxes(scene: SceneData, selections: Sequence[Selection], boxes: Sequence[UnitBox]) -> str:
-    """Say in words what became of the tokens that boxes of a square image touch: "224 px: 1 kept; 448 px: 2 merged"."""
+def fates_in_boxes(
+    scene: SceneData, backdrop: Backdrop, selections: Sequence[Selection], boxes: Sequence[UnitBox]
+) -> str:
+    """Say in words what became of the tokens that boxes touch: "224 px: 1 kept; 448 px: 2 merged"."""
     parts = []
     for scale, selection in enumerate(selections):
         fate = scene.grids[scale].to_grid(token_fate(scene.scales[scale], selection).fate)
-        is_touched = np.zeros(fate.shape, bool)
-        for left, top, right, bottom in boxes:
-            rows, columns = (
-                slice(int(a * len(fate)), math.ceil(b * len(fate))) for a, b in ((top, bottom), (left, right))
-            )
-            is_touched[rows, columns] = True
+        is_touched = backdrop.touched(len(fate), boxes)
         counts = [f"{np.sum(fate[is_touched] == kind):,} {name}" for kind, name in enumerate(FATE_NAMES)]
         shown = ", ".join(text for text in counts if not text.startswith("0 "))
         parts.append(f"{scene.scales_px[scale]} px: {shown}")
@@ -122,6 +121,11 @@ def evidence_boxes(boxes: Sequence[UnitBox]) -> tuple[UnitBox, ...]:
     """Return the smallest boxes: of objects rather than of the site they are on. Empty where there are none."""
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     return tuple(box for box, area in zip(boxes, areas, strict=True) if area <= 4 * min(areas))
+
+
+def is_local(box: UnitBox) -> bool:
+    """Return whether a box is a place in the picture and not nearly all of it, where a frame marks nothing."""
+    return box[2] - box[0] < _WHOLE
 
 
 def evidence_frame(boxes: Sequence[UnitBox], shortest: float = 0.04) -> UnitBox:
@@ -149,23 +153,17 @@ def zoom_panels(scene: SceneData, backdrop: Backdrop, boxes: Sequence[UnitBox]) 
       boxes: the evidence, from `evidence_boxes`; each gets a frame.
     """
     window = evidence_window(boxes)
-    side = window[2] - window[0]
-    framed = [tuple((box[i] - window[i % 2]) / side for i in range(4)) for box in boxes]
     width = max(boxes[0][2] - boxes[0][0], boxes[0][3] - boxes[0][1])
     file_px = max(scene.image_size)
     names = {scene.scales_px[0]: "Coarsest view", scene.scales_px[-1]: "Finest view", None: "The picture itself"}
     panels = []
     for size_px, name in names.items():
-        view = backdrop.view(size_px)
-        x0, y0, x1, y1 = (window[i] * view.size[i % 2] for i in range(4))
-        # The window's own pixels stay visible as squares where it has few of them.
-        few = Image.Resampling.NEAREST if x1 - x0 < ZOOM_PX / 2 else Image.Resampling.BICUBIC
-        crop = view.resize((ZOOM_PX, ZOOM_PX), few, box=(x0, y0, x1, y1))
+        crop = backdrop.crop(window, size_px, (ZOOM_PX, ZOOM_PX))
         pixels = width * (size_px or file_px)
         caption = f"{name}, {size_px or file_px} px"
-        if width < WHOLE:
+        if width < _WHOLE:
             caption += f": the frame is {pixels:.{0 if pixels >= 10 else 1}f} px wide"
-        panels.append(Panel(draw_frames(np.asarray(crop), framed), caption))
+        panels.append(Panel(draw_frames(crop, window_in(boxes, window)), caption))
     return tuple(panels)
 
 

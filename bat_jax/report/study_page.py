@@ -13,7 +13,7 @@ from PIL import Image
 from bat_jax.report import html, study_tables, sweep_tables
 from bat_jax.report.html import ImageGroup, PageImage, Table
 from bat_jax.report.run_record import package_versions
-from bat_jax.study.measured.grids import Grid
+from bat_jax.study.measured.grids import Grid, flag_of
 from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.sweep import CellResult
 from bat_jax.study.measured.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
@@ -92,10 +92,10 @@ def render(
         f'<p class="summary">{escape(study_tables.count_verdicts(judged))}.</p>',
     ]
     if results.is_guessing:
-        (right, asked), chance = results.small_objects()
+        right, chance = results.small_objects()
         text = (
-            f"The model's answers about small objects are guesses ({100 * right / asked:.1f} % right, guessing gets "
-            f"{100 * chance:.1f} %). Numbers about accuracy below say nothing about the methods; token coverage does."
+            f"The model's answers about small objects are guesses ({right:.1f} % right, guessing gets "
+            f"{chance:.1f} %). Numbers about accuracy below say nothing about the methods; token coverage does."
         )
         parts.append(f'<p class="notice">{escape(text)}</p>')
     terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _TERMS)
@@ -127,10 +127,8 @@ def render(
 
 def _name(grid: Grid) -> str:
     """Return "Table 7" for "table7", "ours: layers" for a grid of our own."""
-    for word in ("table", "figure"):
-        if grid.name.startswith(word):
-            return f"{word.capitalize()} {grid.name.removeprefix(word)}"
-    return f"ours: {grid.name}"
+    kind, name = flag_of(grid.name)
+    return f"ours: {name}" if kind == "ours" else f"{kind.capitalize()} {name}"
 
 
 def _card(heading: str, text: str, png: pathlib.Path, *tables: Table) -> str:

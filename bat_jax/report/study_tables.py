@@ -2,17 +2,21 @@
 
 import itertools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import matplotlib.figure
+from matplotlib.axes import Axes
 
 from bat_jax.report.html import Table
+from bat_jax.report.markdown import table_lines
+from bat_jax.report.sweep_tables import means_and_errors
 from bat_jax.study.measured import coverage
-from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, against, is_shared
-from bat_jax.study.measured.verdicts import Judged, interval_of, shown
+from bat_jax.study.measured.comparison import Interval
+from bat_jax.study.measured.coverage import Lines
+from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, is_shared
+from bat_jax.study.measured.verdicts import Judged
 
-Lines = Mapping[str, Mapping[str, Any]]
 KINDS: Mapping[str, IsAsked] = {
     "one site": ONE_SITE_ONLY,
     "tokens shared": is_shared,
@@ -20,7 +24,7 @@ KINDS: Mapping[str, IsAsked] = {
     "all questions": lambda record: True,
 }
 RIVALS = ("topk", "topk_global")
-_PLACES: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+_PLACES: Mapping[str, IsAsked] = {
     "one site": lambda target: not target["is_scattered"],
     "one site, inner half": lambda target: not target["is_scattered"] and not target["is_outer"],
     "one site, outer half": lambda target: not target["is_scattered"] and target["is_outer"],
@@ -32,26 +36,20 @@ _IMPORTANCE = {coverage.OWN: "the model's importance", coverage.ORACLE: "an orac
 def markdown(table: Table) -> str:
     """Return a table as Markdown, under its title if it has one."""
     title = [f"## {table.title}", ""] if table.title else []
-    rows = [table.header, ["---"] * len(table.header), *table.rows]
-    return "\n".join([*title, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return "\n".join([*title, *table_lines(table.header, table.rows)]) + "\n"
 
 
 def comparison_table(results: Results) -> Table:
     """Return how UHR-BAT compares with top-K, by kind of question and budget, and over all budgets."""
     rows = []
+    columns = results.columns("methods", "regions")
     for (kind, is_asked), rival in itertools.product(KINDS.items(), RIVALS):
-        for budgets in (*([column] for column in _columns(results)), _columns(results)):
-            found = against(results, rival, budgets, is_asked)
-            name = budgets[0] if len(budgets) == 1 else "all"
-            rows.append(
-                (kind, rival, name, str(found.num_questions), f"{found.ours:.1f}", f"{found.theirs:.1f}", found.text)
-            )
+        for name, budgets in (*((column, [column]) for column in columns), ("all", columns)):
+            found = results.against(rival, budgets, is_asked)
+            numbers = (str(found.num_questions), f"{found.ours:.1f}", f"{found.theirs:.1f}", found.difference.text())
+            rows.append((kind, rival, name, *numbers))
     header = ("questions", "against", "budget", "n", "uhr_bat", "other", "difference")
     return Table(title="Accuracy: preserve-and-merge against top-K", header=header, rows=tuple(rows))
-
-
-def _columns(results: Results) -> list[str]:
-    return results.columns("methods", "regions")
 
 
 def coverage_tables(lines: Lines) -> tuple[Table, ...]:
@@ -60,24 +58,15 @@ def coverage_tables(lines: Lines) -> tuple[Table, ...]:
     for source, words in _IMPORTANCE.items():
         rows = []
         for (kind, is_asked), way in itertools.product(_PLACES.items(), coverage.ways_in(lines)):
-            cells = [_share(lines, source, way, kept, is_asked) for kept in coverage.BUDGETS]
-            if any(cells):
-                rows.append((kind, way, *cells, *_loss(lines, source, way, is_asked)))
+            kept = [coverage.share(lines, source, way, budget, "k", is_asked) for budget in coverage.BUDGETS]
+            shares = [share.text(".0f") for share in kept if share]
+            merged = coverage.share(lines, source, way, 2, "m", is_asked)
+            lead = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_asked)
+            if merged and lead:  # else there are no such targets
+                rows.append((kind, way, *shares, "" if way == coverage.TOP_K else lead.text(), f"{merged.middle:.1f}"))
         header = ("questions", "selection", *(f"{kept}k" for kept in coverage.BUDGETS), "kept - topk", "merged at 2k")
         tables.append(Table(title=f"Targets kept unmerged, {words}", header=header, rows=tuple(rows)))
     return tuple(tables)
-
-
-def _share(lines: Lines, source: str, way: str, kept: int, is_asked: Callable[[Mapping[str, Any]], bool]) -> str:
-    found = coverage.share(lines, source, way, kept, "k", is_asked)
-    return "" if found is None else shown(found, ".0f")
-
-
-def _loss(lines: Lines, source: str, way: str, is_asked: Callable[[Mapping[str, Any]], bool]) -> tuple[str, str]:
-    """Return the difference to top-K over all budgets, and the share of targets that are merged away at 2k."""
-    merged = coverage.share(lines, source, way, 2, "m", is_asked)
-    found = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_asked)
-    return ("" if found is None or way == coverage.TOP_K else shown(found)), f"{merged[0]:.1f}"
 
 
 def claims_table(judged: Sequence[Judged]) -> Table:
@@ -98,10 +87,10 @@ def count_verdicts(judged: Sequence[Judged]) -> str:
 
 def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], command: str) -> str:
     """Return docs/reproduction.md."""
-    commands = {one.command: [] for one in judged if one.command}
+    commands: dict[str, list[str]] = {}
     for one in judged:
         if one.command:
-            commands[one.command].append(f"{one.where}: {one.claim}")
+            commands.setdefault(one.command, []).append(f"{one.where}: {one.claim}")
     return "\n".join(
         [
             "# What reproduces",
@@ -126,9 +115,7 @@ def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], comman
             "Convert them once ([checkpoints/README.md](../checkpoints/README.md)); PATH is the benchmark's download "
             "([benchmarks.md](benchmarks.md)).",
             "",
-            "| command | for |",
-            "|---|---|",
-            *(f"| `{text}` | {'; '.join(wanted)} |" for text, wanted in commands.items()),
+            *table_lines(("command", "for"), [(f"`{text}`", "; ".join(of)) for text, of in commands.items()]),
             "",
         ]
     )
@@ -138,11 +125,12 @@ def comparison_plot(results: Results, path: pathlib.Path) -> None:
     """Draw uhr_bat minus top-K against budget as a PNG, with intervals, by kind of question."""
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(KINDS), sharey=True)
-    columns = _columns(results)
+    columns = results.columns("methods", "regions")
     for axes, (kind, is_asked) in zip(panels, KINDS.items(), strict=True):
         for number, rival in enumerate(RIVALS):
-            found = [interval_of(against(results, rival, [column], is_asked)) for column in columns]
-            _bars(axes, [index + 0.16 * number for index in range(len(columns))], found, f"uhr_bat - {rival}")
+            places = [index + 0.16 * number for index in range(len(columns))]
+            found = [results.against(rival, [column], is_asked).difference for column in columns]
+            _draw(axes, places, found, f"uhr_bat - {rival}", "none")
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_title(kind)
@@ -163,9 +151,11 @@ def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
     for row, (source, words) in zip(panels, _IMPORTANCE.items(), strict=True):
         for axes, kind in zip(row, kinds, strict=True):
             for number, way in enumerate(coverage.ways_in(lines)):
-                shares = [coverage.share(lines, source, way, kept, "k", _PLACES[kind]) for kept in coverage.BUDGETS]
-                if None not in shares:
-                    _bars(axes, [kept + 0.05 * number for kept in coverage.BUDGETS], shares, way, line="-")
+                kept = [coverage.share(lines, source, way, budget, "k", _PLACES[kind]) for budget in coverage.BUDGETS]
+                shares = [share for share in kept if share]
+                if shares:
+                    places = [budget + 0.05 * number for budget in coverage.BUDGETS]
+                    _draw(axes, places, shares, way, "-")
             axes.set_title(f"{kind}, {words}", fontsize="medium")
             axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
@@ -176,11 +166,10 @@ def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _bars(
-    axes: Any, place: Sequence[float], intervals: Sequence[tuple[float, ...]], label: str, line: str = "none"
+def _draw(
+    axes: Axes, places: Sequence[float], intervals: Sequence[Interval], label: str, line: Literal["-", "none"]
 ) -> None:
-    middle = [interval[0] for interval in intervals]
-    error = [[one[0] - one[1] for one in intervals], [one[2] - one[0] for one in intervals]]
+    means, errors = means_and_errors(intervals)
     axes.errorbar(
-        place, middle, yerr=error, marker="o", markersize=4, capsize=2, linewidth=1, linestyle=line, label=label
+        places, means, yerr=errors, marker="o", markersize=4, capsize=2, linewidth=1, linestyle=line, label=label
     )

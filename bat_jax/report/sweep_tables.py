@@ -2,12 +2,15 @@
 
 import csv
 import io
+import math
 import pathlib
 from collections.abc import Sequence
 
 import matplotlib.figure
 
+from bat_jax.report.markdown import table_lines
 from bat_jax.report.run_record import staged_file
+from bat_jax.study.measured.comparison import Interval
 from bat_jax.study.measured.grids import Grid
 from bat_jax.study.measured.sweep import CellResult
 
@@ -29,7 +32,6 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
     Args:
       facts: lines of text on what was asked, for the top.
     """
-    heads, rows = cells(results)
     lines = [f"# {grid.title}", "", *(f"- {fact}" for fact in facts)]
     lines.append(
         "- right: percent of answers [95 % interval]; to first: percent points to the first row on the same questions "
@@ -37,9 +39,7 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
     )
     if any(result.cell.published for result in results):
         lines.append("- paper: what the paper prints for this cell, on its own benchmark and model")
-    lines += ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *table_lines(*cells(results))]) + "\n"
 
 
 def cells(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
@@ -54,9 +54,8 @@ def cells(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
                 cell.key.replace(" | ", ", "),
                 "/".join(map(str, cell.budgets)),
                 f"{result.tokens:.0f}",
-                f"{result.accuracy:.1f} [{result.interval[0]:.1f}, {result.interval[1]:.1f}]"
-                + (f", {result.num_failed} failed" if result.num_failed else ""),
-                _difference(result),
+                result.accuracy.text(".1f") + (f", {result.num_failed} failed" if result.num_failed else ""),
+                result.difference.text() if result.difference else "",
                 *(_number(values[number]) for values in published.values()),
                 *(_number(result.subtasks.get(name)) for name in subtasks),
             ]
@@ -77,13 +76,6 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def _difference(result: CellResult) -> str:
-    if result.difference is None:
-        return ""
-    middle, low, high = result.difference
-    return f"{middle:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
 def to_csv(results: Sequence[CellResult]) -> str:
     """Return one line a cell: name, budgets, questions, tokens, accuracy with its interval, difference, seconds."""
     text = io.StringIO()
@@ -92,14 +84,20 @@ def to_csv(results: Sequence[CellResult]) -> str:
     heads = "name column budgets questions tokens right low high to_first to_first_low to_first_high seconds"
     writer.writerow([*heads.split(), *subtasks])
     for result in results:
-        difference = result.difference or ("", "", "")
+        difference = [f"{value:.2f}" for value in result.difference] if result.difference else [""] * 3
         writer.writerow(
             [result.cell.name, result.cell.column, "/".join(map(str, result.cell.budgets)), result.num_questions]
-            + [f"{value:.2f}" for value in (result.tokens, result.accuracy, *result.interval)]
-            + [value if value == "" else f"{value:.2f}" for value in difference]
-            + [f"{result.seconds:.4f}", *(f"{result.subtasks.get(name, float('nan')):.2f}" for name in subtasks)]
+            + [f"{value:.2f}" for value in (result.tokens, *result.accuracy)]
+            + [*difference, f"{result.seconds:.4f}"]
+            + [f"{result.subtasks.get(name, math.nan):.2f}" for name in subtasks]
         )
     return text.getvalue()
+
+
+def means_and_errors(intervals: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
+    """Return means, and how far the intervals go below and above them, as matplotlib's `errorbar` takes them."""
+    means = [one.middle for one in intervals]
+    return means, [[one.middle - one.low for one in intervals], [one.high - one.middle for one in intervals]]
 
 
 def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
@@ -111,33 +109,16 @@ def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
     if has_series:
         for name in dict.fromkeys(result.cell.name for result in results):
             series = sorted((one for one in results if one.cell.name == name), key=lambda one: one.tokens)
-            axes.errorbar(
-                [one.tokens for one in series],
-                [one.accuracy for one in series],
-                yerr=[
-                    [one.accuracy - one.interval[0] for one in series],
-                    [one.interval[1] - one.accuracy for one in series],
-                ],
-                marker="o",
-                capsize=2,
-                linewidth=1,
-                label=name,
-            )
+            means, errors = means_and_errors([one.accuracy for one in series])
+            tokens = [one.tokens for one in series]
+            axes.errorbar(tokens, means, yerr=errors, marker="o", capsize=2, linewidth=1, label=name)
         axes.set_xlabel("tokens kept")
         figure.legend(loc="outside right upper", fontsize="small")
     else:
-        place = range(len(results))
-        axes.errorbar(
-            [one.accuracy for one in results],
-            place,
-            xerr=[
-                [one.accuracy - one.interval[0] for one in results],
-                [one.interval[1] - one.accuracy for one in results],
-            ],
-            fmt="o",
-            capsize=2,
-        )
-        axes.set_yticks(place, [one.cell.name for one in results])
+        rows = range(len(results))
+        means, errors = means_and_errors([one.accuracy for one in results])
+        axes.errorbar(means, rows, xerr=errors, fmt="o", capsize=2)
+        axes.set_yticks(rows, [one.cell.name for one in results])
         axes.set_ylim(len(results) - 0.5, -0.5)  # the first cell at the top
     axes.set_title(grid.title)
     (axes.set_ylabel if has_series else axes.set_xlabel)("percent right")

@@ -20,9 +20,9 @@ from bat_jax.report.figures.figure import counts_text
 from bat_jax.report.figures.heat import importance_on
 from bat_jax.report.figures.page import FIGURES, write_figures
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject, window_in
+from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.figures.tsne import NUM_NEIGHBOURS, check_installed, plane, same_region_share
-from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, wrap
+from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, window_in, wrap
 from tests import selection_example
 from tests.command_batch import run_commands
 from tests.tiny_model import load_tiny, write_tiny_checkpoint

@@ -90,7 +90,7 @@ def test_fates_are_the_selection_s_in_captions_and_on_the_evidence(asked):
     for scale, columns in enumerate((slice(2, 4), slice(4, 7))):
         grid = scene.grids[scale].to_grid(token_fate(scene.scales[scale], answer.selections[0][scale]).fate)
         expected.append(grid[len(grid) // 2, columns].tolist())
-    words = fates_in_boxes(scene, answer.selections[0], [box])
+    words = fates_in_boxes(scene, Backdrop(scene), answer.selections[0], [box])
     for part, fates in zip(words.split("; "), expected, strict=True):
         counts = {name: int(num) for num, name in (item.split() for item in part.split(": ")[1].split(", "))}
         names = [("kept", "merged", "dropped", "padding")[fate] for fate in fates]

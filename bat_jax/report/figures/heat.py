@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, heading, place_panels, verdict
-from bat_jax.report.figures.subject import Ask, Subject, window_in
-from bat_jax.report.layers import ALL, importance_layer
+from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.layers import ALL, importance_layer, window_in
 from bat_jax.report.pictures import Panel, importance_swatches, sheet, stack
 
 _MOST_QUESTIONS = 4
@@ -56,15 +56,8 @@ def _on_evidence(subject: Subject, ask: Ask) -> str:
 
 def importance_on(subject: Subject, ask: Ask) -> tuple[float, float]:
     """Return the shares of importance and of tokens that the evidence's tokens of the coarsest view have."""
-    scene, backdrop = subject.scene(), subject.backdrop
+    scene = subject.scene()
     grid, valid = scene.grids[0], np.asarray(scene.scales[0].valid)
-    rows, columns = backdrop.cells(grid.full_side)
-    is_touched = np.zeros((grid.full_side,) * 2, bool)
-    height, width = rows.shape[0], columns.shape[0]
-    for left, top, right, bottom in ask.boxes:
-        y = slice(min(int(top * height), height - 1), max(int(np.ceil(bottom * height)), int(top * height) + 1))
-        x = slice(min(int(left * width), width - 1), max(int(np.ceil(right * width)), int(left * width) + 1))
-        is_touched[rows[y], columns[x]] = True
-    touched = grid.to_tiles(is_touched) & valid
+    touched = grid.to_tiles(subject.backdrop.touched(grid.full_side, ask.boxes)) & valid
     importance = np.where(valid, subject.ask(ask).answer.anchor_importance[0], 0.0)
     return float(importance[touched].sum() / max(importance.sum(), 1e-30)), float(touched.sum() / valid.sum())

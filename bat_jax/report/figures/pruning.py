@@ -22,8 +22,8 @@ from bat_jax.report.figures.figure import (
     verdict,
 )
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject, window_in
-from bat_jax.report.layers import ALL, UnitBox
+from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.layers import ALL, UnitBox, window_in
 from bat_jax.report.pictures import Panel, sheet, stack
 from bat_jax.typing import UInt8
 

@@ -18,7 +18,7 @@ from bat_jax.mini.world.question import Question
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.answer_page import Asked, Truth
 from bat_jax.report.layers import Backdrop, UnitBox
-from bat_jax.report.pictures import WHOLE, evidence_boxes, evidence_frame
+from bat_jax.report.pictures import evidence_boxes, evidence_frame, is_local
 
 # Side of the windows that figures enlarge, as a share of the picture's.
 ZOOM_SHARE = 0.2
@@ -39,7 +39,7 @@ class Ask(NamedTuple):
     def boxes(self) -> tuple[UnitBox, ...]:
         """The evidence, where it is a place in the picture and not nearly all of it."""
         boxes = evidence_boxes(self.known.unit_boxes) if self.known else ()
-        return boxes if boxes and _side(evidence_frame(boxes)) < WHOLE else ()
+        return boxes if boxes and is_local(evidence_frame(boxes)) else ()
 
 
 class Subject:
@@ -145,14 +145,3 @@ class Subject:
     def pruned_budgets(self, prune: float) -> tuple[int, ...]:
         """Return the budgets that leave out a share of all tokens, in the proportions of the settings' budgets."""
         return pruned_budgets(prune, self.cfg.compressor.budgets, self.valid_counts)
-
-
-def window_in(boxes: Sequence[UnitBox], window: UnitBox) -> tuple[UnitBox, ...]:
-    """Return boxes as fractions of a window instead of the picture; those wholly outside are left out."""
-    x, y, width, height = window[0], window[1], window[2] - window[0], window[3] - window[1]
-    moved = (((a - x) / width, (b - y) / height, (c - x) / width, (d - y) / height) for a, b, c, d in boxes)
-    return tuple(box for box in moved if box[0] < 1 and box[1] < 1 and box[2] > 0 and box[3] > 0)
-
-
-def _side(box: UnitBox) -> float:
-    return box[2] - box[0]

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
@@ -37,21 +37,27 @@ SMALL_OBJECT = ("object_class/site", "object_colour/site", "motion_state/site", 
 SHARED = ("object_class/site", "object_colour/site", "motion_state/site")
 
 
+class Interval(NamedTuple):
+    """A mean with the ends of its 95 % interval."""
+
+    middle: float
+    low: float
+    high: float
+
+    def text(self, form: str = "+.1f") -> str:
+        """Write it: "+1.2 [-0.3, +2.7]", or "61 [55, 67]" for a share (form=".0f")."""
+        middle, low, high = (f"{value:{form}}" for value in self)
+        return f"{middle} [{low}, {high}]"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Two ways to answer, on the same questions. ours, theirs: percent right. difference: points; low, high: 95 %."""
+    """Two ways to answer, on the same questions. ours, theirs: percent right. difference: percent points."""
 
     num_questions: int
     ours: float
     theirs: float
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def text(self) -> str:
-        """The difference with its interval: "+1.2 [-0.3, +2.7]"."""
-        return f"{self.difference:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
+    difference: Interval
 
 
 def form_of(record: Record) -> str:
@@ -69,16 +75,20 @@ def right_of(records: Records, ids: Sequence[str]) -> list[bool]:
     return [bool(records[id]["is_right"]) for id in ids]
 
 
-def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> tuple[float, float, float]:
+def right_shares(runs: Sequence[Records], ids: Sequence[str]) -> list[float]:
+    """Return for each of the questions the share of runs in which it is right."""
+    return [statistics.fmean(run) for run in zip(*(right_of(records, ids) for records in runs), strict=True)]
+
+
+def mean_interval(values: Sequence[float], groups: Sequence[Hashable]) -> Interval:
     """Return a mean with its 95 % interval, as above.
 
     Args:
-      groups: which values belong together; None: each stands alone. One group alone gives an interval without ends.
+      groups: which values belong together. One group alone gives an interval without ends.
 
     Raises:
       ValueError: there are no values, or not as many groups.
     """
-    groups = range(len(values)) if groups is None else groups
     if not values or len(values) != len(groups):
         raise ValueError(f"need values and a group for each, got {len(values)} and {len(groups)}")
     mean = statistics.fmean(values)
@@ -86,21 +96,19 @@ def mean_interval(values: Sequence[float], groups: Sequence[Hashable] | None = N
     for value, group in zip(values, groups, strict=True):
         sums[group] = sums.get(group, 0.0) + value - mean
     if len(sums) == 1:
-        return mean, -math.inf, math.inf
+        return Interval(mean, -math.inf, math.inf)
     spread = math.fsum(part**2 for part in sums.values()) * len(sums) / (len(sums) - 1)
     half = float(stdtrit(len(sums) - 1, 0.975)) * math.sqrt(spread) / len(values)
-    return mean, mean - half, mean + half
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_difference(
-    ours: Sequence[bool] | Sequence[float],
-    theirs: Sequence[bool] | Sequence[float],
-    groups: Sequence[Hashable] | None = None,
-) -> tuple[float, float, float]:
-    """Return (difference, low, high) of two accuracies on the same questions, in percent points.
+    ours: Sequence[bool] | Sequence[float], theirs: Sequence[bool] | Sequence[float], groups: Sequence[Hashable]
+) -> Interval:
+    """Return the difference of two accuracies on the same questions, in percent points.
 
     Args:
-      ours, theirs: for each question whether it is right, or how often.
+      ours, theirs: for each question whether it is right, or how often. groups: see `mean_interval`.
 
     Raises:
       ValueError: there are no questions, or not the same number.
@@ -109,32 +117,29 @@ def paired_difference(
         raise ValueError(f"need the same questions of both, got {len(ours)} and {len(theirs)}")
     differences = [float(our) - float(their) for our, their in zip(ours, theirs, strict=True)]
     mean, low, high = mean_interval(differences, groups)
-    return 100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0)
+    return Interval(100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0))
 
 
 def compare(
     ours: Sequence[Records], theirs: Sequence[Records], is_asked: Callable[[Record], bool] = lambda record: True
-) -> Paired | None:
-    """Compare two ways on the questions that all of their runs answered; None if there is no such question.
+) -> Paired:
+    """Compare two ways on the questions that all of their runs answered.
 
     Args:
       ours, theirs: runs of each way (seeds, budgets); a question counts with the share of its runs that are right.
       is_asked: which questions.
+
+    Raises:
+      ValueError: there is no such question.
     """
     first, *others = (*ours, *theirs)
     ids = [id for id, record in first.items() if is_asked(record) and all(id in other for other in others)]
     if not ids:
-        return None
-    means = [
-        [statistics.fmean(shares) for shares in zip(*(right_of(records, ids) for records in way), strict=True)]
-        for way in (ours, theirs)
-    ]
-    difference, low, high = paired_difference(*means, [scene_of(first[id]) for id in ids])
+        raise ValueError("no question that all runs answered to compare them on; give more scenes")
+    our_shares, their_shares = right_shares(ours, ids), right_shares(theirs, ids)
     return Paired(
         num_questions=len(ids),
-        ours=100 * statistics.fmean(means[0]),
-        theirs=100 * statistics.fmean(means[1]),
-        difference=difference,
-        low=low,
-        high=high,
+        ours=100 * statistics.fmean(our_shares),
+        theirs=100 * statistics.fmean(their_shares),
+        difference=paired_difference(our_shares, their_shares, [scene_of(first[id]) for id in ids]),
     )

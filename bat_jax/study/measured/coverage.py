@@ -37,15 +37,14 @@ from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, mean_interval, paired_difference
-from bat_jax.study.measured.grids import Scaling
+from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, Interval, mean_interval, paired_difference
+from bat_jax.study.measured.grids import KEPT_THOUSANDS, Scaling
 from bat_jax.study.measured.plan import plain_questions
 from bat_jax.typing import Array, Float, Int
 
 FATES = "cmk"
 OWN, ORACLE = "own", "oracle"
-# Kept tokens of the paper in thousands, carried over to the model (grids.Scaling).
-BUDGETS = (1, 2, 3, 4, 6)
+BUDGETS = KEPT_THOUSANDS
 UHR_BAT, TOP_K = "uhr_bat", "topk"
 Lines = Mapping[str, Mapping[str, Any]]
 IsAsked = Callable[[Mapping[str, Any]], bool]
@@ -263,20 +262,22 @@ def _purity(region: np.ndarray, shown: np.ndarray) -> float:
     return float(most / region.size)
 
 
-def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_asked: IsAsked) -> tuple[float, ...] | None:
-    """Return (percent, low, high) of targets with a fate, 95 % by scenes; None where there is no target.
+def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_asked: IsAsked) -> Interval | None:
+    """Return the percent of targets with a fate, its interval by scenes; None where there is no target.
 
     Args:
       lines: of `measure`, by scene. kept: one of BUDGETS. is_asked: which targets.
     """
     values, scenes = _values(lines, importance, way, (kept,), fate, is_asked)
-    return tuple(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)) if values else None
+    if not values:
+        return None
+    return Interval(*(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)))
 
 
 def difference(
     lines: Lines, importance: str, ours: str, theirs: str, budgets: Sequence[int], is_asked: IsAsked
-) -> tuple[float, float, float] | None:
-    """Return (points, low, high) by which one way keeps more of the same targets than another, over some budgets."""
+) -> Interval | None:
+    """Return by how many points one way keeps more of the same targets than another, over some budgets."""
     mine, scenes = _values(lines, importance, ours, budgets, "k", is_asked)
     other, _ = _values(lines, importance, theirs, budgets, "k", is_asked)
     return paired_difference(mine, other, scenes) if mine else None

@@ -9,6 +9,7 @@ A grid of the paper's tells which column of which table each of its cells redoes
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ PAPER_FINEST_PX = 4032
 _TABLE_6 = (120, 320, 600, 2400)
 _APPENDIX_A = (80, 320, 600, 2000)
 _NUM_SEEDS = 5
+# Totals that selections are compared at, in thousands of the paper's tokens.
+KEPT_THOUSANDS = (1, 2, 3, 4, 6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,10 @@ class Scaling:
         """Divide a total of the paper among the views as its default budgets do."""
         return self.budgets(tuple(round(part * count / sum(_APPENDIX_A)) for part in _APPENDIX_A))
 
+    def thousands(self, text: str) -> tuple[int, ...]:
+        """Return the same for a total as tables write it: "4k"."""
+        return self.total(1000 * int(text[:-1]))
+
     def picture_px(self, side: int) -> int:
         """Return the side of a picture that is to the finest view as the paper's `side` is to its own."""
         return round(side * self.sizes_px[-1] / PAPER_FINEST_PX)
@@ -102,19 +109,20 @@ def _published(number: int, row: str) -> dict[str, float]:
 def table_5(cfg: BatConfig) -> Grid:
     """Picture size against kept tokens."""
     scaling = Scaling(cfg)
+    cells = (
+        Cell(
+            name=f"{kept} of {side}",
+            budgets=scaling.thousands(kept),
+            picture_px=scaling.picture_px(pixels),
+            published=_published(5, f"{kept} of {side}"),
+        )
+        for side, pixels in (("8k", 8192), ("4k", 4096))
+        for kept in ("3k", "4k")
+    )
     return Grid(
         name="table5",
         title="Resolution of the picture and kept tokens",
-        cells=tuple(
-            Cell(
-                name=f"{kept}k of {side}k",
-                budgets=scaling.total(kept * 1000),
-                picture_px=scaling.picture_px(pixels),
-                published=_published(5, f"{kept}k of {side}k"),
-            )
-            for side, pixels in ((8, 8192), (4, 4096))
-            for kept in (3, 4)
-        ),
+        cells=tuple(cells),
         note="pictures are painted at the size; the views are the same",
     )
 
@@ -140,44 +148,34 @@ def table_6(cfg: BatConfig) -> Grid:
 def table_7(cfg: BatConfig) -> Grid:
     """The number of clusters; also Figure 3, left."""
     scaling = Scaling(cfg)
-    cells = (
-        Cell(
-            name=f"{scaling.number(int(row[2:]))} clusters",
-            settings={"partition": "kmeans", "num_clusters": scaling.number(int(row[2:]))},
-            budgets=scaling.budgets(_TABLE_6),
-            published=_published(7, row),
-        )
-        for row in TABLES[7].rows
-    )
+    cells = []
+    for row in TABLES[7].rows:
+        count = scaling.number(int(row.removeprefix("k=")))
+        settings = {"partition": "kmeans", "num_clusters": count}
+        budgets, published = scaling.budgets(_TABLE_6), _published(7, row)
+        cells.append(Cell(name=f"{count} clusters", settings=settings, budgets=budgets, published=published))
     return Grid(name="table7", title="Number of clusters", cells=tuple(cells))
 
 
 def table_8(cfg: BatConfig) -> Grid:
-    """Region partition against kept tokens."""
-    scaling = Scaling(cfg)
+    """Region partition against kept tokens; regular squares are ours."""
+    scaling, rows = Scaling(cfg), TABLES[8].rows
+    partitions = {"BIRCH": "birch", "K-means": "kmeans", "SAM": "sam", "regular grid (ours)": "grid"}
+    cells = (
+        Cell(
+            name=row,
+            column=column,
+            settings={"partition": partition},
+            budgets=scaling.thousands(column),
+            published={column: rows[row][column].value} if row in rows else {},
+        )
+        for row, partition in partitions.items()
+        for column in rows["SAM"]
+    )
     return Grid(
         name="table8",
         title="Region partition and kept tokens",
-        cells=tuple(
-            Cell(
-                name=row,
-                column=column,
-                settings={"partition": partition},
-                budgets=scaling.total(int(column[:-1]) * 1000),
-                published={column: TABLES[8].value(row, column)},
-            )
-            for row, partition in (("BIRCH", "birch"), ("K-means", "kmeans"), ("SAM", "sam"))
-            for column in TABLES[8].rows[row]
-        )
-        + tuple(
-            Cell(
-                name="regular grid (ours)",
-                column=column,
-                settings={"partition": "grid"},
-                budgets=scaling.total(int(column[:-1]) * 1000),
-            )
-            for column in TABLES[8].rows["SAM"]
-        ),
+        cells=tuple(cells),
         note="SAM's regions are the scene's own masks of land, sites and objects where the benchmark has them",
     )
 
@@ -185,44 +183,43 @@ def table_8(cfg: BatConfig) -> Grid:
 def table_9(cfg: BatConfig) -> Grid:
     """Context length of models without compression: here, the picture pooled to as many tokens."""
     scaling = Scaling(cfg)
-    rows = TABLES[9].rows
+    cells = (
+        Cell(
+            name=f"{length} of context",
+            settings={"selection": "pooling"},
+            budgets=scaling.thousands(length),
+            published=_published(9, length),
+        )
+        for length in TABLES[9].rows
+    )
     return Grid(
         name="table9",
         title="Context length without selection",
-        cells=tuple(
-            Cell(
-                name=f"{length} of context",
-                settings={"selection": "pooling"},
-                budgets=scaling.total(int(length[:-1]) * 1000),
-                published=_published(9, length),
-            )
-            for length in rows
-        ),
+        cells=tuple(cells),
         note="the paper's row is of other models; ours is uniform pooling to as many tokens",
+    )
+
+
+def _at_every_total(cfg: BatConfig, name: str, settings: Mapping[str, Any], seed: int = 0) -> tuple[Cell, ...]:
+    """Return a row of cells, one for each of KEPT_THOUSANDS."""
+    scaling = Scaling(cfg)
+    return tuple(
+        Cell(name=name, column=f"{kept}k", settings=settings, budgets=scaling.total(1000 * kept), seed=seed)
+        for kept in KEPT_THOUSANDS
     )
 
 
 def figure_1(cfg: BatConfig) -> Grid:
     """Accuracy against tokens, ours and what it is compared with, at equal budgets."""
-    scaling = Scaling(cfg)
-    return Grid(
-        name="figure1",
-        title="Accuracy against kept tokens, by selection",
-        cells=tuple(
-            Cell(
-                name=selection, column=f"{kept}k", settings={"selection": selection}, budgets=scaling.total(kept * 1000)
-            )
-            for selection in shown_in("grids")
-            for kept in (1, 2, 3, 4, 6)
-        ),
-    )
+    cells = (cell for name in shown_in("grids") for cell in _at_every_total(cfg, name, {"selection": name}))
+    return Grid(name="figure1", title="Accuracy against kept tokens, by selection", cells=tuple(cells))
 
 
 def figure_3(cfg: BatConfig) -> Grid:
     """Kept tokens from 3k to 12k; the left half of the figure is Table 7."""
     scaling = Scaling(cfg)
-    kept = (3, 4, 5, 6, 8, 10, 12)
-    cells = tuple(Cell(name=f"{count}k", budgets=scaling.total(count * 1000)) for count in kept)
+    kept = ("3k", "4k", "5k", "6k", "8k", "10k", "12k")
+    cells = tuple(Cell(name=count, budgets=scaling.thousands(count)) for count in kept)
     return Grid(name="figure3", title="Kept tokens", cells=cells)
 
 
@@ -230,13 +227,10 @@ def figure_5(cfg: BatConfig) -> Grid:
     """Ours against pruning that does not know the question, at 95 % pruning, in the proportions of the budgets."""
     counts = [cfg.num_tokens(px) for px in cfg.compressor.sizes_px]
     left = pruned_budgets(0.95, cfg.compressor.budgets, counts)
-    cells = tuple(
-        Cell(name=selection, settings={"selection": selection}, budgets=left) for selection in ("uhr_bat", "background")
-    )
     return Grid(
         name="figure5",
         title="Ours against text-agnostic pruning, 95 % pruned",
-        cells=cells,
+        cells=tuple(Cell(name=name, settings={"selection": name}, budgets=left) for name in ("uhr_bat", "background")),
         note="the paper compares with GeoLLaVA-8K itself on one picture; here background pruning in its manner",
     )
 
@@ -275,27 +269,13 @@ def regions(cfg: BatConfig) -> Grid:
 
     "guaranteed" is the rule that gives every region a row, which the paper's own does not (docs/differences.md).
     """
-    scaling = Scaling(cfg)
-    ways: list[tuple[str, dict[str, Any], int]] = [
-        ("uhr_bat", {"selection": "uhr_bat"}, seed) for seed in range(_NUM_SEEDS)
-    ]
-    ways += [("uhr_bat, guaranteed", {"selection": "uhr_bat", "coverage": "guaranteed"}, 0)]
-    ways += [(name, {"selection": name}, 0) for name in ("topk", "topk_global")]
-    return Grid(
-        name="regions",
-        title="Preserve and merge against top-K",
-        cells=tuple(
-            Cell(
-                name=f"{name}, seed {seed}" if seed else name,
-                column=f"{kept}k",
-                settings=settings,
-                budgets=scaling.total(kept * 1000),
-                seed=seed,
-            )
-            for name, settings, seed in ways
-            for kept in (1, 2, 3, 4, 6)
-        ),
-    )
+    cells: list[Cell] = []
+    for seed in range(_NUM_SEEDS):
+        cells += _at_every_total(cfg, f"uhr_bat, seed {seed}" if seed else "uhr_bat", {"selection": "uhr_bat"}, seed)
+    cells += _at_every_total(cfg, "uhr_bat, guaranteed", {"selection": "uhr_bat", "coverage": "guaranteed"})
+    for name in ("topk", "topk_global"):
+        cells += _at_every_total(cfg, name, {"selection": name})
+    return Grid(name="regions", title="Preserve and merge against top-K", cells=tuple(cells))
 
 
 def layers(cfg: BatConfig) -> Grid:
@@ -333,3 +313,9 @@ GRIDS: Mapping[str, Callable[[BatConfig], Grid]] = {
     "layers": layers,
     "kmeans": kmeans,
 }
+
+
+def flag_of(name: str) -> tuple[str, str]:
+    """Return flag and value that ask `experiments.ablate` for a grid: ("table", "7"), ("ours", "layers")."""
+    match = re.fullmatch(r"(table|figure)(\d+)", name)
+    return (match[1], match[2]) if match else ("ours", name)

@@ -10,7 +10,7 @@ all cells over every scene that is given.
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.splits import SPLITS
 from bat_jax.mini.world.world import WorldScene
 from bat_jax.study.measured.comparison import SCATTERED, SHARED
-from bat_jax.study.measured.grids import GRIDS, Grid
+from bat_jax.study.measured.grids import GRIDS, Cell, Grid
 
 PAPER_ABLATIONS = ("table5", "table6", "table7", "table8", "table9", "figure3")
 OUR_ABLATIONS = ("differences", "layers", "kmeans")
@@ -136,7 +136,7 @@ class Plan:
         for name, count in counts.items():
             if name not in self.scenes or count < 1:
                 raise ValueError(f"scenes={name}={count}: want one of {', '.join(self.scenes)} and at least 1")
-        counts = self.scenes | counts
+        counts = {**self.scenes, **counts}
         parts = tuple(dataclasses.replace(part, num_scenes=counts[part.name]) for part in self.parts)
         return Plan(parts=parts, coverage_scenes=counts[COVERAGE])
 
@@ -144,76 +144,58 @@ class Plan:
 def full(cfg: BatConfig) -> Plan:
     """Return the plan with all cells, over the scenes of a test split."""
     num_scenes = len(SPLITS["test"])
-    parts = (
-        Part(
-            name="methods",
-            grids=(GRIDS["regions"](cfg),),
-            num_scenes=num_scenes,
-            scattered_rounds=4,
-            shares_tokens=True,
-        ),
-        # ToMe's steps follow each other and take most of a second a question: at one budget only.
-        Part(
-            name="selections",
-            grids=(GRIDS["selections"](cfg), _thinned(cfg, "figure1", without=("tome",)), GRIDS["figure5"](cfg)),
-            num_scenes=50,
-        ),
-        Part(
-            name="ablations",
-            grids=tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS)),
-            num_scenes=50,
-        ),
+    # ToMe's steps follow each other and take most of a second a question: at one budget only.
+    selections = (
+        GRIDS["selections"](cfg),
+        _some_cells(cfg, "figure1", lambda number, cell: cell.name != "tome"),
+        GRIDS["figure5"](cfg),
     )
-    return Plan(parts=parts, coverage_scenes=num_scenes)
+    ablations = tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS))
+    return _plan((GRIDS["regions"](cfg),), selections, ablations, (num_scenes, 50, 50, num_scenes))
 
 
 def reduced(cfg: BatConfig) -> Plan:
     """Return the plan with fewer cells and scenes, for some minutes on two cores."""
+
+    def numbered(name: str, *numbers: int) -> Grid:
+        return _some_cells(cfg, name, lambda number, cell: number in numbers)
+
+    columns = ("1k", "3k", "6k")
+    # Two seeds of five.
+    regions = _some_cells(cfg, "regions", lambda number, cell: cell.column in columns and cell.seed < 2)
     selections = (
-        _thinned(cfg, "selections", without=("tome",)),
-        _thinned(cfg, "figure1", columns=("1k", "3k", "6k"), without=("tome",)),
+        _some_cells(cfg, "selections", lambda number, cell: cell.name != "tome"),
+        _some_cells(cfg, "figure1", lambda number, cell: cell.column in columns and cell.name != "tome"),
         GRIDS["figure5"](cfg),
     )
     ablations = (
         GRIDS["table5"](cfg),
-        # The ends of each view's range.
-        _thinned(cfg, "table6", numbers=(0, 3, 4, 7, 8, 11, 12, 15)),
-        _thinned(cfg, "table7", numbers=(0, 2, 6, 8)),
-        _thinned(cfg, "table8", columns=("4k", "6k")),
+        numbered("table6", 0, 3, 4, 7, 8, 11, 12, 15),  # the ends of each view's range
+        numbered("table7", 0, 2, 6, 8),
+        _some_cells(cfg, "table8", lambda number, cell: cell.column in ("4k", "6k")),
         GRIDS["table9"](cfg),
-        _thinned(cfg, "figure3", numbers=(0, 1, 3, 6)),
+        numbered("figure3", 0, 1, 3, 6),
         GRIDS["differences"](cfg),
         GRIDS["layers"](cfg),
-        _thinned(cfg, "kmeans", numbers=(0, 2, 4, 5, 6)),
+        numbered("kmeans", 0, 2, 4, 5, 6),
     )
-    regions = _thinned(cfg, "regions", columns=("1k", "3k", "6k"))
-    # Two seeds of five.
-    regions = dataclasses.replace(regions, cells=tuple(cell for cell in regions.cells if cell.seed < 2))
+    return _plan((regions,), selections, ablations, (12, 8, 8, 20))
+
+
+def _plan(
+    methods: tuple[Grid, ...], selections: tuple[Grid, ...], ablations: tuple[Grid, ...], scenes: tuple[int, ...]
+) -> Plan:
+    """Return the plan of three parts. scenes: most scenes of each part, and of token coverage."""
     parts = (
-        Part(name="methods", grids=(regions,), num_scenes=12, scattered_rounds=4, shares_tokens=True),
-        Part(name="selections", grids=selections, num_scenes=8),
-        Part(name="ablations", grids=ablations, num_scenes=8),
+        Part(name="methods", grids=methods, num_scenes=scenes[0], scattered_rounds=4, shares_tokens=True),
+        Part(name="selections", grids=selections, num_scenes=scenes[1]),
+        Part(name="ablations", grids=ablations, num_scenes=scenes[2]),
     )
-    return Plan(parts=parts, coverage_scenes=20)
+    return Plan(parts=parts, coverage_scenes=scenes[3])
 
 
-def _thinned(
-    cfg: BatConfig,
-    name: str,
-    *,
-    numbers: Collection[int] | None = None,
-    columns: Collection[str] | None = None,
-    without: Collection[str] = (),
-) -> Grid:
-    """Return a grid with some of its cells: by number, by column, or without those of a name."""
+def _some_cells(cfg: BatConfig, name: str, is_wanted: Callable[[int, Cell], bool]) -> Grid:
+    """Return a grid with those of its cells that are wanted by number or content."""
     grid = GRIDS[name](cfg)
-    return dataclasses.replace(
-        grid,
-        cells=tuple(
-            cell
-            for number, cell in enumerate(grid.cells)
-            if (numbers is None or number in numbers)
-            and (columns is None or cell.column in columns)
-            and cell.name not in without
-        ),
-    )
+    cells = tuple(cell for number, cell in enumerate(grid.cells) if is_wanted(number, cell))
+    return dataclasses.replace(grid, cells=cells)

@@ -17,11 +17,11 @@ from bat_jax.study.measured.comparison import (
     compare,
     form_of,
     mean_interval,
-    right_of,
+    right_shares,
     scene_of,
 )
 from bat_jax.study.measured.coverage import UHR_BAT
-from bat_jax.study.measured.grids import Grid
+from bat_jax.study.measured.grids import Cell, Grid
 from bat_jax.study.measured.sweep import Sweep
 
 IsAsked = Callable[[Record], bool]
@@ -66,27 +66,32 @@ class Results:
                 return self.sweeps[part].records(cell)
         raise ValueError(f"grid {grid}: has no cell {name!r} in column {column!r}")
 
-    def series(self, part: str, grid: str) -> list[tuple[str, Records]]:
-        """Return (key, answers) of all cells of a grid."""
-        return [(cell.key, self.sweeps[part].records(cell)) for cell in self.grid(part, grid).cells]
+    def series(self, part: str, grid: str) -> list[tuple[Cell, Records]]:
+        """Return all cells of a grid with their answers."""
+        return [(cell, self.sweeps[part].records(cell)) for cell in self.grid(part, grid).cells]
 
     @property
     def trained_tokens(self) -> int:
         """How many tokens the checkpoint keeps by itself: the most that UHR-Mini's models are trained with."""
         return sum(self.cfg.compressor.budgets)
 
-    def is_trained(self, part: str, grid: str, key: str) -> bool:
+    def is_trained(self, cell: Cell) -> bool:
         """Return whether a cell keeps no more tokens than the model was trained with."""
-        return any(sum(cell.budgets) <= self.trained_tokens for cell in self.grid(part, grid).cells if cell.key == key)
+        return sum(cell.budgets) <= self.trained_tokens
 
     def columns(self, part: str, grid: str) -> list[str]:
         return list(dict.fromkeys(cell.column for cell in self.grid(part, grid).cells))
 
     def seeds(self, column: str) -> list[Records]:
-        """Return UHR-BAT's answers at a budget under every seed of K-means that was asked."""
-        cells = self.grid("methods", "regions").cells
-        ours = [c for c in cells if c.column == column and c.name.split(", seed")[0] == UHR_BAT]
-        return [self.sweeps["methods"].records(cell) for cell in ours]
+        """Return UHR-BAT's answers at a budget under every seed of K-means."""
+        cells = self.series("methods", "regions")
+        return [found for cell, found in cells if cell.column == column and cell.name.split(", seed")[0] == UHR_BAT]
+
+    def against(self, other: str, columns: Sequence[str], is_asked: IsAsked) -> Paired:
+        """Compare UHR-BAT, over seeds and budgets, with another selection of the part "methods"."""
+        ours = [records for column in columns for records in self.seeds(column)]
+        theirs = [self.answers("methods", "regions", other, column) for column in columns]
+        return compare(ours, theirs, is_asked)
 
     def own(self) -> Records:
         """Return the answers of the checkpoint's own settings."""
@@ -100,26 +105,11 @@ class Results:
     def are_guesses(self, runs: Sequence[Records], is_asked: IsAsked) -> bool:
         """Return whether answers, taken over several runs, are not better than chance: with 95 % by scenes."""
         ids = [id for id, record in runs[0].items() if is_asked(record)]
-        shares = map(statistics.fmean, zip(*(right_of(run, ids) for run in runs), strict=True))
-        gains = [share - self.chance[id] for id, share in zip(ids, shares, strict=True)]
-        return mean_interval(gains, [scene_of(runs[0][id]) for id in ids])[1] <= 0
+        gains = [share - self.chance[id] for id, share in zip(ids, right_shares(runs, ids), strict=True)]
+        return mean_interval(gains, [scene_of(runs[0][id]) for id in ids]).low <= 0
 
-    def small_objects(self) -> tuple[tuple[int, int], float]:
-        """Return ((right, asked), chance) of the questions about small objects, under the checkpoint's own settings."""
-        asked = [(id, record) for id, record in self.own().items() if SMALL_ONLY(record)]
-        expected = sum(self.chance[id] for id, _ in asked) / len(asked)
-        return (sum(bool(record["is_right"]) for _, record in asked), len(asked)), expected
-
-
-def against(results: Results, other: str, columns: Sequence[str], is_asked: IsAsked) -> Paired:
-    """Compare UHR-BAT, over seeds and budgets, with another selection of the part "methods".
-
-    Raises:
-      ValueError: there is no such question.
-    """
-    ours = [records for column in columns for records in results.seeds(column)]
-    theirs = [results.answers("methods", "regions", other, column) for column in columns]
-    found = compare(ours, theirs, is_asked)
-    if found is None:
-        raise ValueError(f"part methods: no question to compare {UHR_BAT} with {other} on; give more scenes")
-    return found
+    def small_objects(self) -> tuple[float, float]:
+        """Return percent right and chance of the questions about small objects, under the checkpoint's own settings."""
+        asked = {id: record for id, record in self.own().items() if SMALL_ONLY(record)}
+        right = statistics.fmean(bool(record["is_right"]) for record in asked.values())
+        return 100 * right, 100 * statistics.fmean(self.chance[id] for id in asked)

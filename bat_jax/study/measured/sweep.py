@@ -29,7 +29,7 @@ from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.runner import PredictionLog, answer_picture, read_predictions
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.study.measured.comparison import Records, paired_difference, right_of, scene_of
+from bat_jax.study.measured.comparison import Interval, Records, paired_difference, right_of, scene_of
 from bat_jax.study.measured.grids import Cell, Grid
 
 ANSWERS = "answers"
@@ -51,19 +51,17 @@ class CellResult:
     """A cell's numbers over the questions that were asked.
 
     Attributes:
-      accuracy: percent right; interval: its 95 % interval (Wilson). subtasks: abbreviation -> percent right.
-      difference: percent points to the grid's first cell on the same questions, with its 95 % interval; None for that
-        cell itself.
+      accuracy: percent right, with Wilson's interval. subtasks: abbreviation -> percent right.
+      difference: percent points to the grid's first cell on the same questions; None for that cell itself.
       num_failed: questions without an answer, which count as wrong.
       tokens: mean number kept. seconds: mean a question, without what compiled.
     """
 
     cell: Cell
     num_questions: int
-    accuracy: float
-    interval: tuple[float, float]
+    accuracy: Interval
     subtasks: Mapping[str, float]
-    difference: tuple[float, float, float] | None
+    difference: Interval | None
     num_failed: int
     tokens: float
     seconds: float
@@ -167,8 +165,7 @@ class Sweep:
                 source = _Encoded(run.model, views, scenes, run.scene_key, options)
                 asked = dataclasses.replace(picture, tasks=left)
                 ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens}
-                numbers = tuple(range(len(views)))
-                for record in answer_picture(source, asked, lambda numbers=numbers: (numbers, 0.0), {}, ask):
+                for record in answer_picture(source, asked, source.load, {}, ask):
                     log.append(record)
             if on_answers:
                 on_answers(len(picture.tasks))
@@ -241,6 +238,10 @@ class _Encoded:
         self.views, self.scenes, self.key, self.options = views, scenes, key, options
         self.model, self.ask = model, model.ask
 
+    def load(self) -> tuple[tuple[int, ...], float]:
+        """Return the numbers of the images, and that loading them took no time."""
+        return tuple(range(len(self.views))), 0.0
+
     def encode(self, number: int) -> Scene:
         key = (*self.key, number)
         if key not in self.scenes:
@@ -264,8 +265,7 @@ def _result(cell: Cell, records: Records, first: Records | None) -> CellResult:
     return CellResult(
         cell=cell,
         num_questions=len(right),
-        accuracy=100 * sum(right.values()) / len(right),
-        interval=(100 * low, 100 * high),
+        accuracy=Interval(100 * sum(right.values()) / len(right), 100 * low, 100 * high),
         subtasks={name: 100 * statistics.fmean(values) for name, values in by_task.items()},
         difference=difference,
         num_failed=len(records) - len(answered),

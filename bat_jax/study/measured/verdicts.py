@@ -8,10 +8,10 @@ Where the model's answers are guesses, nothing about accuracy is decided.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Literal
 
-from bat_jax.study.measured.comparison import Paired
+from bat_jax.study.measured.comparison import Interval
 
 Verdict = Literal["reproduced in miniature", "not reproduced", "undecided", "computed", "needs the real weights"]
 REPRODUCED: Verdict = "reproduced in miniature"
@@ -22,7 +22,6 @@ NEEDS_WEIGHTS: Verdict = "needs the real weights"
 
 # Percent points.
 MARGIN = 1.0
-Interval = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,28 +42,30 @@ class Judged:
     command: str = ""
 
 
-def gain(low: float, high: float) -> Verdict:
-    """Judge a claim that something is better, by the interval of the difference."""
-    if low > 0:
+def fact(holds: bool) -> Verdict:
+    """Judge a claim that is counted without error."""
+    return REPRODUCED if holds else NOT_REPRODUCED
+
+
+def gain(difference: Interval) -> Verdict:
+    """Judge a claim that something is better."""
+    if difference.low > 0:
         return REPRODUCED
-    return NOT_REPRODUCED if high < MARGIN else UNDECIDED
+    return NOT_REPRODUCED if difference.high < MARGIN else UNDECIDED
 
 
-def sameness(intervals: Iterable[Interval]) -> Verdict:
+def sameness(differences: Collection[Interval]) -> Verdict:
     """Judge a claim that settings do not differ by more than MARGIN."""
-    intervals = tuple(intervals)
-    if any(low > MARGIN or high < -MARGIN for _, low, high in intervals):
+    if any(one.low > MARGIN or one.high < -MARGIN for one in differences):
         return NOT_REPRODUCED
-    if all(low >= -MARGIN and high <= MARGIN for _, low, high in intervals):
+    if all(one.low >= -MARGIN and one.high <= MARGIN for one in differences):
         return REPRODUCED
     return UNDECIDED
 
 
-def rise(steps: Sequence[Interval], whole: Interval) -> Verdict:
+def rise(steps: Iterable[Interval], whole: Interval) -> Verdict:
     """Judge a claim that more always helps: the whole range gains, and no step loses."""
-    if any(high < 0 for _, _, high in steps):
-        return NOT_REPRODUCED
-    return gain(whole[1], whole[2])
+    return NOT_REPRODUCED if any(step.high < 0 for step in steps) else gain(whole)
 
 
 def all_of(verdicts: Iterable[Verdict]) -> Verdict:
@@ -73,18 +74,8 @@ def all_of(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=order.index)
 
 
-def interval_of(paired: Paired) -> Interval:
-    return paired.difference, paired.low, paired.high
-
-
-def above(limit: float, interval: Sequence[float]) -> Verdict:
-    """Judge a claim that a share (middle, low, high) is above a limit."""
-    if interval[1] > limit:
+def above(limit: float, share: Interval) -> Verdict:
+    """Judge a claim that a share is above a limit."""
+    if share.low > limit:
         return REPRODUCED
-    return NOT_REPRODUCED if interval[2] < limit else UNDECIDED
-
-
-def shown(interval: Sequence[float], form: str = "+.1f") -> str:
-    """Write an interval: "+1.2 [-0.3, +2.7]", or "61 [55, 67]" for a share (form=".0f")."""
-    middle, low, high = (f"{value:{form}}" for value in interval)
-    return f"{middle} [{low}, {high}]"
+    return NOT_REPRODUCED if share.high < limit else UNDECIDED

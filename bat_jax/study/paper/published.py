@@ -42,10 +42,12 @@ class PublishedValue:
         if text.endswith("'"):
             number, reading = text[:-1], "point restored"
             as_read = number.replace(".", "")
-        for mark, kind in (("<", "corrected"), ("?", "uncertain")):
-            if mark in text:
-                number, as_read = text.split(mark)
-                reading = kind
+        elif "<" in text:
+            number, as_read = text.split("<")
+            reading = "corrected"
+        elif "?" in text:
+            number, as_read = text.split("?")
+            reading = "uncertain"
         try:
             value = float(number)
         except ValueError:

@@ -176,10 +176,10 @@ def ablations(tables: Tables) -> list[Finding]:
         note = f"largest change {round(30.80 * (max(values) - min(values)))} of 3,080 questions"
         found.append(statement("Sec. 4, Table 6", what, "rising", text, rises, note))
     for column in ("Perception", "Reasoning", "Average"):
-        values = {name: tables[7].value(name, column) for name in tables[7].rows}
-        spread = max(values.values()) - min(values.values())
-        best = max(values, key=values.__getitem__)
-        note = f"best at {best}: {values[best]}; at k=600: {values['k=600']}"
+        by_count = {name: tables[7].value(name, column) for name in tables[7].rows}
+        spread = max(by_count.values()) - min(by_count.values())
+        best = max(by_count, key=by_count.__getitem__)
+        note = f"best at {best}: {by_count[best]}; at k=600: {by_count['k=600']}"
         what = f"{column} fluctuates within 1 % over cluster counts"
         found.append(statement("App. C.4, Table 7", what, "< 1", f"{spread:.1f}", spread <= 1, note))
     eight = tables[8]
@@ -208,12 +208,12 @@ def ablations(tables: Tables) -> list[Finding]:
         what, claim = f"{model}: context beyond 4K brings little", "4K to 8K negligible or negative"
         found.append(statement("App. C.4, Table 9", what, claim, text, second < first))
     ours, other = nine.value("4K", "Qwen2.5VL-7B"), tables[1].value("Qwen2.5-VL-7B", "w.Avg")
-    best = max(nine.value(name, "Qwen2.5VL-7B") for name in nine.rows)
-    text = f"{best:.2f} at best in Table 9, {other} in Table 1"
+    best_here = max(nine.value(name, "Qwen2.5VL-7B") for name in nine.rows)
+    text = f"{best_here:.2f} at best in Table 9, {other} in Table 1"
     note = f"with Table 9's {ours:.2f} the lead would be {tables[1].value(OURS, 'w.Avg') - ours:.1f}, with Table 1's "
     note += f"{tables[1].value(OURS, 'w.Avg') - other:.1f}"
     found.append(
-        statement("Tables 1 and 9", "Qwen2.5-VL-7B on XLRS-Bench", "one model", text, abs(best - other) < 1, note)
+        statement("Tables 1 and 9", "Qwen2.5-VL-7B on XLRS-Bench", "one model", text, abs(best_here - other) < 1, note)
     )
     return found
 
