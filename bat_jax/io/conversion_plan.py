@@ -189,11 +189,11 @@ def plan_checkpoint(
     return planner.finish(shapes), planner.notes
 
 
-def plan_decoder(folder: pathlib.Path, cfg: DecoderConfig) -> Plan:
-    """Plan a plain Qwen2ForCausalLM folder; paths start with "decoder/". Raises ValueError with all problems."""
+def plan_decoder(tensors: TensorFolder, cfg: DecoderConfig) -> Plan:
+    """Plan a decoder alone; paths start with "decoder/". Raises ValueError with all problems."""
     planner = _Planner(0)
     tied = table.TIED_ALIASES if cfg.tie_word_embeddings else ()
-    planner.assign(open_folder(folder), [(row, _PLAIN) for row in table.DECODER_ROWS], table.IGNORED, tied)
+    planner.assign(tensors, [(row, _PLAIN) for row in table.DECODER_ROWS], table.IGNORED, tied)
     shapes = table.decoder_shapes(cfg)
     planner.check(shapes, None)
     return planner.finish(shapes)

@@ -30,7 +30,10 @@ from bat_jax.io import conversion_table as table
 from bat_jax.io import hf_config
 from bat_jax.io.conversion_plan import DTYPES, Piece, Plan, bits_equal, plan_checkpoint, plan_decoder, plan_vision_tower
 from bat_jax.io.conversion_table import Shape, expected_shapes
+from bat_jax.io.gguf import GgufFile
 from bat_jax.io.hf_config import CONFIG_NAME, TOWER_FOLDER, config_from_hf
+from bat_jax.io.hf_decoder import decoder_config, ignored_fields
+from bat_jax.io.hf_fields import read_json
 from bat_jax.io.params import (
     PARAMS_FOLDER,
     Leaf,
@@ -41,7 +44,7 @@ from bat_jax.io.params import (
     read_leaves,
     trim_memory,
 )
-from bat_jax.io.safetensors import TensorSpec, open_folder, raise_problems, write_folder
+from bat_jax.io.safetensors import TensorFolder, TensorSpec, open_folder, raise_problems, write_folder
 
 __all__ = [
     "DTYPES",
@@ -120,9 +123,9 @@ def convert(
     plan, notes = plan_checkpoint(source, vision_tower, config, DTYPES[dtype] if dtype else None)
     shapes = expected_shapes(config, with_unused=True)
     leaves = {path: Leaf(shapes[path], DTYPES[dtype] if dtype else plan[path][0].info.dtype) for path in plan}
-    values = hf_config.read_json(source / CONFIG_NAME)
+    values = read_json(source / CONFIG_NAME)
     clip_values, clip_where = hf_config.find_clip_config(source, vision_tower, values)
-    notes += [f"the vision tower's sizes come from {clip_where}", *hf_config.ignored_fields(values)]
+    notes += [f"the vision tower's sizes come from {clip_where}", *ignored_fields(values)]
     preprocessor = hf_config.find_preprocessor(source, vision_tower)
     absent = f"are CLIP's: no {hf_config.PREPROCESSOR_NAME} in the source or with the tower"
     notes.append(f"mean, std and rescaling of pixels {f'come from {preprocessor}' if preprocessor else absent}")
@@ -181,14 +184,24 @@ def convert_back(
 
 
 def convert_decoder(source: str | pathlib.Path) -> tuple[DecoderConfig, dict[str, Any]]:
-    """Read a plain Qwen2ForCausalLM folder into memory: its config and the tree under "decoder" (embed_tokens, ...).
+    """Read a decoder alone into memory: its config and the tree under "decoder" (embed_tokens, ...).
+
+    Args:
+      source: a folder as Qwen2ForCausalLM or LlamaForCausalLM writes it, or a GGUF file, whose weights become float32.
 
     Raises:
       ValueError: everything that does not fit, together.
     """
-    folder = pathlib.Path(source)
-    cfg = hf_config.decoder_config(hf_config.read_json(folder / CONFIG_NAME), str(folder / CONFIG_NAME))
-    return cfg, _build_tree(plan_decoder(folder, cfg), table.decoder_shapes(cfg))["decoder"]
+    path = pathlib.Path(source)
+    tensors: TensorFolder
+    if path.suffix == ".gguf":
+        tensors = file = GgufFile(path)
+        values, where = file.config, path
+    else:
+        values, where = read_json(path / CONFIG_NAME), path / CONFIG_NAME
+        tensors = open_folder(path)
+    cfg = decoder_config(values, str(where))
+    return cfg, _build_tree(plan_decoder(tensors, cfg), table.decoder_shapes(cfg))["decoder"]
 
 
 def convert_vision_tower(source: str | pathlib.Path, select_layer: int = -2) -> tuple[VisionConfig, dict[str, Any]]:
@@ -201,7 +214,7 @@ def convert_vision_tower(source: str | pathlib.Path, select_layer: int = -2) -> 
       ValueError: everything that does not fit, together.
     """
     folder = pathlib.Path(source)
-    values = hf_config.read_json(folder / CONFIG_NAME)
+    values = read_json(folder / CONFIG_NAME)
     cfg = hf_config.vision_config(values, str(folder / CONFIG_NAME), select_layer)
     return cfg, _build_tree(plan_vision_tower(folder, cfg), table.vision_shapes(cfg))["vision_tower"]
 
@@ -433,7 +446,7 @@ def _source_config(source: pathlib.Path, config: BatConfig) -> tuple[dict[str, A
     made, made_clip = hf_config.config_to_hf(config)
     if not (source / SOURCE_CONFIG_NAME).is_file():
         return made, made_clip
-    values = hf_config.read_json(source / SOURCE_CONFIG_NAME)
+    values = read_json(source / SOURCE_CONFIG_NAME)
     clip_values = values.pop(TOWER_FOLDER, made_clip)
     # Parts that were trained after the conversion need what the original config could not say.
     for name in ("multiscale_target_sizes", hf_config.BASE_SIDE_KEY):

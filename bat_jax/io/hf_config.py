@@ -1,31 +1,28 @@
-"""Read a Hugging Face config.json (LLaVA, a decoder of the Llama family, CLIP) as a BatConfig, and write it back.
+"""Read a Hugging Face config.json (LLaVA with a CLIP tower) as a BatConfig, and write it back.
 
-Sizes come from there and nowhere else. What is not computed is refused and not guessed: an unknown `model_type`,
-another projector or activation, RoPE of another kind than plain, sliding windows, experts, a class token among the
-features. What is ignored: `rope_scaling` of LLaVA-Qwen checkpoints (`ignored_fields` says why) and
-tokenizer_model_max_length (the length of training samples; the release's own budgets exceed it), so `max_positions` is
-max_position_embeddings.
+Sizes come from there and nowhere else. What is not computed is refused and not guessed: another tower or projector, a
+class token among the features, images that are prepared in another way, and what `hf_decoder` names.
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Collection
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 from bat_jax.config import (
     BUDGET_OF_SCALE,
     DEFAULT_SCALES_PX,
     BatConfig,
     CompressorConfig,
-    DecoderConfig,
     PromptConfig,
     ScaleEmbeddingConfig,
     ScaleSpec,
     VisionConfig,
 )
 from bat_jax.io import safetensors
+from bat_jax.io.hf_decoder import FAMILIES, decoder_config
+from bat_jax.io.hf_fields import Fields, read_json
 
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
@@ -60,166 +57,6 @@ _DEFAULT_RESIDUAL_SIDE = 64
 _DEFAULT_KEEP_ONE_IN = 29
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-      FileNotFoundError, ValueError: no such file, or no JSON object in it; names the file.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        values = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no valid JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: a JSON object is needed, {type(values).__name__} came")
-    return values
-
-
-class _Family(NamedTuple):
-    """What a decoder's `model_type` says without a field in config.json.
-
-    rope_theta: the base where config.json names none. always_slides: `sliding_window` counts wherever it is set; in
-    other families `use_sliding_window` turns it on.
-    """
-
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    rope_theta: float | None = None
-    always_slides: bool = False
-
-
-# By `model_type`. A LLaVA checkpoint's comes first: the first name with the right flags is written back.
-_LLAVA_QWEN = "llava_qwen"
-_FAMILIES = {
-    _LLAVA_QWEN: _Family(qkv_bias=True),
-    "llava_llama": _Family(rope_theta=1e4),
-    "llava_qwen3": _Family(qk_norm=True),
-    "qwen2": _Family(qkv_bias=True),
-    "llama": _Family(rope_theta=1e4),
-    "mistral": _Family(rope_theta=1e4, always_slides=True),
-    "qwen3": _Family(qk_norm=True),
-}
-# Fields that change what a decoder computes, with the values that ours computes; None is a field that is not there.
-_ONLY: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", None),
-    "mlp_bias": (False, None),
-    "use_sliding_window": (False, None),
-    "partial_rotary_factor": (1.0, None),
-    "quantization_config": (None,),
-    "num_local_experts": (None,),
-    "num_experts": (None,),
-    "n_routed_experts": (None,),
-}
-_PLAIN_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-
-
-class _Fields:
-    """Typed look-ups in a parsed config.json; every error names the file and the field."""
-
-    def __init__(self, values: dict[str, Any], where: str):
-        self.values = values
-        self.where = where
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if type(value) is not int:
-            raise ValueError(f"{self.where}: {name}={value!r}: an integer is needed")
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if type(value) not in (int, float):
-            raise ValueError(f"{self.where}: {name}={value!r}: a number is needed")
-        return float(value)
-
-    def triple(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        values = self.values.get(name)
-        values = default if values is None else values
-        if not isinstance(values, list | tuple) or [type(v) in (int, float) for v in values] != [True] * 3:
-            raise ValueError(f"{self.where}: {name}={values!r}: three numbers, for R, G and B, are needed")
-        return tuple(map(float, values))
-
-    def only(self, name: str, allowed: Collection[Any], default: Any = None) -> Any:
-        value = self.values.get(name, default)
-        # Of the same type, too: 1 == True.
-        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in allowed):
-            self.refuse(name, ", ".join(repr(one) for one in allowed if one is not None) or "none of it")
-        return value
-
-    def refuse(self, name: str, supported: str) -> NoReturn:
-        raise ValueError(f"{self.where}: {name}={self.values.get(name)!r} is not supported; supported: {supported}")
-
-
-def ignored_fields(values: dict[str, Any]) -> list[str]:
-    """Return a note for every field that would change the decoder and is left out on purpose."""
-    if values.get("model_type") != _LLAVA_QWEN or not values.get("rope_scaling"):
-        return []
-    text = f"rope_scaling={values['rope_scaling']!r} is ignored: the model class of {_LLAVA_QWEN} checkpoints"
-    return [f"{text} (LongVA, UHR-BAT) sets it to None before it builds the decoder"]
-
-
-def _rope_theta(fields: _Fields, default: float | None) -> float:
-    """Return the base of plain RoPE; `rope_theta` may stand in `rope_parameters`, where transformers 5 writes it."""
-    values = fields.values
-    is_ignored = bool(ignored_fields(values))
-    for name in ("rope_parameters",) if is_ignored else ("rope_scaling", "rope_parameters"):
-        rope = values.get(name) or {}
-        if not isinstance(rope, dict) or not set(rope) <= _PLAIN_ROPE:
-            fields.refuse(name, "plain RoPE, an object with rope_type 'default' and rope_theta")
-        inner = _Fields(rope, f"{fields.where}: {name}")
-        for key in ("rope_type", "type"):
-            inner.only(key, ("default", None))
-        inner.only("partial_rotary_factor", (1.0, None))
-    at = values if values.get("rope_theta") else values.get("rope_parameters") or {}
-    return _Fields(at, fields.where).number("rope_theta", default)
-
-
-def decoder_config(values: dict[str, Any], where: str) -> DecoderConfig:
-    """Read a decoder of the Llama family from a plain or a LLaVA config.
-
-    Args:
-      values: the parsed config.json. where: the file's name, for errors.
-
-    Raises:
-      ValueError: a size is missing or out of range, or the decoder has a feature that ours lacks.
-    """
-    fields = _Fields(values, where)
-    family = _FAMILIES[fields.only("model_type", tuple(_FAMILIES))]
-    for name, allowed in _ONLY.items():
-        fields.only(name, allowed)
-    if not family.qkv_bias:  # Qwen2 has its biases whatever this says; elsewhere it means one on o_proj, too
-        fields.only("attention_bias", (False, None))
-    kinds = values.get("layer_types") or []
-    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-        fields.refuse("layer_types", "'full_attention' in every layer")
-    max_positions = fields.integer("max_position_embeddings", values.get("tokenizer_model_max_length"))
-    if family.always_slides and fields.integer("sliding_window", max_positions) < max_positions:
-        fields.refuse("sliding_window", f"none, or at least max_position_embeddings={max_positions}")
-    width, num_heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
-    # Flooring would give a wrong head_dim silently.
-    if not values.get("head_dim") and (num_heads <= 0 or width % num_heads):
-        raise ValueError(f"{where}: num_attention_heads={num_heads}: must divide hidden_size={width}")
-    return DecoderConfig(
-        width=width,
-        num_layers=fields.integer("num_hidden_layers"),
-        num_heads=num_heads,
-        num_kv_heads=fields.integer("num_key_value_heads", num_heads),
-        head_dim=fields.integer("head_dim", width // max(num_heads, 1)),
-        mlp_dim=fields.integer("intermediate_size"),
-        vocab_size=fields.integer("vocab_size"),
-        qkv_bias=family.qkv_bias,
-        qk_norm=family.qk_norm,
-        rope_theta=_rope_theta(fields, family.rope_theta),
-        norm_eps=fields.number("rms_norm_eps", 1e-6),
-        tie_word_embeddings=bool(fields.only("tie_word_embeddings", (True, False, None))),
-        max_positions=max_positions,
-    )
-
-
 def vision_config(values: dict[str, Any], where: str, select_layer: int = -2) -> VisionConfig:
     """Read the tower's sizes from a CLIP vision config, or from a full CLIP config that nests it.
 
@@ -227,7 +64,7 @@ def vision_config(values: dict[str, Any], where: str, select_layer: int = -2) ->
       ValueError: a size is missing or out of range, or the tower is no CLIP.
     """
     nested = values.get("vision_config")
-    fields = _Fields(nested if isinstance(nested, dict) else values, where)
+    fields = Fields(nested if isinstance(nested, dict) else values, where)
     fields.only("model_type", ("clip_vision_model", None))
     fields.only("num_channels", (3,), 3)
     return VisionConfig(
@@ -251,7 +88,7 @@ def with_preprocessing(vision: VisionConfig, values: dict[str, Any], where: str)
     Raises:
       ValueError: a value is out of range, or the images are prepared in a way that ours are not.
     """
-    fields = _Fields(values, where)
+    fields = Fields(values, where)
     for name in ("do_rescale", "do_normalize", "do_resize"):
         fields.only(name, (True, None))
     fields.only("resample", (3, None))  # bicubic
@@ -324,7 +161,7 @@ def _scale_embedding_config(
     values: dict[str, Any], where: str, names: Collection[str], vision: VisionConfig, width: int
 ) -> ScaleEmbeddingConfig:
     """Tell the form from the tensors' names; grid sides follow the config; shapes are checked later."""
-    fields = _Fields(values, where)
+    fields = Fields(values, where)
     configured = _known_scales(values, where)
     held = {int(match[1]) for match in map(_RESIDUAL_NAME.fullmatch, names) if match}
     if held:
@@ -367,7 +204,7 @@ def config_from_hf(source: str | pathlib.Path, vision_tower: str | pathlib.Path 
     folder = pathlib.Path(source)
     where = str(folder / CONFIG_NAME)
     values = read_json(folder / CONFIG_NAME)
-    fields = _Fields(values, where)
+    fields = Fields(values, where)
     decoder = decoder_config(values, where)
     fields.only("mm_projector_type", ("mlp2x_gelu",), None)
     fields.only("mm_vision_select_feature", ("patch",), "patch")
@@ -403,7 +240,7 @@ def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     decoder, vision, scale_embedding = config.decoder, config.vision, config.scale_embedding
     flags = (decoder.qkv_bias, decoder.qk_norm)
-    model_type = next((name for name, family in _FAMILIES.items() if family[:2] == flags), None)
+    model_type = next((name for name, family in FAMILIES.items() if family[:2] == flags), None)
     if model_type is None:
         raise ValueError(f"qkv_bias, qk_norm={flags}: no model_type has both")
     values: dict[str, Any] = {

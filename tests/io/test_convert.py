@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import convert, hf_config
+from bat_jax.io.hf_decoder import decoder_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dev" / "checkpoint"
@@ -450,7 +451,7 @@ def test_every_leaf_has_one_source_name_and_place_inverts_it():
 def test_config_to_hf_and_back(flags):
     config = BatConfig.uhr_bat_7b(decoder=DecoderConfig(**flags))
     values, clip_values = hf_config.config_to_hf(config)
-    assert hf_config.decoder_config(values, "config.json") == config.decoder
+    assert decoder_config(values, "config.json") == config.decoder
     assert hf_config.vision_config(clip_values, "config.json", values["mm_vision_select_layer"]) == config.vision
 
 
@@ -497,7 +498,7 @@ MROPE = {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24
 )
 def test_a_decoder_that_is_not_computed_is_refused_in_one_line(model_type, change, supported):
     with pytest.raises(ValueError) as info:
-        hf_config.decoder_config(_decoder_values(model_type, **change), "config.json")
+        decoder_config(_decoder_values(model_type, **change), "config.json")
     name, value = next(iter(change.items()), ("model_type", model_type))
     assert str(info.value).startswith(f"config.json: {name}={value!r} is not supported; supported: {supported}")
     assert "\n" not in str(info.value)
@@ -525,7 +526,7 @@ def test_a_tower_that_is_no_clip_is_refused():
     ids=str,
 )
 def test_flags_of_a_decoder_follow_its_model_type_and_fields(model_type, change, expected):
-    cfg = hf_config.decoder_config(_decoder_values(model_type, **change), "config.json")
+    cfg = decoder_config(_decoder_values(model_type, **change), "config.json")
     assert (cfg.qkv_bias, cfg.qk_norm, cfg.head_dim, cfg.rope_theta) == expected
 
 
