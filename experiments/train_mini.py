@@ -13,7 +13,8 @@ import time
 
 from absl import flags
 
-from bat_jax.mini.curriculum.run import STAGES, MiniRecipe, MiniTraining, batch_pool
+from bat_jax.mini.curriculum.recipe import MiniRecipe
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.report.run_record import run_record, write_json
 from experiments import cli

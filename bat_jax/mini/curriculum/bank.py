@@ -1,9 +1,9 @@
-"""The questions of the training pictures as token ids, in three forms, grouped by what they are about.
+"""The questions of the training pictures as token ids, in four forms, grouped by what they are about.
 
-    open      the bare question; the answer is the word            (short: it teaches to look)
-    word      with options, "Answer with the option text only."
-    letter    with options, the release's prompt; the answer is the letter, as the benchmarks want it
-    told      options, then "The answer is: red.", without a picture; the answer is the letter
+    open       the bare question; the answer is the word            (short: it teaches to look)
+    word       with options, "Answer with the option text only."
+    letter     with options, the release's prompt; the answer is the letter, as the benchmarks want it
+    text_only  options, then "The answer is: red.", without a picture; the answer is the letter
 
 A group is a set of questions that one selection of tokens serves: those about one site, or about one red circle, or one
 question about several sites or the whole picture in all its wordings. Questions of a group stand on one image prefix.
@@ -28,7 +28,7 @@ from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene
 from bat_jax.train.batches import boxes_mask
 
-FORMS = ("open", "word", "letter", "told")
+FORMS = ("open", "word", "letter", "text_only")
 TEXT_LENGTH = 64
 OPEN_LENGTH = 32
 KINDS = ("site", "circle", "wide")
@@ -104,14 +104,14 @@ def _site(scene: WorldScene, site_id: int):
 
 def answer_text(question: Question, form: str) -> str:
     """Return the wanted answer of a form: the word, or the letters with spaces between."""
-    return " ".join(question.answer) if form in ("letter", "told") else question.answer_word
+    return " ".join(question.answer) if form in ("letter", "text_only") else question.answer_word
 
 
 def prompt_text(question: Question, form: str) -> str:
     """Return the user's text of a form."""
     if form == "open":
         return question.text
-    if form == "told":
+    if form == "text_only":
         # Behind the options, where what a picture shows would be known, too (options.py).
         options = dataclasses.replace(question, text="").prompt().strip()
         return f"{options} The answer is: {question.answer_word}."

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from bat_jax.compress.compressor import initial_centres, partition_scale
 from bat_jax.config import BatConfig
-from bat_jax.mini.curriculum.decoder import project
 from bat_jax.mini.curriculum.packed import position_embeddings
 from bat_jax.mini.curriculum.picture_store import PictureStore, grids, open_array
 from bat_jax.mini.curriculum.tower import patch_features
+from bat_jax.mini.curriculum.word_bag import project
 from bat_jax.typing import Params
 
 _TILES_AT_ONCE = 38

@@ -197,9 +197,7 @@ class GroupBatches:
             groups = self.bank.groups[picture]
             group = groups[rng.integers(len(groups))]
             question = int(rng.integers(group.weight.size))
-            rows.append(
-                (group.ids["told"][question], group.question_end["told"][question], group.end["told"][question])
-            )
+            rows.append([part["text_only"][question] for part in (group.ids, group.question_end, group.end)])
         ids = np.stack([row[0] for row in rows]) if rows else np.zeros((0, TEXT_LENGTH), np.uint8)
         ends = np.array([row[1:] for row in rows], np.int32).reshape(-1, 2)
         return Texts(ids.astype(np.int32), ends[:, 0], ends[:, 1], np.ones(len(rows), np.float32))

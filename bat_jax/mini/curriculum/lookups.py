@@ -18,13 +18,17 @@ from bat_jax.io.prompts import END_OF_TURN, build_prompt
 from bat_jax.mini.curriculum.bank import FORMS
 from bat_jax.mini.curriculum.packed import Texts
 from bat_jax.mini.curriculum.picture_store import TokenTruth
+from bat_jax.mini.curriculum.stage import Loss
+from bat_jax.mini.curriculum.teaching import Teaching
+from bat_jax.mini.curriculum.word_bag import corner_words, true_words
 from bat_jax.mini.world.question import LETTERS, SUB_TASKS
 from bat_jax.mini.world.questions import CORNERS, TEMPLATES, YES_NO
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, MOVING_KINDS, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.typing import Params
 
 _NUM_TOKENS, _LENGTH = 14, 40
 # Shares of pictures with one site and with two, of sites with one object, two and three. Where there is one object
-# alone nothing need be told apart, so the step from the token to the option is learnt before the look-up is.
+# alone nothing need be distinguished, so the step from the token to the option is learnt before the look-up is.
 _NUM_SITES, _NUM_OBJECTS = (0.6, 0.4), (0.5, 0.3, 0.2)
 _LETTER_SHARE = 0.75
 
@@ -161,3 +165,19 @@ class LookupBatches:
         ids = np.zeros(_LENGTH, np.int32)
         ids[: len(sequence)] = sequence
         return ids, question_end, len(sequence)
+
+
+def lookups_loss(teaching: Teaching) -> Loss:
+    """Return the loss over {"lookups": LookupBatch, "text_only": Texts}; the decoder learns, its words make tokens."""
+
+    def loss(params: Params, fixed: Any, batch: dict[str, Any]):
+        del fixed
+        lookups: LookupBatch = batch["lookups"]
+        embedding = params["decoder"]["embed_tokens"]["embedding"]
+        visual = true_words(teaching.tokenizer, embedding, lookups.labels) + lookups.noise
+        visual += corner_words(teaching.tokenizer, embedding)[lookups.corner]
+        answers = teaching.answers(params, visual, lookups.texts)
+        kinds = lookups.form, lookups.sub_task
+        return teaching.answers_total(params, answers, lookups.texts, lookups.shown, kinds, batch["text_only"])
+
+    return loss

@@ -13,9 +13,12 @@ import numpy as np
 
 from bat_jax.io.prompts import END_OF_TURN
 from bat_jax.mini.curriculum.packed import Texts
+from bat_jax.mini.curriculum.stage import Loss
+from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.world.question import LETTERS
 from bat_jax.mini.world.questions import CORNERS, COUNTS, DIRECTIONS, YES_NO
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.typing import Params
 
 _LISTS = (COLOURS, OBJECT_KINDS, SITE_KINDS, LAND_USES, EVENT_KINDS, COUNTS, DIRECTIONS, YES_NO, STATES, CORNERS)
 _LENGTH = 32
@@ -53,3 +56,13 @@ class OptionBatches:
             end[row] = len(sequence)
             ids[row, : len(sequence)] = sequence
         return Texts(ids, question_end, end, np.ones(self.batch_size, np.float32))
+
+
+def options_loss(teaching: Teaching) -> Loss:
+    """Return the loss over a batch of OptionBatches; the decoder learns."""
+
+    def loss(params: Params, fixed: None, batch: Texts):
+        del fixed
+        return teaching.text_total(params, batch)
+
+    return loss

@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bat_jax import model as bat
-from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.config import BatConfig
 from bat_jax.nn.decoder import KVCache
-from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
+from bat_jax.typing import Array, Bool, Float, Int, Params
 
 # <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
 _TEMPLATE_END = 5
@@ -82,17 +80,15 @@ def question_importance(
     prefix_ids: Int[Array, "Tp"],
     anchor: Float[Array, "M1 D"],
     texts: Texts,
-    row_weight: Float[Array, "Q T"] | None = None,
+    row_weight: Float[Array, "Q T"],
 ) -> Float[Array, "Q M1"]:
     """Return a_i of the anchor's tokens for every question (Eq. 2); layers above the one that is read do not run.
 
-    `row_weight` reads other rows than the question's, which count alike by default.
+    Importance is the mean over rows, weighted by `row_weight`: `question_rows` as answering does it.
     """
     cfg, params = bat.first_layers(cfg, params, cfg.compressor.attention_layer % cfg.decoder.num_layers + 1)
     num_questions, length = texts.ids.shape
     cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions)
-    if row_weight is None:
-        row_weight = question_rows(texts)
     is_text = jnp.arange(length) < texts.end[:, None]
     embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
     output = bat.run_decoder(cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight)
@@ -100,59 +96,26 @@ def question_importance(
     return output.importance[-1][:, start : start + anchor.shape[0]]
 
 
-def question_rows(texts: Texts) -> Float[Array, "Q T"]:
+def question_rows(texts: Texts) -> Float[Array, "*B T"]:
     """Return 1/n on each of the question's n tokens, as `compress.importance.suffix_row_weight` does."""
-    place = jnp.arange(texts.ids.shape[1])
-    stop = (texts.question_end - _TEMPLATE_END)[:, None]
+    place = jnp.arange(texts.ids.shape[-1])
+    stop = (texts.question_end - _TEMPLATE_END)[..., None]
     is_question = (place >= 1) & (place < stop)  # place 0 is the newline behind the image
     return (is_question / jnp.maximum(stop - 1, 1)).astype(jnp.float32)
 
 
-def last_rows(texts: Texts) -> Float[Array, "Q T"]:
+def last_rows(texts: Texts) -> Float[Array, "*B T"]:
     """Return 1 on the row that the answer begins at."""
-    return (jnp.arange(texts.ids.shape[1]) == texts.question_end[:, None] - 1).astype(jnp.float32)
-
-
-def right_option(texts: Texts, letter_ids: Int[np.ndarray, "_"], newline_id: int) -> Bool[Array, "Q T"]:
-    """Return which tokens are of the option that a question's answer names first; none where the answer is no letter.
-
-    An option is a line that begins with its letter; the line break behind it belongs to it.
-    """
-    place = jnp.arange(texts.ids.shape[1])
-    answer = jnp.take_along_axis(texts.ids, texts.question_end[:, None], axis=1)
-    is_break = texts.ids == newline_id
-    line = jnp.cumsum(is_break, axis=1) - is_break
-    begins = jnp.pad(is_break, ((0, 0), (1, 0)))[:, :-1] & (place < texts.question_end[:, None])
-    is_start = begins & (texts.ids == answer) & jnp.isin(answer, jnp.asarray(letter_ids))
-    right = jnp.max(jnp.where(is_start, line, -1), axis=1, keepdims=True)
-    return (line == right) & (place < texts.question_end[:, None])
-
-
-def answer_words(texts: Texts, letter_ids: Int[np.ndarray, "_"], newline_id: int) -> Bool[Array, "Q T"]:
-    """Return which tokens are the words of a question's answer: those of the right option behind its letter and dot.
-
-    Of an answer that is no letter, the answer itself.
-    """
-    place = jnp.arange(texts.ids.shape[1])
-    option = right_option(texts, letter_ids, newline_id)
-    words = option & (jnp.cumsum(option, axis=1) > 2) & (texts.ids != newline_id)
-    # The last token of an answer ends the turn.
-    spoken = (place >= texts.question_end[:, None]) & (place < texts.end[:, None] - 1)
-    return jnp.where(jnp.any(option, axis=1, keepdims=True), words, spoken)
+    return (jnp.arange(texts.ids.shape[-1]) == texts.question_end[..., None] - 1).astype(jnp.float32)
 
 
 def answer_loss(
-    cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"] | None = None
+    cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"]
 ) -> AnswerLoss:
-    """Return the losses of answers that stand behind a cached prefix, and the attention of `row_weight`'s rows.
-
-    By default that is the row that the answer begins at.
-    """
+    """Return the losses of answers that stand behind a cached prefix, and the attention of `row_weight`'s rows."""
     length = texts.ids.shape[1]
     place = jnp.arange(length)
     embeddings = bat.embed(cfg, params, texts.ids, cache.key.dtype)
-    if row_weight is None:
-        row_weight = last_rows(texts)
     is_text = place < texts.end[:, None]
     output = bat.run_decoder(
         cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True
@@ -171,38 +134,6 @@ def answer_loss(
         last_attention=output.importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
         early_logits=bat.logits(cfg, params, early, after_norm=False),
     )
-
-
-def text_only_loss(cfg: BatConfig, params: Params, prefix_ids: Int[Array, "Tp"], texts: Texts) -> AnswerLoss:
-    """Return the losses of questions without a picture, (Q,) each."""
-    nothing = jnp.zeros((0, cfg.decoder.width))
-    cache = prefix_cache(cfg, params, prefix_ids, nothing, jnp.zeros(0, bool), texts.ids.shape[0])
-    return answer_loss(cfg, params, cache, texts)
-
-
-def select_visual(
-    cfg: BatConfig,
-    tokens: Float[Array, "M D"],
-    region_id: UInt8[Array, "M"],
-    importance: Float[Array, "M1"],
-    budgets: Int[Array, "S"],
-) -> tuple[Float[Array, "U D"], Bool[Array, "U"], Int[Array, "U"]]:
-    """Compress all views of a picture for one question; no gradient reaches tokens or importance.
-
-    Returns:
-      The visual tokens, which of them are there, and each one's index among all M tokens, -1 for a merged one.
-    """
-    grids = tuple(bat.token_grid(cfg, px) for px in cfg.compressor.sizes_px)
-    bounds, low = [], 0
-    for grid in grids:
-        bounds.append((low, low + grid.num_tokens))
-        low += grid.num_tokens
-    scales = tuple(ScaleTokens(tokens[a:b], region_id[a:b].astype(jnp.int32), jnp.ones(b - a, bool)) for a, b in bounds)
-    capacity = tuple(cfg.compressor.num_clusters for _ in grids)
-    selections = select(cfg.compressor, grids, capacity, scales, jax.lax.stop_gradient(importance), budgets)
-    visual, mask = jax.lax.stop_gradient(bat.visual_tokens(cfg, {}, selections))
-    index = [jnp.where(part.index >= 0, part.index + a, -1) for part, (a, _) in zip(selections, bounds, strict=True)]
-    return visual, mask, jnp.concatenate(index)
 
 
 def weighted_mean(values: Array, weight: Float[Array, "*B"]) -> Float[Array, ""]:

@@ -32,14 +32,20 @@ from flax import traverse_util
 
 from bat_jax.config import BatConfig
 from bat_jax.io.prompts import load_tokenizer
-from bat_jax.mini.curriculum import decoder, export, features, tower
+from bat_jax.mini.curriculum import export, features, tower
+from bat_jax.mini.curriculum.attention import attention_loss
 from bat_jax.mini.curriculum.bank import Bank, make_bank
-from bat_jax.mini.curriculum.group_batches import ANCHOR, GroupBatch, GroupBatches, Mix
-from bat_jax.mini.curriculum.lookups import LookupBatches
-from bat_jax.mini.curriculum.options import OptionBatches
+from bat_jax.mini.curriculum.given import given_loss
+from bat_jax.mini.curriculum.group_batches import GroupBatches, Mix
+from bat_jax.mini.curriculum.initial_weights import init_params
+from bat_jax.mini.curriculum.lookups import LookupBatches, lookups_loss
+from bat_jax.mini.curriculum.options import OptionBatches, options_loss
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
-from bat_jax.mini.curriculum.stage import Loss, StageSettings, run_stage
-from bat_jax.mini.world.question import SUB_TASKS
+from bat_jax.mini.curriculum.recipe import MiniRecipe
+from bat_jax.mini.curriculum.selected import held_out_accuracy, selected_loss
+from bat_jax.mini.curriculum.stage import Loss, run_stage
+from bat_jax.mini.curriculum.teaching import Teaching
+from bat_jax.mini.curriculum.word_bag import WordBagBatches, corner_grid, word_bag_loss
 from bat_jax.typing import Params
 
 STAGES = (
@@ -60,134 +66,8 @@ STAGES = (
 
 # The last stage that trains the projector: what comes after it sees its tokens as they are then.
 _LAST_WITH_PROJECTOR = "given"
-# Tokens of a picture that the word bag sees at once, and how much more often those that show something small.
-_TOKENS_TAUGHT, _OBJECTS_TAUGHT = 256, 60.0
 
-_TOWER = StageSettings(num_steps=4200, rate=1.2e-3, eval_every=1400)
-_OPTIONS = StageSettings(num_steps=150, rate=2e-3, log_every=10)
-_LOOKUPS = StageSettings(num_steps=550, rate=1.5e-3)
-_WORD_BAG = StageSettings(num_steps=4000, rate=3e-3, weight_decay=0.0)
-_ATTENTION = StageSettings(num_steps=300, rate=1.5e-3)
-_ATTENTION_MIX = Mix(num_pictures=6, num_questions=1, num_asking=8, kinds=(0.8, 0.1, 0.1))
-_GIVEN = StageSettings(num_steps=1300, rate=1.5e-3)
-_GIVEN_MIX = Mix(
-    num_pictures=6,
-    num_questions=8,
-    num_given=64,
-    forms=(0.25, 0.1, 0.65),
-    num_text_only=8,
-    kinds=(0.8, 0.06, 0.14),
-    crowding=2,
-)
-_SELECTED = StageSettings(num_steps=600, rate=1.2e-3)
-_SELECTED_MIX = Mix(
-    num_pictures=6,
-    num_questions=7,
-    num_asking=1,
-    forms=(0.15, 0.1, 0.75),
-    num_text_only=6,
-    kinds=(0.76, 0.08, 0.16),
-    crowding=1,
-    budgets=(8, 24, 64, 150),
-)
-# The budgets are three times those of the stage before; a third of this rate for 600 steps did not reach them.
-_MIXED = StageSettings(num_steps=1200, rate=7e-4, warmup_ratio=0.06)
-_MIXED_MIX = Mix(
-    num_pictures=6,
-    num_questions=8,
-    num_asking=1,
-    forms=(0.05, 0.05, 0.9),
-    num_text_only=4,
-    kinds=(0.78, 0.06, 0.16),
-    selections=(("uhr_bat", 0.62), ("topk", 0.22), ("random", 0.04), ("pooling", 0.04), (ANCHOR, 0.08)),
-    lowest=0.3,
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MiniRecipe:
-    """Sizes and rates of all stages; the shipped checkpoint's card says where its training differed from the defaults.
-
-    Attributes:
-      num_pictures, num_held_out: pictures that questions are asked about, the last of which only measure.
-      num_tower_pictures: more pictures, for the tower alone: it names objects of pictures that it was trained on better
-        than of others (96 % and 86 % of kinds after 980 pictures).
-      num_rounds: rounds of questions a scene.
-      tile_batch, option_batch, word_bag_pictures: samples of a step (tiles; texts; pictures, 256 tokens of each).
-      lookup_pictures, lookup_questions, lookup_told: made-up pictures of a step, questions about each, questions that
-        say their answer. lookup_noise: standard deviation of what is added to the words of a made-up token.
-      importance_weight, evidence_weight: of the auxiliary losses on importance; on where and how answers are found.
-      The others: a StageSettings a stage, a Mix a stage of packed questions.
-    """
-
-    num_pictures: int = 1000
-    num_held_out: int = 20
-    num_tower_pictures: int = 1200
-    num_rounds: int = 8
-    tile_batch: int = 64
-    option_batch: int = 128
-    lookup_pictures: int = 12
-    lookup_questions: int = 8
-    lookup_told: int = 24
-    lookup_noise: float = 0.03
-    word_bag_pictures: int = 8
-    importance_weight: float = 0.3
-    evidence_weight: float = 1.0
-    tower: StageSettings = _TOWER
-    options: StageSettings = _OPTIONS
-    lookups: StageSettings = _LOOKUPS
-    word_bag: StageSettings = _WORD_BAG
-    attention: StageSettings = _ATTENTION
-    attention_mix: Mix = _ATTENTION_MIX
-    given: StageSettings = _GIVEN
-    given_mix: Mix = _GIVEN_MIX
-    selected: StageSettings = _SELECTED
-    selected_mix: Mix = _SELECTED_MIX
-    mixed: StageSettings = _MIXED
-    mixed_mix: Mix = _MIXED_MIX
-
-    def __post_init__(self):
-        if self.num_pictures <= self.num_held_out:
-            raise ValueError(f"num_pictures={self.num_pictures}: must exceed num_held_out={self.num_held_out}")
-
-    @classmethod
-    def gpu(cls) -> "MiniRecipe":
-        """Return the recipe for a GPU: more pictures, batches four times as large, more steps."""
-        num_steps = {
-            "tower": 4500,
-            "options": 300,
-            "lookups": 1200,
-            "word_bag": 2000,
-            "attention": 700,
-            "given": 3000,
-            "selected": 2000,
-            "mixed": 3000,
-        }
-        cpu = cls()
-        stages = {
-            stage: dataclasses.replace(
-                getattr(cpu, stage), num_steps=num, checkpoint_every=1000, log_every=50, eval_every=0
-            )
-            for stage, num in num_steps.items()
-        }
-        mixes = {
-            name: dataclasses.replace(mix, num_pictures=4 * mix.num_pictures, num_text_only=4 * mix.num_text_only)
-            for name in ("attention_mix", "given_mix", "selected_mix", "mixed_mix")
-            for mix in [getattr(cpu, name)]
-        }
-        return cls(
-            num_pictures=2400,
-            num_held_out=24,
-            num_tower_pictures=0,
-            num_rounds=6,
-            tile_batch=256,
-            option_batch=256,
-            lookup_pictures=48,
-            lookup_told=96,
-            word_bag_pictures=32,
-            **stages,
-            **mixes,
-        )
+Batches = Callable[[int], Any]
 
 
 class MiniTraining:
@@ -225,10 +105,10 @@ class MiniTraining:
         if stage == "export":
             self.export(output, exported)
         elif not (self.directory / f"{stage}.npz").exists():
-            getattr(self, stage)()
+            self.train(stage) if stage in _TRAINED else getattr(self, stage)()
 
     def pictures(self) -> None:
-        self._store().fill(self.workers)
+        self.store.fill(self.workers)
 
     def questions(self) -> None:
         tokenizer = self.directory / "tokenizer"
@@ -240,196 +120,232 @@ class MiniTraining:
                 path
             )
 
-    def batches(self, stage: str) -> Callable[[int], Any]:
-        """Return what draws a stage's batches: position -> NumPy arrays, a function of recipe and folder alone."""
-        cfg, recipe = self.cfg, self.recipe
-        seed = getattr(recipe, stage).seed
-        if stage == "tower":
-            store = self._store()
-            pictures = np.concatenate([np.array(self._training), np.arange(recipe.num_pictures, store.num_pictures)])
-            return tower.TileBatches(cfg, store, pictures, recipe.tile_batch, seed)
-        if stage == "options":
-            return OptionBatches(self._tokenizer(), recipe.option_batch, seed)
-        if stage == "lookups":
-            return self._lookup_batches(seed)
-        if stage == "word_bag":
-            return self._word_bag_batches(seed)
-        groups = GroupBatches(cfg, getattr(recipe, f"{stage}_mix"), self._bank, self._labels, self._training, seed)
-        if stage == "attention":
-            lookups = self._lookup_batches(seed + 1)
-            return lambda position: {"groups": groups(position)} | lookups(position)
-        return groups
-
-    def tower(self) -> None:
-        cfg, recipe, store = self.cfg, self.recipe, self._store()
-        self._stage(
-            "tower",
-            tower.init_params(cfg, jax.random.key(recipe.tower.seed)),
-            tower.tower_loss(cfg),
-            evaluate=lambda params: tower.held_out_accuracy(cfg, store, self._held_out, params),
-        )
-
     def features(self) -> None:
-        features.encode_pictures(
-            self.cfg, self._saved("tower"), self._store(), self.recipe.num_pictures, self.directory / "features"
-        )
-
-    def options(self) -> None:
-        prefix_ids = self.batches("options").prefix_ids
-        loss = decoder.options_loss(self.cfg, self._tokenizer(), prefix_ids, self.recipe.evidence_weight)
-        self._stage("options", {"decoder": self._untrained()["decoder"]}, loss)
-
-    def lookups(self) -> None:
-        loss = decoder.lookups_loss(self.cfg, self._tokenizer(), self._bank.prefix_ids, self.recipe.evidence_weight)
-        self._stage("lookups", self._saved("options"), loss)
-
-    def _lookup_batches(self, seed: int) -> Callable[[int], dict[str, Any]]:
-        """Return position -> {"lookups": LookupBatch, "told": Texts}."""
-        recipe, sizes = self.recipe, (self.recipe.lookup_pictures, self.recipe.lookup_questions)
-        lookups = LookupBatches(self.cfg, self._tokenizer(), *sizes, recipe.lookup_noise, seed)
-        mix = Mix(num_pictures=0, num_questions=0, num_text_only=recipe.lookup_told)
-        told = GroupBatches(self.cfg, mix, self._bank, self._labels, self._training, seed)
-        return lambda position: {"lookups": lookups(position), "told": told.text_only(position)}
-
-    def _word_bag_batches(self, seed: int) -> Callable[[int], dict[str, np.ndarray]]:
-        """Return position -> {"picture" (B, 1), "token" (B, K)}, those that show something small more often."""
-        labels, num_pictures = self._labels, self.recipe.word_bag_pictures
-
-        def batch_of(position: int) -> dict[str, np.ndarray]:
-            rng = np.random.default_rng([seed, position])
-            pictures, tokens = rng.integers(len(self._training), size=(num_pictures, 1)), []
-            for picture in pictures[:, 0]:
-                truth = TokenTruth.of(labels[picture])
-                chance = 1.0 + _OBJECTS_TAUGHT * ((truth.object_id > 0) | (truth.event > 0) | (truth.ring > 0))
-                tokens.append(rng.choice(chance.size, _TOKENS_TAUGHT, p=chance / chance.sum()))
-            return {"picture": pictures.astype(np.int32), "token": np.stack(tokens).astype(np.int32)}
-
-        return batch_of
-
-    def word_bag(self) -> None:
-        fixed = {"vision": self._on_device("vision"), "labels": jnp.asarray(self._labels)} | self._saved("lookups")
-        loss = decoder.word_bag_loss(self.cfg, self._tokenizer())
-        self._stage("word_bag", {"projector": self._untrained()["projector"]}, loss, fixed=fixed)
-
-    def attention(self) -> None:
-        params = {"scale_embedding": self._untrained()["scale_embedding"]}
-        params |= self._saved("lookups") | self._saved("word_bag")
-        words = params["decoder"]["embed_tokens"]["embedding"]
-        side = self.cfg.scale_embedding.base_side
-        params["scale_embedding"]["base"] += decoder.corner_grid(self._tokenizer(), words, side)
-        loss = decoder.attention_loss(self.cfg, self._tokenizer(), self._bank.prefix_ids, self.recipe.evidence_weight)
-        self._stage("attention", params, loss, fixed={"vision": self._on_device("vision")})
-
-    def given(self) -> None:
-        recipe = self.recipe
-        loss = decoder.given_loss(
-            self.cfg, self._tokenizer(), self._bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
-        )
-        fixed = {"vision": self._on_device("vision"), "object_id": self._object_id}
-        self._stage("given", self._saved("attention"), loss, fixed=fixed)
+        store, directory = self.store, self.directory / "features"
+        features.encode_pictures(self.cfg, self.saved("tower"), store, self.recipe.num_pictures, directory)
 
     def tokens(self) -> None:
         directory = self.directory / "features"
         if not (directory / "tokens.done").exists():
-            features.project_pictures(self.cfg, self._saved(_LAST_WITH_PROJECTOR), self._features("vision"), directory)
+            params = self.saved(_LAST_WITH_PROJECTOR)
+            features.project_pictures(self.cfg, params, self.feature_array("vision"), directory)
             (directory / "tokens.done").touch()
-
-    def selected(self) -> None:
-        self._selected_stage("selected", self.recipe.selected_mix, _LAST_WITH_PROJECTOR)
-
-    def mixed(self) -> None:
-        self._selected_stage("mixed", self.recipe.mixed_mix, "selected")
 
     def export(self, output: pathlib.Path | None, stage: str) -> None:
         """Write the checkpoint: decoder of a stage, the other parts as they were when they were trained last."""
         if output is None:
             raise ValueError("output: give the folder of the checkpoint")
-        params = self._saved(_LAST_WITH_PROJECTOR) | self._saved(stage)
-        params["vision_tower"] = self._saved("tower")["vision_tower"]
+        params = self.saved(_LAST_WITH_PROJECTOR) | self.saved(stage)
+        params["vision_tower"] = self.saved("tower")["vision_tower"]
         export.write_checkpoint(output, self.cfg, params)
 
-    def _selected_stage(self, name: str, mix: Mix, before: str) -> None:
-        cfg, recipe, bank = self.cfg, self.recipe, self._bank
-        fixed = {"tokens": self._on_device("tokens"), "regions": jnp.asarray(self._features("regions"))}
-        fixed["object_id"] = self._object_id
-        loss = decoder.selected_loss(
-            cfg, self._tokenizer(), mix, bank.prefix_ids, recipe.importance_weight, recipe.evidence_weight
-        )
-        self._stage(
-            name,
-            {"decoder": self._saved(before)["decoder"]},
-            loss,
-            evaluate=_held_out_accuracy(cfg, mix, bank, self._labels, self._held_out, fixed),
-            fixed=fixed,
-        )
+    def batches(self, stage: str) -> Batches:
+        """Return what draws a stage's batches: position -> NumPy arrays, a function of recipe and folder alone."""
+        return _TRAINED[stage].batches(self, getattr(self.recipe, stage).seed)
 
-    def _stage(self, name: str, params: Params, loss: Loss, **options: Any) -> None:
-        """Run a stage and keep its weights as NAME.npz."""
-        batch_of = self.batches(name)
+    def train(self, name: str) -> None:
+        """Train a stage and keep its weights as NAME.npz."""
+        stage, batch_of = _TRAINED[name], self.batches(name)
         if self._pool is not None:
             batch_of = functools.partial(_make_batch, self.directory, self.recipe, self.cfg, name)
-        settings = getattr(self.recipe, name)
+        fixed = stage.fixed(self)
         trained = run_stage(
-            self.directory / "stages" / name, settings, params, loss, batch_of, pool=self._pool, **options
+            self.directory / "stages" / name,
+            getattr(self.recipe, name),
+            stage.params(self),
+            stage.loss(self),
+            batch_of,
+            evaluate=stage.evaluate(self, fixed),
+            fixed=fixed,
+            pool=self._pool,
         )
         leaves = traverse_util.flatten_dict(jax.tree.map(np.asarray, trained), sep="/")
-        stage = self.directory / f".{name}.npz"
-        np.savez(stage, **leaves)
-        os.replace(stage, self.directory / f"{name}.npz")
-
-    def _untrained(self) -> dict[str, Any]:
-        return decoder.init_params(self.cfg, jax.random.key(self.recipe.options.seed))
+        unfinished = self.directory / f".{name}.npz"
+        np.savez(unfinished, **leaves)
+        os.replace(unfinished, self.directory / f"{name}.npz")
 
     @property
-    def _training(self) -> range:
+    def training_pictures(self) -> range:
         return range(self.recipe.num_pictures - self.recipe.num_held_out)
 
     @property
-    def _held_out(self) -> range:
-        return range(len(self._training), self.recipe.num_pictures)
+    def held_out_pictures(self) -> range:
+        return range(len(self.training_pictures), self.recipe.num_pictures)
 
-    def _saved(self, stage: str) -> dict[str, Any]:
+    @property
+    def store(self) -> PictureStore:
+        num_pictures = self.recipe.num_pictures + self.recipe.num_tower_pictures
+        return PictureStore(self.directory / "pictures", self.cfg, num_pictures)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N, M, 9) of the pictures that questions are asked about."""
+        return self.store.labels[: self.recipe.num_pictures]
+
+    @functools.cached_property
+    def object_id(self) -> jax.Array:
+        """(N, M): the id of the object that each token shows."""
+        return jnp.asarray(TokenTruth.of(np.asarray(self.labels)).shown_id())
+
+    @functools.cached_property
+    def bank(self) -> Bank:
+        path = self.directory / "bank.npz"
+        if not path.exists():
+            raise ValueError(f"stage questions has not been run in {self.directory}")
+        return Bank.load(path)
+
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        return load_tokenizer(self.directory / "tokenizer")
+
+    @functools.cached_property
+    def untrained(self) -> dict[str, Any]:
+        return init_params(self.cfg, jax.random.key(self.recipe.options.seed))
+
+    def teaching(self, prefix_ids: np.ndarray | None = None) -> Teaching:
+        """Return the losses that stages share, behind the bank's text in front of an image by default."""
+        prefix_ids = self.bank.prefix_ids if prefix_ids is None else prefix_ids
+        weights = self.recipe.evidence_weight, self.recipe.importance_weight
+        return Teaching(self.cfg, self.tokenizer, prefix_ids, *weights)
+
+    def saved(self, stage: str) -> dict[str, Any]:
+        """Return the weights that a stage ended with.
+
+        Raises:
+          ValueError: it has not been run.
+        """
         path = self.directory / f"{stage}.npz"
         if not path.exists():
             raise ValueError(f"stage {stage} has not been run in {self.directory}")
         with np.load(path, allow_pickle=False) as stored:
             return traverse_util.unflatten_dict({name: jnp.asarray(stored[name]) for name in stored.files}, sep="/")
 
-    @property
-    def _labels(self) -> np.ndarray:
-        """(N, M, 9) of the pictures that questions are asked about."""
-        return self._store().labels[: self.recipe.num_pictures]
-
-    def _store(self) -> PictureStore:
-        num_pictures = self.recipe.num_pictures + self.recipe.num_tower_pictures
-        return PictureStore(self.directory / "pictures", self.cfg, num_pictures)
-
-    @functools.cached_property
-    def _bank(self) -> Bank:
-        path = self.directory / "bank.npz"
-        if not path.exists():
-            raise ValueError(f"stage questions has not been run in {self.directory}")
-        return Bank.load(path)
-
-    def _tokenizer(self) -> Any:
-        return load_tokenizer(self.directory / "tokenizer")
-
-    @functools.cached_property
-    def _object_id(self) -> jax.Array:
-        return jnp.asarray(TokenTruth.of(np.asarray(self._labels)).shown_id())
-
-    def _on_device(self, name: str) -> jax.Array:
-        """Return features of all pictures as one array on the device; the last one asked for is kept there."""
-        if self._device_features[0] != name:
-            self._device_features = (name, None)  # room for the new one
-            self._device_features = (name, jnp.asarray(self._features(name)))
-        return self._device_features[1]
-
-    def _features(self, name: str) -> np.ndarray:
+    def feature_array(self, name: str) -> np.ndarray:
+        """Return vision (N, M, E), regions (N, M) or tokens (N, M, D) of all pictures."""
         path = self.directory / "features" / f"{name}.npy"
         if not path.exists():
             raise ValueError(f"{path} is missing; run the stages before")
         return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    def on_device(self, name: str) -> jax.Array:
+        """Return `feature_array` as one array on the device; the last one asked for is kept there."""
+        if self._device_features[0] != name:
+            self._device_features = (name, None)  # room for the new one
+            self._device_features = (name, jnp.asarray(self.feature_array(name)))
+        return self._device_features[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedStage:
+    """A stage that trains weights, as functions of the training it is part of.
+
+    Attributes:
+      params: the weights it begins with, all of which it trains. loss: what it minimises. batches: (training, seed) ->
+        what draws them. fixed: arrays that the loss reads. evaluate: (training, fixed) -> numbers for the log, from
+        weights.
+    """
+
+    params: Callable[[MiniTraining], Params]
+    loss: Callable[[MiniTraining], Loss]
+    batches: Callable[[MiniTraining, int], Batches]
+    fixed: Callable[[MiniTraining], Any] = lambda run: None
+    evaluate: Callable[[MiniTraining, Any], Callable[[Params], dict[str, float]] | None] = lambda run, fixed: None
+
+
+def _tower_batches(run: MiniTraining, seed: int) -> tower.TileBatches:
+    store, recipe = run.store, run.recipe
+    pictures = np.concatenate([np.array(run.training_pictures), np.arange(recipe.num_pictures, store.num_pictures)])
+    return tower.TileBatches(run.cfg, store, pictures, recipe.tile_batch, seed)
+
+
+def _option_batches(run: MiniTraining, seed: int) -> OptionBatches:
+    return OptionBatches(run.tokenizer, run.recipe.option_batch, seed)
+
+
+def _lookup_batches(run: MiniTraining, seed: int) -> Batches:
+    """Return position -> {"lookups": LookupBatch, "text_only": Texts}."""
+    recipe, sizes = run.recipe, (run.recipe.lookup_pictures, run.recipe.lookup_questions)
+    lookups = LookupBatches(run.cfg, run.tokenizer, *sizes, recipe.lookup_noise, seed)
+    texts = _group_batches(run, Mix(num_pictures=0, num_questions=0, num_text_only=recipe.lookup_text_only), seed)
+    return lambda position: {"lookups": lookups(position), "text_only": texts.text_only(position)}
+
+
+def _attention_batches(run: MiniTraining, seed: int) -> Batches:
+    """Return position -> {"groups": GroupBatch} and a batch of look-ups."""
+    groups, lookups = _group_batches(run, run.recipe.attention_mix, seed), _lookup_batches(run, seed + 1)
+    return lambda position: {"groups": groups(position)} | lookups(position)
+
+
+def _group_batches(run: MiniTraining, mix: Mix, seed: int) -> GroupBatches:
+    return GroupBatches(run.cfg, mix, run.bank, run.labels, run.training_pictures, seed)
+
+
+def _attention_params(run: MiniTraining) -> dict[str, Any]:
+    """The scale embedding begins with the words of the quarter that a place is in."""
+    params = run.saved("lookups") | run.saved("word_bag")
+    words, scale_embedding = params["decoder"]["embed_tokens"]["embedding"], dict(run.untrained["scale_embedding"])
+    scale_embedding["base"] += corner_grid(run.tokenizer, words, run.cfg.scale_embedding.base_side)
+    return params | {"scale_embedding": scale_embedding}
+
+
+def _selecting(mix_of: Callable[[MiniRecipe], Mix], before: str) -> TrainedStage:
+    """Return a stage that trains the decoder of the stage `before` on what is selected."""
+
+    def evaluate(run: MiniTraining, fixed: Any) -> Callable[[Params], dict[str, float]]:
+        mix, pictures = mix_of(run.recipe), run.held_out_pictures
+        return held_out_accuracy(run.teaching(), mix, run.bank, run.labels, pictures, fixed)
+
+    return TrainedStage(
+        params=lambda run: {"decoder": run.saved(before)["decoder"]},
+        loss=lambda run: selected_loss(run.teaching(), mix_of(run.recipe)),
+        batches=lambda run, seed: _group_batches(run, mix_of(run.recipe), seed),
+        fixed=lambda run: {
+            "tokens": run.on_device("tokens"),
+            "regions": jnp.asarray(run.feature_array("regions")),
+            "object_id": run.object_id,
+        },
+        evaluate=evaluate,
+    )
+
+
+_TRAINED = {
+    "tower": TrainedStage(
+        params=lambda run: tower.init_params(run.cfg, jax.random.key(run.recipe.tower.seed)),
+        loss=lambda run: tower.tower_loss(run.cfg),
+        batches=_tower_batches,
+        evaluate=lambda run, _: functools.partial(tower.held_out_accuracy, run.cfg, run.store, run.held_out_pictures),
+    ),
+    "options": TrainedStage(
+        params=lambda run: {"decoder": run.untrained["decoder"]},
+        loss=lambda run: options_loss(run.teaching(_option_batches(run, 0).prefix_ids)),
+        batches=_option_batches,
+    ),
+    "lookups": TrainedStage(
+        params=lambda run: run.saved("options"),
+        loss=lambda run: lookups_loss(run.teaching()),
+        batches=_lookup_batches,
+    ),
+    "word_bag": TrainedStage(
+        params=lambda run: {"projector": run.untrained["projector"]},
+        loss=lambda run: word_bag_loss(run.cfg, run.tokenizer),
+        batches=lambda run, seed: WordBagBatches(run.labels, run.training_pictures, run.recipe.word_bag_pictures, seed),
+        fixed=lambda run: run.saved("lookups") | {"vision": run.on_device("vision"), "labels": jnp.asarray(run.labels)},
+    ),
+    "attention": TrainedStage(
+        params=_attention_params,
+        loss=lambda run: attention_loss(run.teaching()),
+        batches=_attention_batches,
+        fixed=lambda run: {"vision": run.on_device("vision")},
+    ),
+    "given": TrainedStage(
+        params=lambda run: run.saved("attention"),
+        loss=lambda run: given_loss(run.teaching()),
+        batches=lambda run, seed: _group_batches(run, run.recipe.given_mix, seed),
+        fixed=lambda run: {"vision": run.on_device("vision"), "object_id": run.object_id},
+    ),
+    "selected": _selecting(lambda recipe: recipe.selected_mix, _LAST_WITH_PROJECTOR),
+    "mixed": _selecting(lambda recipe: recipe.mixed_mix, "selected"),
+}
 
 
 def batch_pool(num_processes: int) -> concurrent.futures.ProcessPoolExecutor:
@@ -443,7 +359,7 @@ def _use_no_device() -> None:
 
 
 @functools.cache
-def _batches(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig, stage: str) -> Callable[[int], Any]:
+def _batches(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig, stage: str) -> Batches:
     return _opened(directory, recipe, cfg).batches(stage)
 
 
@@ -454,40 +370,3 @@ def _opened(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig) -> Mini
 
 def _make_batch(directory: pathlib.Path, recipe: MiniRecipe, cfg: BatConfig, stage: str, position: int) -> Any:
     return _batches(directory, recipe, cfg, stage)(position)
-
-
-def _held_out_accuracy(
-    cfg: BatConfig, mix: Mix, bank: Bank, labels: np.ndarray, pictures: range, fixed: dict[str, Any]
-) -> Callable[[Params], dict[str, float]]:
-    """Return params -> accuracy a sub-task with letters, on pictures that nothing was trained on, at full budgets."""
-    mix = dataclasses.replace(
-        mix,
-        forms=(0.0, 0.0, 1.0),
-        num_text_only=0,
-        num_asking=1,
-        selections=(("uhr_bat", 1.0),),
-        budgets=None,
-        lowest=0.999,
-    )
-    batches = GroupBatches(cfg, mix, bank, labels, pictures, seed=12345)
-
-    @jax.jit
-    def answers_of(params: Params, fixed: dict[str, Any], groups: GroupBatch):
-        return decoder.selected_answers(cfg, mix, bank.prefix_ids, params, fixed, groups)
-
-    def evaluate(params: Params) -> dict[str, float]:
-        right, task = [], []
-        for position in range(12):
-            groups = batches(position)
-            answers, *_ = answers_of(params, fixed, groups)
-            used = groups.texts.weight > 0
-            right.append(np.asarray(answers.is_right)[used])
-            task.append(groups.sub_task[used])
-        right, task = np.concatenate(right), np.concatenate(task)
-        return {
-            f"held_out_{name}": float(right[task == index].mean())
-            for index, name in enumerate(SUB_TASKS)
-            if np.any(task == index)
-        }
-
-    return evaluate

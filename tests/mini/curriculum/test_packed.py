@@ -9,9 +9,12 @@ from bat_jax import model as bat
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.config import BatConfig
 from bat_jax.io.prompts import build_prompt, end_of_turn_id, load_tokenizer
-from bat_jax.mini.curriculum import decoder, packed
+from bat_jax.mini.curriculum import packed
 from bat_jax.mini.curriculum.bank import answer_text, prompt_text, tokenized
 from bat_jax.mini.curriculum.export import write_tokenizer
+from bat_jax.mini.curriculum.initial_weights import init_params
+from bat_jax.mini.curriculum.teaching import Teaching, evidence_tokens
+from bat_jax.mini.curriculum.word_bag import corner_grid
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.train.loss import importance_loss
@@ -37,10 +40,14 @@ def case(tmp_path_factory):
         jnp.asarray([row[2] for row in rows]),
         jnp.ones(len(rows)),
     )
-    params = decoder.init_params(CFG, jax.random.key(0))
+    params = init_params(CFG, jax.random.key(0))
     prefix = build_prompt(tokenizer, questions[0].prompt(), 1, CFG.prompt).pieces[0]
     visual = jax.random.normal(jax.random.key(1), (256, CFG.decoder.width))
     return tokenizer, params, questions, texts, prefix, visual
+
+
+def teaching_of(tokenizer):
+    return Teaching(CFG, tokenizer, np.zeros(1, np.int32), evidence_weight=1.0)
 
 
 def test_tokens_are_those_of_answering(case):
@@ -60,7 +67,7 @@ def test_packed_losses_are_those_of_each_question_alone(case):
     @jax.jit
     def together(params):
         cache = packed.prefix_cache(CFG, params, jnp.asarray(prefix), visual, mask, texts.ids.shape[0])
-        return packed.answer_loss(CFG, params, cache, texts)
+        return packed.answer_loss(CFG, params, cache, texts, packed.last_rows(texts))
 
     losses = together(params)
     for row in range(texts.ids.shape[0]):
@@ -78,7 +85,7 @@ def test_packed_losses_are_those_of_each_question_alone(case):
 
 def test_packed_importance_is_the_models(case):
     tokenizer, params, _, texts, prefix, visual = case
-    found = packed.question_importance(CFG, params, jnp.asarray(prefix), visual, texts)
+    found = packed.question_importance(CFG, params, jnp.asarray(prefix), visual, texts, packed.question_rows(texts))
     cache = bat.anchor_cache(CFG, params, jnp.asarray(prefix), visual, jnp.ones(256, bool))
     for row in range(texts.ids.shape[0]):
         ids = np.asarray(texts.ids[row, : int(texts.question_end[row])])
@@ -109,7 +116,7 @@ def test_attention_is_taught_at_the_naming_words_and_at_the_answer(case):
     ids = tokenizer.encode(text + "<|im_end|>\n<|im_start|>assistant\nB", add_special_tokens=False)
     question_end = len(ids) - 1
     texts = packed.Texts(jnp.asarray([ids] * 2), jnp.full(2, question_end), jnp.full(2, len(ids)), jnp.ones(2))
-    rows = np.asarray(decoder.evidence_rows(tokenizer)(texts))
+    rows = np.asarray(teaching_of(tokenizer).evidence_rows(texts))
     words = tokenizer.convert_ids_to_tokens(ids)
     # The options name colours, too, but they are no names of the object.
     assert [words[place] for place in np.flatnonzero(rows[0])] == ["ship", "\n"]
@@ -122,14 +129,14 @@ def test_evidence_is_the_objects_or_the_named_place_in_the_anchor():
     index = jnp.asarray([0, 2, 40, 41, 42, -1])
     object_id = jnp.asarray([0, 3, 7, 5, 0, 0], jnp.uint8)
     target = jnp.asarray([True, False, True])
-    evidence = decoder.evidence_tokens(objects, index, object_id, target)
+    evidence = evidence_tokens(objects, index, object_id, target)
     assert evidence.tolist() == [[False, True, True, False, False, False], [True, True, False, False, False, False]]
 
 
 def test_a_base_grid_says_its_quarter_in_words(case):
     tokenizer, *_ = case
     embedding = jnp.eye(CFG.decoder.vocab_size)
-    grid = np.asarray(decoder.corner_grid(tokenizer, embedding, 4))
+    grid = np.asarray(corner_grid(tokenizer, embedding, 4))
     for (row, column), words in {(0, 1): "top left", (1, 2): "top right", (2, 0): "bottom left"}.items():
         found = tokenizer.convert_ids_to_tokens(np.flatnonzero(grid[row, column]).tolist())
         assert sorted(found) == sorted(words.split())
@@ -137,7 +144,7 @@ def test_a_base_grid_says_its_quarter_in_words(case):
 
 def test_the_right_option_is_its_line(case):
     tokenizer, *_ = case
-    signs = decoder.Signs.of(tokenizer)
+    teaching = teaching_of(tokenizer)
     question = "\nWhat colour is the ship?\nA. red\nB. blue\nC. green\nAnswer.<|im_end|>\n<|im_start|>assistant\n"
     texts = []
     for answer in ("B", "blue"):
@@ -149,12 +156,12 @@ def test_the_right_option_is_its_line(case):
         jnp.asarray([end + 1 for _, end in texts]),
         jnp.ones(2),
     )
-    option = np.asarray(packed.right_option(batch, signs.letters, signs.newline))
+    option = np.asarray(teaching.right_option(batch))
     words = tokenizer.convert_ids_to_tokens(texts[0][0])
     assert [words[place] for place in np.flatnonzero(option[0])] == ["B", ".", "blue", "\n"]
     # An answer in words names no option by its letter; its words are itself, without the end of the turn.
     assert not option[1].any()
-    said = np.asarray(packed.answer_words(batch._replace(end=batch.end + 1), signs.letters, signs.newline))
+    said = np.asarray(teaching.answer_words(batch._replace(end=batch.end + 1)))
     assert [[words[place] for place in np.flatnonzero(said[0])], np.flatnonzero(said[1]).tolist()] == [
         ["blue"],
         [texts[1][1]],

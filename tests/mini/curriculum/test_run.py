@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from bat_jax.config import BatConfig
-from bat_jax.mini.curriculum import decoder
+from bat_jax.mini.curriculum import initial_weights
 from bat_jax.mini.curriculum.bank import Bank
 from bat_jax.mini.curriculum.group_batches import Mix
-from bat_jax.mini.curriculum.run import STAGES, MiniRecipe, MiniTraining, batch_pool
+from bat_jax.mini.curriculum.recipe import MiniRecipe
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.questions import generate_questions
@@ -37,7 +38,7 @@ RECIPE = MiniRecipe(
     option_batch=4,
     lookup_pictures=2,
     lookup_questions=2,
-    lookup_told=2,
+    lookup_text_only=2,
     word_bag_pictures=1,
     attention_mix=SMALL,
     given_mix=dataclasses.replace(SMALL, num_given=8, forms=(0.0, 0.0, 1.0)),
@@ -59,7 +60,7 @@ def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
             training.run("features")
         for stage in STAGES:
             training.run(stage, tmp_path / "mini")
-    untrained = decoder.init_params(training.cfg, jax.random.key(0))
+    untrained = initial_weights.init_params(training.cfg, jax.random.key(0))
     model = BatModel.load(tmp_path / "mini")
     assert model.cfg == CFG
     moved = jax.tree.map(
