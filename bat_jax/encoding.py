@@ -95,87 +95,65 @@ class SceneEncoder:
         self.tile_batch = tile_batch
         self._table = jnp.asarray(normalisation_table(cfg.vision))
 
-    def encode(
-        self,
-        image: ImageLike,
-        *,
-        label_map: np.ndarray | None = None,
-        kmeans_init: Mapping[int, np.ndarray] | None = None,
-        seed: int = 0,
-        prefix_ids: np.ndarray | None = None,
-        keep_intermediates: bool = False,
-        max_clusters: int | None = None,
-    ) -> SceneData:
-        """Encode an image.
+    def encode(self, image: ImageLike, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
+        """Encode an image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
 
         Args:
-          image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
-          label_map: (H, W) integer region labels for partition "sam", 0 = background.
-          kmeans_init: first centres per scale (token indices), instead of drawing them from `seed`.
-          prefix_ids: the prompt's text before the image; the template's by default.
-          keep_intermediates: also return pixels, features and embeddings as NumPy arrays.
-          max_clusters: compile for as many; any number of clusters up to it then shares the programs.
+          label_map, options: as in `make_scene`.
         """
         self.stages.reset_clocks()
         source = self._source(image)
         # Before the networks run: a label map that does not fit should cost nothing.
         regions = self._label_regions(label_map, source)
-        views = self._encode_source(source)
-        return self._make_scene(views, regions, kmeans_init, seed, prefix_ids, keep_intermediates, max_clusters)
+        return self._make_scene(self.encode_views(source), regions, **options)
 
     def encode_views(self, image: ImageLike) -> EncodedViews:
         """Run the tower and the projector over all views of an image; for `make_scene`."""
-        return self._encode_source(self._source(image))
+        cfg, source = self.cfg, self._source(image)
+        tiles = tuple(make_tiles(source.pixels, cfg.compressor.sizes_px, cfg.vision))
+        return EncodedViews(
+            source=source,
+            sizes_px=cfg.compressor.sizes_px,
+            tiles=tiles,
+            features=tuple(self._encode_view(view) for view in tiles),
+        )
 
-    def make_scene(
-        self,
-        views: EncodedViews,
-        *,
-        label_map: np.ndarray | None = None,
-        kmeans_init: Mapping[int, np.ndarray] | None = None,
-        seed: int = 0,
-        max_clusters: int | None = None,
-    ) -> SceneData:
-        """Make of encoded views what `encode` returns, under this encoder's settings; its arguments.
+    def make_scene(self, views: EncodedViews, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
+        """Make of encoded views what `encode` returns, under this encoder's settings.
+
+        Args:
+          label_map: (H, W) integer region labels for partition "sam", 0 = background.
+          kmeans_init: first centres per scale (token indices), instead of drawing them from `seed`.
+          prefix_ids: the prompt's text before the image; the template's by default.
+          keep_intermediates: also return pixels, features and embeddings as NumPy arrays.
+          max_clusters: compile for as many; any number of clusters up to it then shares the programs.
 
         Raises:
-          ValueError: the views have other sizes than the settings'.
+          ValueError: the views have other sizes than the settings', or an argument does not fit the image.
         """
         if views.sizes_px != self.cfg.compressor.sizes_px:
             raise ValueError(
                 f"views: have sizes {list(views.sizes_px)}, the settings {list(self.cfg.compressor.sizes_px)}"
             )
         self.stages.reset_clocks()
-        regions = self._label_regions(label_map, views.source)
-        return self._make_scene(views, regions, kmeans_init, seed, None, False, max_clusters)
-
-    def _encode_source(self, source: SourceImage) -> EncodedViews:
-        settings = self.cfg.compressor
-        tiles = tuple(make_tiles(source.pixels, settings.sizes_px, self.cfg.vision))
-        return EncodedViews(
-            source=source,
-            sizes_px=settings.sizes_px,
-            tiles=tiles,
-            features=tuple(self._encode_view(view) for view in tiles),
-        )
+        return self._make_scene(views, self._label_regions(label_map, views.source), **options)
 
     def _make_scene(
         self,
         views: EncodedViews,
         regions: tuple[LabelRegions, ...] | None,
-        kmeans_init: Mapping[int, np.ndarray] | None,
-        seed: int,
-        prefix_ids: np.ndarray | None,
-        keep_intermediates: bool,
-        max_clusters: int | None,
+        *,
+        kmeans_init: Mapping[int, np.ndarray] | None = None,
+        seed: int = 0,
+        prefix_ids: np.ndarray | None = None,
+        keep_intermediates: bool = False,
+        max_clusters: int | None = None,
     ) -> SceneData:
         cfg, settings, source = self.cfg, self.cfg.compressor, views.source
         if prefix_ids is None:
             prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
         scales, grids, capacity, centres = [], [], [], []
-        labels: list[np.ndarray | None] = []
         kept: dict[str, np.ndarray] = {}
-        attention_tokens = None
         for index, (spec, tiles, features) in enumerate(zip(settings.scales, views.tiles, views.features, strict=True)):
             grid = bat.token_grid(cfg, spec.size_px)
             tokens = self._with_embedding(spec, "answer", features.projected)
@@ -186,14 +164,10 @@ class SceneEncoder:
                 room = max(init.size, max_clusters or 1)
                 region_id = self._partition(spec, grid, clustered, valid, init, room)
                 capacity.append(room)
-                labels.append(None)
             else:
                 init = np.zeros(0, np.int32)
                 region_id = jnp.asarray(regions[index].region_id)
                 capacity.append(regions[index].capacity)
-                labels.append(regions[index].label)
-            if index == 0:
-                attention_tokens = self._with_embedding(spec, "attention", features.projected)
             if keep_intermediates:
                 kept |= self._kept_arrays(spec, tiles, features, init)
             scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid), features.attention))
@@ -205,7 +179,7 @@ class SceneEncoder:
             (cfg.networks,),
             self.params,
             jnp.asarray(prefix_ids),
-            attention_tokens,
+            self._with_embedding(settings.scales[0], "attention", views.features[0].projected),
             scales[0].valid,
         )
         return SceneData(
@@ -213,7 +187,7 @@ class SceneEncoder:
             scales=tuple(scales),
             grids=tuple(grids),
             region_capacity=tuple(capacity),
-            region_labels=tuple(labels),
+            region_labels=tuple(region.label for region in regions) if regions else (None,) * len(scales),
             cache=cache,
             prefix_ids=np.asarray(prefix_ids),
             init_index=tuple(centres),
@@ -246,20 +220,17 @@ class SceneEncoder:
             return None
         if label_map is None and settings.without_label_map == "error":
             raise ValueError("partition='sam': needs a label map (label_map); only the release's preset goes without")
+        if label_map is not None and label_map.shape != (source.full_size[1], source.full_size[0]):
+            raise ValueError(f"label_map: has shape {label_map.shape}, the image is (width, height) {source.full_size}")
         regions = []
         for size in settings.sizes_px:
             grid = bat.token_grid(cfg, size)
             if label_map is None:
                 # Every token a region of its own, ordered by score: the release's plain top-B_s.
-                labels = np.zeros(grid.num_tokens, np.int32)
-                regions.append(label_regions(labels, "tokens"))
-                continue
-            if label_map.shape != (source.full_size[1], source.full_size[0]):
-                raise ValueError(
-                    f"label_map: has shape {label_map.shape}, the image is (width, height) {source.full_size}"
-                )
-            labels = grid.to_tiles(token_labels(label_map, size, cfg.vision.patch_size_px))
-            regions.append(label_regions(labels, settings.background))
+                regions.append(label_regions(np.zeros(grid.num_tokens, np.int32), "tokens"))
+            else:
+                labels = grid.to_tiles(token_labels(label_map, size, cfg.vision.patch_size_px))
+                regions.append(label_regions(labels, settings.background))
         return tuple(regions)
 
     def _encode_view(self, tiles: np.ndarray) -> bat.TileFeatures:

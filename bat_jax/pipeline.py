@@ -141,7 +141,7 @@ class BatModel:
         Args:
           image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
           options: label_map, kmeans_init, seed, prefix_ids, keep_intermediates, max_clusters, see
-            `SceneEncoder.encode`.
+            `SceneEncoder.make_scene`.
         """
         return self._scene(self.encoder.encode(image, **options))
 
