@@ -154,7 +154,8 @@ def test_every_image_has_its_place_in_paper_fidelity_and_budgets_are_shared(pape
     scenes = [paper.encode(picture(150, 230, seed)) for seed in (0, 1)]
     answer = paper.ask(scenes, "Compare the two images", max_new_tokens=NEW)
     assert answer.tokens_kept == ((6, 15), (6, 15))
-    text = build_prompt(paper.tokenizer, "Compare the two images", 2, paper.cfg.prompt).num_text_tokens
+    prompt = build_prompt(paper.tokenizer, "Compare the two images", 2, paper.cfg.prompt)
+    text = sum(piece.size for piece in prompt.pieces)
     assert answer.prompt_tokens == text + 2 * 21
     swapped = paper.ask(scenes[::-1], "Compare the two images", max_new_tokens=NEW)
     assert not np.array_equal(swapped.logits, answer.logits)

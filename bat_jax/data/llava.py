@@ -58,7 +58,7 @@ class Record:
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """What training reads: anything with a length whose items are Records or raise RecordError."""
+    """What training reads: its items are Records or raise RecordError."""
 
     def __len__(self) -> int: ...
 
@@ -66,15 +66,9 @@ class RecordSource(Protocol):
 
 
 class LlavaFile:
-    """A LLaVA conversation file as a sequence of Records."""
+    """A LLaVA conversation file as a sequence of Records; see `record_spans` for what is refused."""
 
     def __init__(self, path: str | pathlib.Path):
-        """Scan the file.
-
-        Raises:
-          ValueError: the file is no list of JSON objects (nor one object a line), is cut off, or holds none.
-          OSError: it cannot be read.
-        """
         self.path = pathlib.Path(path)
         self._spans = record_spans(self.path)
 
@@ -82,11 +76,6 @@ class LlavaFile:
         return len(self._spans)
 
     def __getitem__(self, index: int) -> Record:
-        """Parse a record.
-
-        Raises:
-          RecordError: it holds no conversation that can be used.
-        """
         start, end = self._spans[index]
         with open(self.path, "rb") as file:
             file.seek(start)
@@ -116,7 +105,7 @@ def record_spans(path: pathlib.Path) -> np.ndarray:
     """Return (records, 2) int64: first byte and end of every top-level object of a JSON list or of JSON lines.
 
     Raises:
-      ValueError: see LlavaFile.
+      ValueError: the file is no list of JSON objects (nor one object a line), is cut off, or holds none.
     """
     spans: list[tuple[int, int]] = []
     base = start = depth = 0
@@ -165,14 +154,11 @@ def parse_record(values: Any, index: int) -> Record:
     """
     if not isinstance(values, dict):
         raise RecordError("is no JSON object")
-    name = values.get("id")
-    turns = parse_turns(values.get("conversations"))
-    images = _images(values)
-    turns = _placed_images(turns, len(images))
+    name, images = values.get("id"), _images(values)
     return Record(
         id=str(index if name is None or name == "" else name),
         images=images,
-        turns=turns,
+        turns=_placed_images(parse_turns(values.get("conversations")), len(images)),
         target_boxes=_boxes(values.get("target_boxes", ())),
     )
 

@@ -14,6 +14,7 @@ Letters: D decoder width, E vision width, T new rows, S key slots, M tokens, R r
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
 
 from bat_jax.config import BatConfig
@@ -44,6 +45,12 @@ class Stage:
         return Stage(self.name, count * self.linear, count * self.attention, count * self.bytes)
 
 
+def together(name: str, parts: Iterable[Stage]) -> Stage:
+    """Return several stages as one."""
+    parts = tuple(parts)
+    return Stage(name, sum(p.linear for p in parts), sum(p.attention for p in parts), sum(p.bytes for p in parts))
+
+
 def _item(cfg: BatConfig) -> int:
     return BYTES[cfg.compute_dtype]
 
@@ -57,17 +64,20 @@ def vision_layer_parameters(cfg: BatConfig) -> int:
     return 4 * vision.width**2 + 2 * vision.width * vision.mlp_dim
 
 
-def vision_tower(cfg: BatConfig, num_tiles: int, num_layers: int | None = None) -> Stage:
-    """Return the tower's cost over tiles; `num_layers` defaults to the layers that run here (23 of 24)."""
+def vision_tower(cfg: BatConfig, num_tiles: int, num_layers: int | None = None, attention: Attention = "all") -> Stage:
+    """Return the tower's cost over tiles; `num_layers` defaults to the layers that run here (23 of 24).
+
+    Attention has no mask here: it is counted in full, or left out under "none".
+    """
     vision = cfg.vision
     layers = vision.num_run_layers if num_layers is None else num_layers
     tokens = vision.num_patches + 1
     patch = 2 * vision.num_patches * 3 * vision.patch_size_px**2 * vision.width
     linear = 2 * tokens * vision_layer_parameters(cfg) * layers
-    attention = 4 * tokens**2 * vision.width * layers
+    mixing = 0 if attention == "none" else 4 * tokens**2 * vision.width * layers
     weights = (3 * vision.patch_size_px**2 * vision.width + layers * vision_layer_parameters(cfg)) * _item(cfg)
     moved = num_tiles * (3 * vision.image_size_px**2 + vision.num_patches * vision.width * _item(cfg))
-    return Stage("vision tower", num_tiles * (patch + linear), num_tiles * attention, weights + moved)
+    return Stage("vision tower", num_tiles * (patch + linear), num_tiles * mixing, weights + moved)
 
 
 def projector(cfg: BatConfig, num_tokens: int) -> Stage:
@@ -163,11 +173,10 @@ def question_pass(cfg: BatConfig, prefix: int, question: int, attention: Attenti
 
 def selection(cfg: BatConfig, sums: Literal["scatter", "product"]) -> Stage:
     """Return preserve and merge over all scales: the sums of merged tokens; sorting is not counted."""
-    width, adding = cfg.decoder.width, 0.0
-    for scale in cfg.compressor.scales:
-        tokens = cfg.num_tokens(scale.size_px)
-        regions = cfg.compressor.clusters_of(scale, tokens)
-        adding += tokens * width * (2.0 * regions if sums == "product" else 1.0)
+    width = cfg.decoder.width
+    adding = sum(
+        tokens * width * (2.0 * regions if sums == "product" else 1.0) for tokens, regions in tokens_and_regions(cfg)
+    )
     return Stage("selection", adding, 0.0, total_tokens(cfg) * width * _item(cfg))
 
 
@@ -180,14 +189,12 @@ def token_mlp(cfg: BatConfig, kept: int) -> Stage:
 
 def prefill(cfg: BatConfig, rows: int, new_slots: int = 0, attention: Attention = "computed") -> Stage:
     """Return the spliced prompt through the decoder, logits of its last row only."""
-    body, logits = decoder(cfg, rows, attention=attention, free_slots=new_slots), head(cfg, 1)
-    return Stage("prefill", body.linear + logits.linear, body.attention, body.bytes + logits.bytes)
+    return together("prefill", (decoder(cfg, rows, attention=attention, free_slots=new_slots), head(cfg, 1)))
 
 
 def decode_step(cfg: BatConfig, slots: int, attention: Attention = "computed") -> Stage:
     """Return one token through the decoder and the head; every slot of the cache is read."""
-    body, logits = decoder(cfg, 1, slots, attention), head(cfg, 1)
-    return Stage("decode step", body.linear + logits.linear, body.attention, body.bytes + logits.bytes)
+    return together("decode step", (decoder(cfg, 1, slots, attention), head(cfg, 1)))
 
 
 # ---- whole paths
@@ -215,6 +222,13 @@ def total_tokens(cfg: BatConfig) -> int:
     return sum(cfg.num_tokens(size) for size in cfg.compressor.sizes_px)
 
 
+def tokens_and_regions(cfg: BatConfig) -> list[tuple[int, int]]:
+    """Return each scale's tokens and the most regions they are cut into."""
+    counts = [cfg.num_tokens(scale.size_px) for scale in cfg.compressor.scales]
+    regions = map(cfg.compressor.clusters_of, cfg.compressor.scales, counts)
+    return list(zip(counts, regions, strict=True))
+
+
 def num_tokens_of_anchor(cfg: BatConfig) -> int:
     return cfg.num_tokens(cfg.compressor.sizes_px[0])
 
@@ -223,24 +237,17 @@ def image_half(
     cfg: BatConfig, text: Text, attention: Attention = "computed", sums: Literal["scatter", "product"] = "product"
 ) -> list[Stage]:
     """Return what is computed once an image here: every view encoded once, only the layers that are needed."""
-    settings, tokens = cfg.compressor, total_tokens(cfg)
-    tower = vision_tower(cfg, num_tiles(cfg))
-    stages = [
-        tower if attention != "none" else dataclasses.replace(tower, attention=0.0),
-        projector(cfg, tokens),
-    ]
+    settings = cfg.compressor
     used = [size for size in settings.sizes_px if settings.embedding_repeats("answer")]
     used += [settings.sizes_px[0]] if settings.embedding_repeats("attention") else []
-    parts = [scale_embedding(cfg, size) for size in used]
-    stages.append(Stage("scale embedding", sum(p.linear for p in parts), 0.0, sum(p.bytes for p in parts)))
+    stages = [
+        vision_tower(cfg, num_tiles(cfg), attention=attention),
+        projector(cfg, total_tokens(cfg)),
+        together("scale embedding", (scale_embedding(cfg, size) for size in used)),
+    ]
     if settings.partition == "kmeans":
-        counts = [
-            (cfg.num_tokens(s.size_px), settings.clusters_of(s, cfg.num_tokens(s.size_px))) for s in settings.scales
-        ]
-        steps = [
-            kmeans_step(cfg, count, clusters, sums).times(settings.kmeans_iterations) for count, clusters in counts
-        ]
-        stages.append(Stage("K-means", sum(s.linear for s in steps), 0.0, sum(s.bytes for s in steps)))
+        steps = (kmeans_step(cfg, tokens, regions, sums) for tokens, regions in tokens_and_regions(cfg))
+        stages.append(together("K-means", steps).times(settings.kmeans_iterations))
     return [*stages, anchor_prefix(cfg, text.prefix, attention)]
 
 
@@ -253,10 +260,7 @@ def question_half(
 ) -> list[Stage]:
     """Return what every question costs here, its answer included."""
     rows = kept + text.prompt
-    stages = [
-        question_pass(cfg, text.prefix, text.question, attention),
-        selection(cfg, sums),
-    ]
+    stages = [question_pass(cfg, text.prefix, text.question, attention), selection(cfg, sums)]
     if cfg.compressor.token_mlp:
         stages.append(token_mlp(cfg, kept))
     stages.append(prefill(cfg, rows, text.answer, attention))
@@ -276,16 +280,13 @@ def release_path(
 
     Region partition is left out (its K-means has no weights, SAM's runs before); so are decode steps.
     """
-    layers = cfg.vision.num_layers if vision_layers is None else vision_layers
-    tower = vision_tower(cfg, num_tiles(cfg), layers)
-    if attention == "none":
-        tower = dataclasses.replace(tower, attention=0.0)
+    layers = vision_layers or cfg.vision.num_layers
+    tower = vision_tower(cfg, num_tiles(cfg), layers, attention)
     anchor = text.prompt + num_tokens_of_anchor(cfg)
     rows = kept + text.prompt
     stages = [tower.times(encodings), projector(cfg, total_tokens(cfg)).times(encodings)]
     for name, length in (("anchor pass", anchor), ("prefill", rows)):
-        body, logits = decoder(cfg, length, attention=attention), head(cfg, length)
-        stages.append(Stage(name, body.linear + logits.linear, body.attention, body.bytes + logits.bytes))
+        stages.append(together(name, (decoder(cfg, length, attention=attention), head(cfg, length))))
     return [*stages, token_mlp(cfg, kept)] if cfg.compressor.token_mlp else stages
 
 

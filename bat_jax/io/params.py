@@ -16,7 +16,6 @@ from orbax.checkpoint import v1 as ocp
 
 from bat_jax.config import BatConfig
 from bat_jax.io import conversion_table as table
-from bat_jax.io.conversion_plan import DTYPES
 from bat_jax.io.conversion_table import Shape, expected_shapes
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.safetensors import raise_problems
@@ -40,10 +39,7 @@ class Leaf:
 
 
 def load_params(
-    directory: str | pathlib.Path,
-    *,
-    dtype: str | None = None,
-    place: Callable[[np.ndarray], Any] = lambda array: array,
+    directory: str | pathlib.Path, *, place: Callable[[np.ndarray], Any] = lambda array: array
 ) -> dict[str, Any]:
     """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
 
@@ -51,21 +47,14 @@ def load_params(
 
     Args:
       directory: what `convert` wrote.
-      dtype: cast every leaf to this while it is read; None keeps the stored dtype.
       place: called on every leaf as it arrives, for instance to move it to a device; by default it stays a NumPy array.
 
     Raises:
       FileNotFoundError: no bat_jax folder.
       ValueError: leaves are missing, left over, or not of the shapes that config.json says; all of them together.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     _, leaves = inspect_folder(pathlib.Path(directory))
-    wanted = {
-        path: Leaf(leaf.shape, DTYPES[dtype] if dtype else leaf.dtype)
-        for path, leaf in leaves.items()
-        if not path.startswith(table.UNUSED)
-    }
+    wanted = {path: leaf for path, leaf in leaves.items() if not path.startswith(table.UNUSED)}
     params = pathlib.Path(directory).absolute() / PARAMS_FOLDER
     placed = {}
     for group in group_leaves(wanted):

@@ -24,10 +24,6 @@ class Prompt(NamedTuple):
 
     pieces: tuple[np.ndarray, ...]
 
-    @property
-    def num_text_tokens(self) -> int:
-        return sum(piece.size for piece in self.pieces)
-
 
 def load_tokenizer(directory: str | pathlib.Path) -> Any:
     """Load a Hugging Face tokenizer from a local directory (never from a hub, never with remote code).

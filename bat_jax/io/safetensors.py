@@ -1,10 +1,9 @@
 """Read and write folders of safetensors files without holding them in memory.
 
 A safetensors file is eight bytes (the header's length, little endian), a JSON header `{name: {"dtype", "shape",
-"data_offsets"}}` and the tensors' bytes. Only headers are parsed; a tensor is a read-only view into the memory-mapped
-file, so that its pages belong to the file and can be dropped by the system at any time. That is why the `safetensors`
-package is not used here: its NumPy reader copies every tensor and its writer needs all of them in memory, which for a
-7B model is 15.9 GB.
+"data_offsets"}}` and the tensors' bytes. A tensor is a read-only view into the memory-mapped file, whose pages the
+system can drop at any time. The `safetensors` package copies every tensor it reads, needs all that it writes in memory
+(15.9 GB of a 7B model), and names neither the tensor nor the file of a broken header.
 
 Pickled weights (.bin, .pt, .pth) are never opened: unpickling runs code that the file brings along.
 """
@@ -70,12 +69,7 @@ def raise_problems(problems: Sequence[str]) -> NoReturn:
 
 
 class TensorFolder:
-    """The tensors of one folder by name, read lazily.
-
-    Attributes:
-      path: the folder.
-      infos: name -> TensorInfo, in the order of the files and of their headers.
-    """
+    """The tensors of one folder, read lazily; `infos`: name -> TensorInfo in the order of files and headers."""
 
     def __init__(self, path: pathlib.Path, infos: Mapping[str, TensorInfo]):
         self.path = path
@@ -83,11 +77,7 @@ class TensorFolder:
         self._maps: dict[pathlib.Path, mmap.mmap] = {}
 
     def read(self, name: str) -> np.ndarray:
-        """Return a tensor as a read-only view of the memory-mapped file (no copy, no anonymous memory).
-
-        Raises:
-          KeyError: no tensor of this name.
-        """
+        """Return a tensor as a read-only view of the memory-mapped file (no copy, no anonymous memory)."""
         info = self.infos[name]
         if info.start == info.stop:
             return np.empty(info.shape, info.dtype)
@@ -98,14 +88,10 @@ class TensorFolder:
 
 
 def read_header(path: pathlib.Path) -> dict[str, TensorInfo]:
-    """Parse a file's header and check that the data it promises is there.
-
-    Returns:
-      name -> TensorInfo in the header's order.
+    """Parse a file's header, in its order, and check that the data it promises is there.
 
     Raises:
-      ValueError: the file is truncated, longer than its header says, or its header is broken; one line that names the
-        file and, where there is one, the tensor.
+      ValueError: the file is truncated, longer than its header says, or its header is broken; names file and tensor.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

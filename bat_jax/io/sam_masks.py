@@ -41,8 +41,7 @@ class MaskSettings:
       iou_threshold, stability_threshold: masks at or below are dropped. stability_offset: of the logits, see above.
       nms_threshold: of two masks whose boxes have a larger IoU only the better one stays.
       largest_share: masks of this share of their window or more are dropped.
-      crop_layers: further rounds on 2 x 2, 4 x 4, ... windows.
-      max_side_px: the picture is reduced to this long side first; SAM itself sees 1024.
+      crop_layers: further rounds on 2 x 2, 4 x 4, ... windows. max_side_px: the picture is reduced to it first.
     """
 
     points_per_side: int = 32
@@ -133,12 +132,7 @@ def crop_windows(size: tuple[int, int], layer: int) -> list[tuple[int, int, int,
 
 
 def generate_masks(model: Any, pixels: UInt8[np.ndarray, "H W 3"], settings: MaskSettings) -> list[Mask]:
-    """Return a picture's masks, largest first.
-
-    Args:
-      model: a SamModel in eval mode.
-      pixels: RGB, already reduced to the size that masks shall have.
-    """
+    """Return a picture's masks, largest first; `pixels` are RGB at the size that masks shall have."""
     size = pixels.shape[1], pixels.shape[0]
     found: list[Mask] = []
     for layer in range(settings.crop_layers + 1):
@@ -218,7 +212,6 @@ def _window_masks(model: Any, pixels: np.ndarray, points_per_side: int, settings
     """Return the masks of one window that pass all filters, best first, placed in the window."""
     import torch
 
-    height, width = pixels.shape[:2]
     framed, inner = _model_input(pixels, model.config.vision_config.image_size)
     centre = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
     x, y = np.meshgrid(centre * inner[1], centre * inner[0])
@@ -233,7 +226,7 @@ def _window_masks(model: Any, pixels: np.ndarray, points_per_side: int, settings
             logits = output.pred_masks[0].flatten(0, 1)[is_good]
             if not len(logits):
                 continue
-            logits = _at_window(logits, framed.shape[-1], inner, (height, width))
+            logits = _at_window(logits, framed.shape[-1], inner, pixels.shape[:2])
             masks += _filtered(logits, score[is_good].cpu().numpy(), settings)
     return _suppress(masks, [mask.predicted_iou for mask in masks], settings.nms_threshold)
 

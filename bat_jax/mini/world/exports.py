@@ -43,13 +43,9 @@ def export(
     """Write scenes, and return the number of questions. The folder appears whole at the end, or not at all.
 
     Args:
-      output_dir: a folder that does not exist, or is empty.
-      seeds: which scenes.
-      side: pixels a side.
-      formats: which of FORMATS.
-      label_suffix: "png" (16 bits) or "npz".
-      prompt_style: how the LLaVA conversations ask.
-      progress: called with scenes done and scenes in all.
+      output_dir: a folder that does not exist, or is empty. seeds: which scenes. side: pixels a side.
+      formats: which of FORMATS. label_suffix: "png" (16 bits) or "npz".
+      prompt_style: how the LLaVA conversations ask. progress: called with scenes done and scenes in all.
 
     Raises:
       ValueError: a setting is out of range, or the folder cannot be written or holds files; one line, nothing written.

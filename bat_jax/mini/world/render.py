@@ -5,10 +5,9 @@ drawn on it at the asked resolution; a fine grain lies over all. Large pictures 
 memory beyond the result is small. Pictures below 1344 are painted at the next multiple of their size and averaged, so a
 pixel of the 224 view is what a camera would see there.
 
-Guarantee: on one machine with one version of Pillow and NumPy the pixels are the same at every call. Across machines
-they may differ by a level or so here and there (sines, cosines, resampling), so pictures are compared by
-`render_signature` with a tolerance of one level. Scene parameters and questions are exact on every
-machine (`content_hash`).
+On one machine with one version of Pillow and NumPy the pixels are the same at every call. Across machines they may
+differ by a level or so here and there (sines, cosines, resampling), so pictures are compared by `render_signature` with
+a tolerance of one level. Scene parameters and questions are exact on every machine (`content_hash`).
 """
 
 import functools
@@ -53,15 +52,10 @@ _ROAD_EDGE: Colour = (204, 200, 186)
 
 
 def render(scene: WorldScene, side: int, marker: Marker | None = None) -> np.ndarray:
-    """Return the picture of a scene as (side, side, 3) uint8.
-
-    Args:
-      scene: what to paint.
-      side: pixels a side, 224 to 16,384.
-      marker: a red circle to draw over the picture, for a question about a place.
+    """Return the picture of a scene as (side, side, 3) uint8, with a question's red circle over it if there is one.
 
     Raises:
-      ValueError: the side is out of range.
+      ValueError: the side is not 224 to 16,384.
     """
     if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
         raise ValueError(f"side={side}: a scene is rendered at {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels a side")
@@ -77,12 +71,12 @@ def render(scene: WorldScene, side: int, marker: Marker | None = None) -> np.nda
     return np.asarray(Image.fromarray(out).reduce(native // side))
 
 
-def render_signature(scene: WorldScene, marker: Marker | None = None) -> str:
+def render_signature(scene: WorldScene) -> str:
     """Return the picture's mean levels over 8 x 8 squares of its 224-pixel view, in hexadecimal (384 digits).
 
     Squares, row by row; red, green and blue of each, two digits. Compare with `signature_distance`.
     """
-    picture = render(scene, MIN_SIDE_PX, marker).astype(np.int64)
+    picture = render(scene, MIN_SIDE_PX).astype(np.int64)
     size = MIN_SIDE_PX // 8
     sums = picture.reshape(8, size, 8, size, 3).sum(axis=(1, 3))
     return ((2 * sums + size**2) // (2 * size**2)).astype(np.uint8).tobytes().hex()

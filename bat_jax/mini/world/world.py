@@ -9,8 +9,8 @@ down, so that a scene is the same on every machine and at every picture size; at
              └── SceneObject (ship, plane, ...: 12-18 m, one or two tokens of the finest view)
 ```
 
-It is a model world, not a map: a car is as long as a ship, and what stands where is drawn by chance, so that nothing
-about an object can be told from its site or the land around it.
+It is a model world, not a map: a car is as long as a ship, and what stands where is drawn by chance, so that neither
+the site nor the land around it says anything about an object.
 """
 
 import dataclasses
