@@ -3,7 +3,7 @@
   python -m experiments.benchmark_views --size=8192 --repeats=3
 
 Baseline: the four `Image.resize` calls that the release's pre-processing needs, on an image that Pillow holds already.
-Ours: the same image as an array, to the tiles of every scale; and the same from a file, decoding told apart.
+Ours: the same image as an array, to the tiles of every scale; and the same from a file, with decoding timed alone.
 """
 
 import os

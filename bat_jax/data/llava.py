@@ -2,7 +2,7 @@
 
     [{"id": 12, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", ...}]}]
 
-The file is scanned once for where each record stands and a record is parsed when it is asked for, so that a file of any
+The file is scanned once for where each record stands and a record is parsed when it is needed, so that a file of any
 length costs eight bytes a record. A JSON list and JSON lines are both read. What the known files hold beside that is
 accepted: `image` as text, list or absent; `conversations` as JSON text; roles user/assistant; a conversation that
 starts with the assistant; `./`, back-slashes; one `<image>` in the middle of a text; fewer `<image>` than images.

@@ -1,6 +1,6 @@
 """Read any user's image to RGB bytes.
 
-Two readers, told apart by the file's first bytes, never by its suffix:
+Two readers; the file's first bytes decide which, never its suffix:
   Pillow     PNG (up to 8 bits), JPEG, WebP, AVIF, GIF, BMP, PNM
   rasterio   TIFF, GeoTIFF, COG, JPEG 2000, NITF, HFA, and PNG of 16 bits (Pillow would cut its colours to 8 bits)
 
@@ -243,7 +243,7 @@ def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None
         mode = "RGBA" if has_alpha else "RGB"
         # convert() would copy an image that has the mode already.
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        # Alpha that was asked for as a colour is a colour.
+        # Alpha that was chosen as a band is a colour.
         if has_alpha and 4 not in (bands or ()):
             valid = pixels[:, :, 3] > 0
     pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)

@@ -33,7 +33,7 @@ class LabelMapError(ValueError):
 def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
     """Read a label map of an image from any of its file forms.
 
-    Forms, told apart by the suffix:
+    Forms, by suffix:
       .png         one band of 1, 8 or 16 bits, or a palette (its indices are the labels, its colours are not looked at)
       .tif, .tiff  one band of whole numbers, up to 32 bits
       .npz         an array `label_map` (H, W) of whole numbers

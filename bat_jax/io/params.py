@@ -28,7 +28,7 @@ _GROUP_BYTES = 512 * 2**20  # smaller leaves are handled together, up to this
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """Shape and dtype of a leaf, without its values; Orbax takes it as the wish for a NumPy array."""
+    """Shape and dtype of a leaf, without its values; Orbax reads a NumPy array for it."""
 
     shape: Shape
     dtype: np.dtype

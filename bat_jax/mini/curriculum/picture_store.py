@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from bat_jax.config import BatConfig
 from bat_jax.io.views import make_tiles
-from bat_jax.mini.world.drawing import MARKER_WIDTH_DM
 from bat_jax.mini.world.layout import generate_scene
-from bat_jax.mini.world.masks import token_labels
+from bat_jax.mini.world.masks import label_tokens
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import NATIVE_PX, render
+from bat_jax.mini.world.shapes import MARKER_WIDTH_DM
 from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array
@@ -109,7 +109,7 @@ def picture_arrays(cfg: BatConfig, item: LabelledPicture) -> tuple[np.ndarray, n
     tiles = np.concatenate(make_tiles(pixels, cfg.compressor.sizes_px, cfg.vision))
     labels = []
     for size, grid in zip(cfg.compressor.sizes_px, grids(cfg), strict=True):
-        truth = token_labels(item.scene, size, cfg.vision.patch_size_px)
+        truth = label_tokens(item.scene, size, cfg.vision.patch_size_px)
         layers = TokenTruth(**truth._asdict(), ring=ring_tokens(item.marker, grid.full_side))
         labels.append(grid.to_tiles(np.stack(layers, axis=-1)))
     return tiles, np.concatenate(labels)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bat_jax.mini.world.drawing import Canvas, Polygon, disc, object_body, rectangle
 from bat_jax.mini.world.layout import land_use_grid, seed_grid
 from bat_jax.mini.world.render import MAX_SIDE_PX
+from bat_jax.mini.world.shapes import Canvas, Polygon, disc, object_body, rectangle
 from bat_jax.mini.world.world import (
     COLOURS,
     EVENT_KINDS,
@@ -44,7 +44,7 @@ class TokenLabels(NamedTuple):
     object_id: np.ndarray
 
 
-def token_labels(scene: WorldScene, scale_px: int, patch: int) -> TokenLabels:
+def label_tokens(scene: WorldScene, scale_px: int, patch: int) -> TokenLabels:
     """Label the tokens of a view of `scale_px` pixels in patches of `patch` pixels.
 
     Land use: the most frequent of 16 points of the token (of equals the first in the list). Site: the pad that covers

@@ -87,7 +87,7 @@ class Question:
       options: two to four texts without letters, in the order shown.
       answer: the right letter, or several in alphabetical order for overall_land_use ("ABD").
       site_ids, object_ids, boxes: the evidence. Boxes are (left, top, right, bottom) in dm, the smallest things first.
-      num_distractors: objects on the asked site that are not the answer's evidence.
+      num_distractors: objects on the question's sites that are not the answer's evidence.
       marker: the circle to draw into the picture; `render(scene, side, question.marker)`.
     """
 
@@ -141,7 +141,7 @@ class Question:
         return 0.1 if self.sub_task == "overall_land_use" else 1 / len(self.options)
 
     def prompt(self, style: PromptStyle = "release") -> str:
-        """Return the user's text: with options and the wish for a letter ("word": for the option's text).
+        """Return the user's text: with options and the request for a letter ("word": for the option's text).
 
         "release" is how the authors' script asks `question`/`options` records, "xlrs" how XLRS-Bench's harness asks.
         """

@@ -1,7 +1,7 @@
 """Paint a scene at any size from 224 to 16,384 pixels a side.
 
 The ground (land, textures) is painted once at 1344 pixels and enlarged; roads, river, sites, objects and buildings are
-drawn on it at the asked resolution; a fine grain lies over all. Large pictures are painted in strips of rows, so the
+painted on it at the wanted resolution; a fine grain lies over all. Large pictures are painted in strips of rows, so the
 memory beyond the result is small. Pictures below 1344 are painted at the next multiple of their size and averaged, so a
 pixel of the 224 view is what a camera would see there.
 
@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from bat_jax.mini.world.drawing import (
+from bat_jax.mini.world.layout import land_use_grid, land_use_number, seed_grid
+from bat_jax.mini.world.shapes import (
     Canvas,
     Colour,
     Shape,
@@ -27,7 +28,6 @@ from bat_jax.mini.world.drawing import (
     object_shapes,
     site_shapes,
 )
-from bat_jax.mini.world.layout import land_use_grid, land_use_number, seed_grid
 from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene, heading_vector
 
 MIN_SIDE_PX, MAX_SIDE_PX = 224, 16_384
@@ -116,7 +116,7 @@ def _paint_strip(ground: Image.Image, shapes: list[Shape], side: int, top: int, 
         box = (0, top * NATIVE_PX / side, NATIVE_PX, (top + rows) * NATIVE_PX / side)
         image = ground.resize((side, rows), Image.Resampling.BICUBIC, box=box)
     canvas = Canvas(side, top, rows, image)
-    canvas.draw(shapes)
+    canvas.paint(shapes)
     grain = _grain()
     size = len(grain)
     lines = np.take(grain, np.arange(top, top + rows) % size, axis=0)

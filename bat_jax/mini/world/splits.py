@@ -61,7 +61,7 @@ def parse_seeds(text: str) -> range:
 
 
 def scenes_with_questions(seeds: range) -> Iterator[SceneQuestions]:
-    """Yield the scenes of seeds and their questions, made as they are asked for (about 10 ms each)."""
+    """Yield the scenes of seeds and their questions, made when they are needed (about 10 ms each)."""
     for seed in seeds:
         scene = generate_scene(seed)
         yield SceneQuestions(scene, generate_questions(scene))

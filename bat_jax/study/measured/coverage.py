@@ -31,7 +31,7 @@ from bat_jax.config.selections import shown_in
 from bat_jax.evals.runner import PredictionLog
 from bat_jax.io.prompts import build_prompt
 from bat_jax.mini.world.layout import generate_scene
-from bat_jax.mini.world.masks import token_labels
+from bat_jax.mini.world.masks import label_tokens
 from bat_jax.mini.world.question import Question
 from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
@@ -226,7 +226,7 @@ def _facts(
       share of the anchor that these are.
     """
     finest, grid = encoded.scales[-1], encoded.grids[-1]
-    labels = token_labels(scene, encoded.scales_px[-1], model.cfg.vision.patch_size_px)
+    labels = label_tokens(scene, encoded.scales_px[-1], model.cfg.vision.patch_size_px)
     shown = grid.to_tiles(
         labels.land_use.astype(np.int64) * 10**6 + labels.site_id.astype(np.int64) * 1000 + labels.object_id
     )

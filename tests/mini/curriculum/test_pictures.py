@@ -8,7 +8,7 @@ from bat_jax.io.views import make_tiles
 from bat_jax.mini.curriculum import picture_store
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
 from bat_jax.mini.world.layout import generate_scene
-from bat_jax.mini.world.masks import token_labels
+from bat_jax.mini.world.masks import label_tokens
 from bat_jax.mini.world.render import render
 from bat_jax.mini.world.world import SIDE_DM, Marker
 
@@ -28,7 +28,7 @@ def test_tiles_and_labels_are_those_of_the_views():
     np.testing.assert_array_equal(tiles, np.concatenate(views))
     truth = TokenTruth.of(labels)
     assert labels.shape == (14592, 9) and not truth.ring.any()
-    finest = token_labels(item.scene, 1344, 14)
+    finest = label_tokens(item.scene, 1344, 14)
     # Tile 5 of the finest view is the sixth of its first row: token rows 0-7, columns 40-47.
     tile = truth.site_kind[256 + 1024 + 4096 :].reshape(144, 8, 8)[5]
     np.testing.assert_array_equal(tile, finest.site_kind[:8, 40:48])

@@ -6,10 +6,10 @@ from PIL import Image
 
 from bat_jax.io import label_maps
 from bat_jax.mini.world import render as render_module
-from bat_jax.mini.world.drawing import OBJECT_RGB, SITE_RGB, Canvas, rectangle
 from bat_jax.mini.world.layout import generate_scene, land_use_grid
-from bat_jax.mini.world.masks import instance_map, token_labels
+from bat_jax.mini.world.masks import instance_map, label_tokens
 from bat_jax.mini.world.render import render, render_signature
+from bat_jax.mini.world.shapes import OBJECT_RGB, SITE_RGB, Canvas, rectangle
 from bat_jax.mini.world.world import COLOURS, LAND_USES, OBJECT_KINDS, SIDE_DM, SITE_KINDS, STATES, Marker
 
 
@@ -149,7 +149,7 @@ def test_ids_of_the_instance_map_are_sites_objects_and_land(scene):
 @pytest.mark.parametrize("scale", [224, 896, 1344])
 def test_token_labels_agree_with_counting_pixels(scene, scale):
     """An independent count: shares of pads and most frequent land use over 12 x 12 points of each token."""
-    labels = token_labels(scene, scale, 14)
+    labels = label_tokens(scene, scale, 14)
     n = scale // 14
     pads = {100 + site.site_id: 1 + SITE_KINDS.index(site.kind) for site in scene.sites}
     for ident, number in pads.items():
@@ -173,7 +173,7 @@ def test_token_labels_agree_with_counting_pixels(scene, scale):
 
 @pytest.mark.parametrize("scale", [224, 448, 896, 1344])
 def test_every_object_labels_a_token_that_it_touches(scene, scale):
-    labels = token_labels(scene, scale, 14)
+    labels = label_tokens(scene, scale, 14)
     n = scale // 14
     for obj in scene.objects:
         rows, columns = np.nonzero(labels.object_id == obj.object_id)
@@ -190,12 +190,12 @@ def test_every_object_labels_a_token_that_it_touches(scene, scale):
 
 def test_token_labels_want_whole_tokens(scene):
     with pytest.raises(ValueError, match="scale_px=225: must be a positive multiple of patch=14"):
-        token_labels(scene, 225, 14)
+        label_tokens(scene, 225, 14)
 
 
 def test_the_instance_map_serves_as_regions(scene):
     tokens = label_maps.token_labels(instance_map(scene, 448), 448, 14)
-    labels = token_labels(scene, 448, 14)
+    labels = label_tokens(scene, 448, 14)
     on_pad = labels.site_id > 0
     assert (tokens[on_pad] >= 100).mean() > 0.95
     assert len(LAND_USES) == 6

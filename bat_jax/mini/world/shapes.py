@@ -1,4 +1,4 @@
-"""Draw anti-aliased shapes given in decimetres, at any resolution, and say what each thing of a scene looks like.
+"""Paint anti-aliased shapes given in decimetres, at any resolution, and say what each thing of a scene looks like.
 
 Everything is a polygon. A polygon is rasterised in its own small window at 8, 4 or 2 times the resolution and averaged,
 so the memory is the window's. A canvas may be a strip of the picture: shapes outside it cost next to nothing.
@@ -67,7 +67,7 @@ class Canvas:
         self.height = side if height is None else height
         self.image = image if image is not None else Image.new("RGB", (side, self.height))
 
-    def draw(self, shapes: Sequence[Shape]) -> None:
+    def paint(self, shapes: Sequence[Shape]) -> None:
         for shape in shapes:
             window = self.coverage(shape.polygon)
             if window is not None:
@@ -213,17 +213,14 @@ def event_shapes(event: Event) -> list[Shape]:
     if event.kind == "fire":
         plume = [Shape(disc(x + r * 0.7 * k, y - r * 0.8 * k, r * (0.6 + 0.2 * k)), (60, 58, 58), 190) for k in (1, 2)]
         return [*plume, Shape(disc(x, y, r * 0.75), colour), Shape(disc(x, y, r * 0.35), (255, 226, 90))]
+    if event.kind == "crater":
+        return [Shape(disc(x, y, 1.1 * r), (206, 178, 140)), Shape(disc(x, y, 0.75 * r), colour)]
     if event.kind == "flood":
-        puddles = ((0, 0, 1.0), (0.9, 0.4, 0.7), (-0.8, 0.5, 0.6))
-        return [Shape(disc(x + u * r, y + v * r, s * r), colour) for u, v, s in puddles] + [
-            Shape(disc(x, y, 0.5 * r), (176, 222, 240))
-        ]
-    if event.kind == "spill":
-        drops = ((0, 0, 0.9), (0.8, -0.6, 0.5), (-0.7, -0.7, 0.45), (-0.3, 0.9, 0.45))
-        return [Shape(disc(x + u * r, y + v * r, s * r), colour) for u, v, s in drops] + [
-            Shape(disc(x, y, 0.35 * r), (190, 90, 200))
-        ]
-    return [Shape(disc(x, y, 1.1 * r), (206, 178, 140)), Shape(disc(x, y, 0.75 * r), colour)]
+        pools, middle = [(0, 0, 1.0), (0.9, 0.4, 0.7), (-0.8, 0.5, 0.6)], Shape(disc(x, y, 0.5 * r), (176, 222, 240))
+    else:
+        pools = [(0, 0, 0.9), (0.8, -0.6, 0.5), (-0.7, -0.7, 0.45), (-0.3, 0.9, 0.45)]
+        middle = Shape(disc(x, y, 0.35 * r), (190, 90, 200))
+    return [*(Shape(disc(x + u * r, y + v * r, s * r), colour) for u, v, s in pools), middle]
 
 
 def building_shapes(building: Building) -> list[Shape]:
