@@ -4,16 +4,16 @@
 
 Columns read: `image_paths` (a list or JSON text; else `file_name`, and `second_image_path`), `conversations` (a list or
 JSON text; else `prompt` or `question` with `answer`), `id`, `source_dataset`. A row that makes no conversation is left
-out, counted and printed. Needs pyarrow (pip install 'bat_jax[sft]').
+out, counted and printed. Needs pyarrow (pip install 'bat_jax[benchmarks]').
 """
 
 import json
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
+from bat_jax.benchmarks.columns import parquet_rows
 from bat_jax.data.llava import IMAGE_TOKEN, RecordError, clean_path, parse_record
 from bat_jax.report.run_record import staged_file
 from experiments import cli
@@ -24,25 +24,6 @@ KEEP_IMAGES_PREFIX = flags.DEFINE_bool("keep_images_prefix", False, "Keep `image
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --output.")
 
 _SHOWN = 5
-
-
-def rows_of(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Yield the table's rows, a batch of rows in memory at a time.
-
-    Raises:
-      ValueError: pyarrow is missing, or the file is no Parquet.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError("--metadata: reading Parquet needs pyarrow; pip install 'bat_jax[sft]'") from None
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"--metadata={path}: is no Parquet file ({str(error).splitlines()[0]})") from None
-    for batch in table.iter_batches():
-        yield from batch.to_pylist()
 
 
 def record_of(row: dict[str, Any], number: int, keep_images_prefix: bool) -> dict[str, Any]:
@@ -90,7 +71,7 @@ def prepare(metadata: pathlib.Path, output: pathlib.Path, keep_images_prefix: bo
     problems, count = [], 0
     with staged_file(output) as stage, open(stage, "w", encoding="utf-8") as file:
         file.write("[")
-        for number, row in enumerate(rows_of(metadata)):
+        for number, (row, _) in enumerate(parquet_rows(metadata)):
             try:
                 record = record_of(row, number, keep_images_prefix)
             except RecordError as error:
