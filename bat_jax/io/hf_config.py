@@ -93,8 +93,7 @@ def with_preprocessing(vision: VisionConfig, values: dict[str, Any], where: str)
         fields.only(name, (True, None))
     fields.only("resample", (3, None))  # bicubic
     crop = values.get("crop_size") or vision.image_size_px
-    sides = set(crop.values()) if isinstance(crop, dict) else {crop}
-    if sides != {vision.image_size_px}:
+    if any(side != vision.image_size_px for side in (crop.values() if isinstance(crop, dict) else (crop,))):
         fields.refuse("crop_size", f"the tower's image_size={vision.image_size_px}")
     mean, std = fields.triple("image_mean", vision.pixel_mean), fields.triple("image_std", vision.pixel_std)
     colour = tuple(int(level) for level in fields.triple(PAD_COLOUR_KEY, tuple(255 * part for part in mean)))

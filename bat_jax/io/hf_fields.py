@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from collections.abc import Collection
 from typing import Any, NoReturn
 
@@ -30,26 +31,28 @@ class Fields:
         self.values = values
         self.where = where
 
-    def integer(self, name: str, default: int | None = None) -> int:
+    def integer(self, name: str, default: Any = None) -> int:
         value = self.values.get(name)
         value = default if value is None else value
         if type(value) is not int:
             raise ValueError(f"{self.where}: {name}={value!r}: an integer is needed")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: Any = None) -> float:
         value = self.values.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) <= sys.float_info.max:  # NaN, infinity and an int of 400 digits, too
             raise ValueError(f"{self.where}: {name}={value!r}: a number is needed")
         return float(value)
 
     def triple(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
         values = self.values.get(name)
         values = default if values is None else values
-        if not isinstance(values, list | tuple) or [type(v) in (int, float) for v in values] != [True] * 3:
+        if not isinstance(values, list | tuple) or len(values) != 3:
             raise ValueError(f"{self.where}: {name}={values!r}: three numbers, for R, G and B, are needed")
-        return tuple(map(float, values))
+        channels = Fields({f"{name}[{index}]": value for index, value in enumerate(values)}, self.where)
+        return tuple(map(channels.number, channels.values))
 
     def only(self, name: str, allowed: Collection[Any], default: Any = None) -> Any:
         value = self.values.get(name, default)
