@@ -7,26 +7,30 @@
 Every picture goes through the tower once for all cells of all grids, a setting that several grids have is answered
 once, and programs are compiled once (bat_jax/study/measured/sweep.py). Budgets and cluster counts of the paper are
 scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). DIR/answers/ holds a predictions file a
-setting, DIR/GRID.md, .csv and .png the results. The same command started again goes on where the last one ended.
+setting, DIR/GRID.md, .csv and .png the results. The same command started again goes on where the last one ended and
+asks once more what had failed.
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from tqdm import tqdm
 
+from bat_jax.benchmarks.containers import data_digests
 from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.evals.runner import select_tasks
+from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.mini.world.render import NATIVE_PX
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
-from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
+from bat_jax.runs import RunDirectory
 from bat_jax.study.measured.grids import GRIDS, Grid
 from bat_jax.study.measured.plan import scene_masks
 from bat_jax.study.measured.sweep import Sweep
@@ -85,14 +89,14 @@ def settings_of_flags() -> dict[str, Any]:
     return {
         "benchmark": record.name,
         "scene_seeds": None if is_files else f"{seeds.start}:{seeds.stop}",
-        "data": DATA.value,
-        "image_folder": IMAGE_FOLDER.value,
+        "data_sha256": data_digests(pathlib.Path(DATA.value)) if is_files else None,
         "prompt": next(iter(record.prompts)),
         "leak_hint": False,
         "max_pixels": MAX_PIXELS.value,
         "max_new_tokens": record.max_new_tokens,
         "limit": LIMIT.value,
-        "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
+        "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
+        "config": json.loads(BatModel.read_config(CHECKPOINT.value).to_json()),
     }
 
 
@@ -104,40 +108,38 @@ def without_masks(grid: Grid) -> Grid:
     return dataclasses.replace(grid, cells=cells, note="SAM is left out: the pictures come without masks")
 
 
-def run_grids(model: BatModel, grids: Sequence[Grid], output: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Answer all cells, write each grid's numbers, table and plot, and print its table."""
+def main(_: list[str]) -> None:
+    """Answer all cells of the grids, write each grid's numbers, table and plot, and print its table."""
+    names, settings = grid_names(), settings_of_flags()
+    places = {"checkpoint": CHECKPOINT.value, "data": DATA.value, "image_folder": IMAGE_FOLDER.value}
     record = BENCHMARKS[settings["benchmark"]]
     is_scenes = "scene_seeds" in record.settings
-    sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], output)
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
-        found, description = record.open({**settings, "render_px": px or NATIVE_PX})
+        found, description = record.open(places | settings | {"render_px": px or NATIVE_PX})
         return select_tasks(found, limit=settings["limit"]), description
 
     pictures, description = opened(None)
     num_questions = sum(len(picture.tasks) for picture in pictures)
-    with tqdm(total=num_questions * sweep.num_runs, unit="answer", disable=not sys.stderr.isatty()) as bar:
-        sweep.run(
-            lambda px: opened(px)[0],
-            scene_masks if is_scenes else None,
-            settings["max_new_tokens"],
-            on_answers=bar.update,
-        )
-    facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}"]
-    for grid in sweep.grids:
-        print(sweep_tables.write_grid(output, grid, sweep.results(grid), facts), flush=True)
-
-
-def main(_: list[str]) -> None:
-    """Run the grids."""
-    names, settings = grid_names(), settings_of_flags()
-    output = pathlib.Path(OUTPUT_DIR.value)
-    check_same_run(output, settings)
-    model = BatModel.load(CHECKPOINT.value)
-    grids = [GRIDS[name](model.cfg) for name in names]
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(output / RUN_FILE, {"settings": settings} | run_record(seed=0))
-    run_grids(model, grids, output, settings)
+    inputs = input_sizes((file for picture in pictures for file in picture.files), pathlib.Path(DATA.value or "."))
+    with RunDirectory.open(
+        pathlib.Path(OUTPUT_DIR.value), "ablate", settings, seed=0, places=places, inputs=inputs
+    ) as directory:
+        model = BatModel.load(CHECKPOINT.value)
+        grids = [GRIDS[name](model.cfg) for name in names]
+        sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], directory.path)
+        with tqdm(total=num_questions * sweep.num_runs, unit="answer", disable=not sys.stderr.isatty()) as bar:
+            num_again = sweep.run(
+                lambda px: opened(px)[0],
+                scene_masks if is_scenes else None,
+                settings["max_new_tokens"],
+                on_answers=bar.update,
+            )
+        if num_again:
+            print(f"{num_again} answers failed before and were asked for again", flush=True)
+        facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}"]
+        for grid in sweep.grids:
+            print(sweep_tables.write_grid(directory.path, grid, sweep.results(grid), facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from bat_jax.engine.stages import peak_device_bytes, peak_host_bytes
+from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.report.answer_page import About, Asked, write_report
-from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
+from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
 

@@ -7,7 +7,7 @@ import pathlib
 
 from absl import flags
 
-from bat_jax.report.run_record import staged_file
+from bat_jax.io.output_files import staged_file
 from bat_jax.study.paper.audit import audit, report
 from experiments import cli
 

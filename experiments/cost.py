@@ -11,7 +11,7 @@ from absl import flags
 
 from bat_jax.config import PAPER_BUDGETS, BatConfig
 from bat_jax.engine import cost
-from bat_jax.report.run_record import staged_file
+from bat_jax.io.output_files import staged_file
 from bat_jax.study.paper.published import TABLE_4, TABLES
 from bat_jax.study.paper.statements import KEPT, line_fit
 from experiments import cli

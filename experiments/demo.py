@@ -14,13 +14,13 @@ import time
 from absl import flags
 from PIL import Image
 
+from bat_jax.io.output_files import check_output_dir, staged_file
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import LETTERS, first_of_each
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.mini.world.splits import SPLITS
 from bat_jax.report.answer_page import Asked, Truth, summary
-from bat_jax.report.run_record import check_output_dir, staged_file
 from experiments import answer, cli
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "checkpoints" / "uhr-bat-mini"

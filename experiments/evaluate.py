@@ -7,9 +7,10 @@
 Benchmarks that come as files: xlrs, mme_realworld, rshr and llava (any LLaVA conversations); docs/benchmarks.md says
 how to get each one and which forms are read.
 
-The results directory holds config.json (the model's), run.json (settings, versions, device), predictions.jsonl,
-metrics.json and table.md. The same command started again goes on where the last one ended, however it ended. Several
-processes share a run with --shard=1/4 ... --shard=4/4 and one directory; --merge makes the metrics from what is there.
+The results directory holds config.json (the model's), run.json (settings; every start's versions, device and date),
+predictions.jsonl, metrics.json and table.md. The same command started again goes on where the last one ended, however
+it ended, and asks once more what had failed. Several processes share a run with --shard=1/4 ... --shard=4/4 and one
+directory; --merge makes the metrics from what is there.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from typing import Any
 
 from absl import flags
 
-from bat_jax.benchmarks.containers import data_files
+from bat_jax.benchmarks.containers import data_digests
 from bat_jax.benchmarks.record import Benchmark, Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import BatConfig
@@ -32,18 +33,18 @@ from bat_jax.evals.runner import (
     PREDICTIONS,
     PredictionLog,
     anchor_view,
-    claim,
     read_predictions,
     run,
     select_tasks,
-    shard_file,
     shard_of,
 )
+from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
+from bat_jax.io.output_files import staged_file, write_json
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
-from bat_jax.report.run_record import differing, fingerprint, run_record, staged_file, write_json
+from bat_jax.runs import INPUTS_FILE, RUN, RunDirectory, shard_file, stored_runs
 from experiments import cli
 from experiments import compressor_flags as compressor
 
@@ -99,12 +100,14 @@ LIMIT = flags.DEFINE_integer("limit", None, "Ask so many questions at most.", lo
 IDS = flags.DEFINE_list("ids", [], "Ask these questions only, by id.")
 SHARD = flags.DEFINE_string("shard", None, "i/n: part i of n (from 1) of the pictures, for n processes on one run.")
 MERGE = flags.DEFINE_bool("merge", False, "Only make metrics.json and table.md from what is in --output_dir.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew: remove the run in --output_dir first.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew; replaces the run in --output_dir once it is complete.")
 NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", 2, "Threads that paint or read pictures ahead of the model.", lower_bound=1
 )
 
-_RUN, _CONFIG, _METRICS, _TABLE = "run", "config.json", "metrics.json", "table.md"
+_COMMAND = "evaluate"
+_CONFIG, _METRICS, _TABLE = "config.json", "metrics.json", "table.md"
+_OWN = (f"{RUN}*.json", f"{PREDICTIONS}*.jsonl", INPUTS_FILE, _CONFIG, _METRICS, _TABLE)
 
 
 def seeds_of_flags() -> range:
@@ -132,11 +135,8 @@ def file_settings(record: Benchmark) -> dict[str, Any]:
     """
     if not DATA.value:
         raise ValueError(f"--data: name the file or folder of {record.name}")
-    path = pathlib.Path(DATA.value).absolute()
     return {
-        "data": str(path),
-        "file_bytes": {file.name: file.stat().st_size for file in data_files(path)},
-        "image_folder": str(pathlib.Path(IMAGE_FOLDER.value).absolute()) if IMAGE_FOLDER.value else None,
+        "data_sha256": data_digests(pathlib.Path(DATA.value)),
         "leak_hint": LEAK_HINT.value,
         "max_pixels": compressor.MAX_PIXELS.value,
     }
@@ -186,6 +186,7 @@ def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path) -> tupl
     Raises:
       ValueError: a picture has none; names it.
     """
+    # The map becomes one of the picture's files, which a run is known by.
     found = {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES}
     placed = []
     for picture in pictures:
@@ -193,7 +194,7 @@ def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path) -> tupl
         if path is None:
             raise ValueError(f"--label_maps={folder}: holds no label map {picture.key}.npz, .png, .tif or .json")
         read = functools.partial(read_label_map, path, (RENDER_PX.value, RENDER_PX.value))
-        placed.append(dataclasses.replace(picture, label_map=read))
+        placed.append(dataclasses.replace(picture, label_map=read, files=(*picture.files, path)))
     return tuple(placed)
 
 
@@ -209,8 +210,8 @@ def shard_of_flag() -> tuple[int, int]:
     return int(first), int(second)
 
 
-def settings_of_flags(num_shards: int) -> dict[str, Any]:
-    """Return everything beside the config that the lines of one run have in common, ready for JSON."""
+def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
+    """Return everything that the lines of one run have in common, ready for JSON."""
     record = BENCHMARKS[BENCHMARK.value]
     init = compressor.KMEANS_INIT.value
     return {
@@ -223,72 +224,24 @@ def settings_of_flags(num_shards: int) -> dict[str, Any]:
         "max_new_tokens": MAX_NEW_TOKENS.value or record.max_new_tokens,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
-        "label_maps": LABEL_MAPS.value and str(pathlib.Path(LABEL_MAPS.value).absolute()),
         "num_shards": num_shards,
-        "checkpoint": fingerprint(pathlib.Path(CHECKPOINT.value)),
+        "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
+        "config": json.loads(cfg.to_json()),
     }
 
 
+def places_of_flags() -> dict[str, str | None]:
+    """Return where checkpoint and data stand; a run goes on after they were moved."""
+    found = {flag.name: flag.value for flag in (DATA, IMAGE_FOLDER, LABEL_MAPS)}
+    places = {name: value and str(pathlib.Path(value).absolute()) for name, value in found.items()}
+    return places | {"checkpoint": CHECKPOINT.value}
+
+
 def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
-    """Return all pictures with the questions that a run's settings ask for, and one line on where they come from."""
+    """Return all pictures with the questions that settings and places ask for, and one line on where they come from."""
     found, description = BENCHMARKS[settings["benchmark"]].open(settings)
     chosen = select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
     return chosen, description
-
-
-def stored_runs(output: pathlib.Path) -> list[dict[str, Any]]:
-    """Return what the processes of a run wrote about it; empty where there is no run."""
-    return [json.loads(path.read_text()) for path in sorted(output.glob(f"{_RUN}*.json"))]
-
-
-def prepare_output(output: pathlib.Path, settings: Mapping[str, Any], cfg: BatConfig, run_file: str) -> None:
-    """Make the results directory and say in it what the run is, or check that the run in it is this one.
-
-    Raises:
-      ValueError: it holds something else or a run with other settings; names what differs.
-    """
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output_dir={output}: is a file")
-    runs = stored_runs(output)
-    # Hidden files are what a killed process had not finished.
-    if output.exists() and not runs and any(not path.name.startswith(".") for path in output.iterdir()):
-        raise ValueError(f"--output_dir={output}: is not empty and no run of this command; choose another")
-    if OVERWRITE.value and runs:
-        remove_run(output)
-        runs = []
-    if runs:
-        changes = [text for earlier in runs for text in differing(earlier["settings"], dict(settings))]
-        if (output / _CONFIG).exists():
-            changes += differing(json.loads((output / _CONFIG).read_text()), json.loads(cfg.to_json()))
-        if changes:
-            raise ValueError(
-                f"--output_dir={output}: holds a run with other settings ({'; '.join(dict.fromkeys(changes))}); "
-                "choose another directory, or give --overwrite"
-            )
-    output.mkdir(parents=True, exist_ok=True)
-    # First of all files, so that a run killed at any moment is known again.
-    if not (output / run_file).exists():
-        write_json(output / run_file, {"settings": dict(settings), "starts": []})
-    if not (output / _CONFIG).exists():
-        with staged_file(output / _CONFIG) as stage:
-            stage.write_text(cfg.to_json())
-
-
-def remove_run(output: pathlib.Path) -> None:
-    """Remove a run's files, unless a process is writing them."""
-    predictions = sorted(output.glob(f"{PREDICTIONS}*.jsonl"))
-    for path in predictions:
-        with path.open("rb") as file:
-            claim(file, path)
-    for path in (*predictions, *output.glob(f"{_RUN}*.json"), *(output / name for name in (_CONFIG, _METRICS, _TABLE))):
-        path.unlink(missing_ok=True)
-
-
-def add_start(path: pathlib.Path) -> None:
-    """Add this start of the process to its run file."""
-    content = json.loads(path.read_text())
-    start = {"flags": sys.argv[1:], "checkpoint": CHECKPOINT.value} | run_record(compressor.SEED.value)
-    write_json(path, content | {"starts": [*content["starts"], start]})
 
 
 def write_metrics(
@@ -298,12 +251,12 @@ def write_metrics(
     cfg = BatConfig.load(output / _CONFIG)
     records = read_predictions(output)
     summary = results.summarise(BENCHMARKS[settings["benchmark"]], pictures, records)
-    starts = [start for stored in stored_runs(output) for start in stored["starts"]]
+    starts = [start for stored in stored_runs(output, _COMMAND) for start in stored["starts"]]
     scales = zip(cfg.compressor.sizes_px, cfg.compressor.budgets, strict=True)
     table = results.to_markdown(
         summary,
         [
-            *dict.fromkeys(f"checkpoint {start['checkpoint']}, {start['device']}" for start in starts),
+            *dict.fromkeys(f"checkpoint {start['places']['checkpoint']}, {start['device']}" for start in starts),
             f"{description}; prompt {settings['prompt']}",
             f"views {settings['views']}, at most {', '.join(f'{budget} of {size} px' for size, budget in scales)}",
         ],
@@ -322,10 +275,11 @@ def merge() -> results.Summary:
       ValueError: there is no run in it.
     """
     output = pathlib.Path(OUTPUT_DIR.value)
-    runs = stored_runs(output)
+    runs = stored_runs(output, _COMMAND)
     if not runs or not (output / _CONFIG).is_file():
         raise ValueError(f"--output_dir={output}: holds no run of this command")
-    return write_metrics(output, runs[0]["settings"], *pictures_of(runs[0]["settings"]))
+    settings = runs[0]["settings"]
+    return write_metrics(output, settings, *pictures_of(runs[0]["starts"][-1]["places"] | settings))
 
 
 def evaluate() -> results.Summary:
@@ -340,32 +294,48 @@ def evaluate() -> results.Summary:
     index, num_shards = shard_of_flag()
     if OVERWRITE.value and num_shards > 1:
         raise ValueError("--overwrite: would remove what the other shards write; remove the directory by hand")
-    output = pathlib.Path(OUTPUT_DIR.value)
     cfg = config_of_flags()
-    settings = settings_of_flags(num_shards)
+    settings, places = settings_of_flags(cfg, num_shards), places_of_flags()
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
-    pictures, description = pictures_of(settings)
+    pictures, description = pictures_of(places | settings)
     if LABEL_MAPS.value:
         pictures = with_label_maps(pictures, pathlib.Path(LABEL_MAPS.value))
     own = shard_of(pictures, index, num_shards)
-    run_file = shard_file(_RUN, ".json", index, num_shards)
-    prepare_output(output, settings, cfg, run_file)
-    with PredictionLog(output / shard_file(PREDICTIONS, ".jsonl", index, num_shards)) as log:
-        add_start(output / run_file)
-        num_done = sum(task.id in log.ids for picture in own for task in picture.tasks)
-        num_asked = sum(len(picture.tasks) for picture in own)
-        print(f"{num_asked} questions about {len(own)} pictures, {num_done} of them answered before", flush=True)
-        if num_done < num_asked:
-            run(
-                BatModel.load(CHECKPOINT.value, cfg=cfg),
-                own,
-                log,
-                encode_options=encode_options,
-                ask_options={"max_new_tokens": settings["max_new_tokens"]},
-                num_workers=NUM_WORKERS.value,
-                progress=sys.stderr.isatty(),
+    with RunDirectory.open(
+        pathlib.Path(OUTPUT_DIR.value),
+        _COMMAND,
+        settings,
+        seed=compressor.SEED.value,
+        places=places,
+        inputs=input_sizes(
+            (file for picture in pictures for file in picture.files),
+            pathlib.Path(DATA.value or LABEL_MAPS.value or "."),
+        ),
+        shard=(index, num_shards),
+        overwrite=OVERWRITE.value,
+        own=_OWN,
+    ) as directory:
+        with staged_file(directory.path / _CONFIG) as stage:
+            stage.write_text(cfg.to_json())
+        with PredictionLog(directory.path / shard_file(PREDICTIONS, ".jsonl", index, num_shards)) as log:
+            num_asked = sum(len(picture.tasks) for picture in own)
+            num_done = sum(task.id in log.ids for picture in own for task in picture.tasks)
+            failed = f", {len(log.failed)} failed before and are asked again" if log.failed else ""
+            print(
+                f"{num_asked} questions about {len(own)} pictures, {num_done} of them answered before{failed}",
+                flush=True,
             )
-    return write_metrics(output, settings, pictures, description)
+            if num_done < num_asked:
+                run(
+                    BatModel.load(CHECKPOINT.value, cfg=cfg),
+                    own,
+                    log,
+                    encode_options=encode_options,
+                    ask_options={"max_new_tokens": settings["max_new_tokens"]},
+                    num_workers=NUM_WORKERS.value,
+                    progress=sys.stderr.isatty(),
+                )
+        return write_metrics(directory.path, settings, pictures, description)
 
 
 def main(_: list[str]) -> None:

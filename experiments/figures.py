@@ -16,6 +16,7 @@ import time
 from absl import flags
 
 from bat_jax.io.images import SourceImage
+from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
 from bat_jax.mini.world.layout import MAX_SEED, generate_scene
 from bat_jax.mini.world.masks import instance_map
 from bat_jax.mini.world.question import first_of_each
@@ -28,7 +29,7 @@ from bat_jax.report.figures.figure import Figure
 from bat_jax.report.figures.page import FIGURES, write_figures
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.figures.tsne import check_installed
-from bat_jax.report.run_record import check_output_dir, run_record, staged_dir, write_json
+from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
 

@@ -22,10 +22,11 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from bat_jax.data.llava import LlavaFile, RecordRange
+from bat_jax.io.output_files import write_json
 from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.pipeline import BatModel
-from bat_jax.report.run_record import run_record, write_json
+from bat_jax.runs import run_record
 from bat_jax.train.loop import LoopSettings, TrainResult, train
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.sharding import make_mesh

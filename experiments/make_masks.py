@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from bat_jax.io.bands import ImageError
 from bat_jax.io.images import read_image
+from bat_jax.io.output_files import staged_file
 from bat_jax.io.sam_masks import MaskSettings, cache_arrays, enlarge, label_map_of, load_sam
-from bat_jax.report.run_record import staged_file
 from experiments import cli
 
 _DEFAULTS = MaskSettings()

@@ -15,7 +15,7 @@ from absl import flags
 
 from bat_jax.benchmarks.columns import parquet_rows
 from bat_jax.data.llava import IMAGE_TOKEN, RecordError, clean_path, parse_record
-from bat_jax.report.run_record import staged_file
+from bat_jax.io.output_files import staged_file
 from experiments import cli
 
 METADATA = flags.DEFINE_string("metadata", None, "metadata.parquet of the released set.")

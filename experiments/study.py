@@ -11,6 +11,7 @@ all of it in one file; DIR/claims.md, comparison.md, coverage.md and a GRID.md f
 command started again goes on where the last one ended. `--write_docs` also writes the claims to docs/reproduction.md.
 """
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from tqdm import tqdm
 from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import PredictionLog, read_predictions
+from bat_jax.io.digests import checkpoint_digest
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import study_files, study_page, study_tables
-from bat_jax.report.run_record import RUN_FILE, check_same_run, fingerprint, run_record, write_json
+from bat_jax.runs import RunDirectory
 from bat_jax.study.measured import coverage, plan, reproduction
 from bat_jax.study.measured.plan import Plan
 from bat_jax.study.measured.study_results import Results
@@ -80,11 +82,14 @@ def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> d
         for part in what.parts
     }
     with tqdm(total=sum(totals.values()), unit="answer", disable=not sys.stderr.isatty()) as bar:
+        num_again = 0
         for part in what.parts:
             bar.set_description(part.name)
-            sweeps[part.name].run(
+            num_again += sweeps[part.name].run(
                 lambda px, part=part: part.pictures(seeds, px), plan.scene_masks, on_answers=bar.update
             )
+    if num_again:
+        print(f"{num_again} answers failed before and were asked for again", flush=True)
     return sweeps
 
 
@@ -113,24 +118,10 @@ def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.StudyFigur
     return study_page.read_figures(folder)
 
 
-def main(_: list[str]) -> None:
-    """Run what is left of the study and write its results."""
-    seeds = seeds_of_flags()
-    checkpoint = pathlib.Path(CHECKPOINT.value)
-    output = pathlib.Path(OUTPUT_DIR.value or ("results/mini-full" if FULL.value else "results/mini"))
-    what = plan_of_flags(BatModel.read_config(checkpoint))
-    settings = {
-        "plan": "full" if FULL.value else "reduced",
-        "scenes": what.scenes,
-        "scene_seeds": f"{seeds.start}:{seeds.stop}",
-        "checkpoint": fingerprint(checkpoint),
-    }
-    # A fresh clone holds the tables of the project's own run.
-    check_same_run(output, settings, replaces="*.md")
-    model = BatModel.load(checkpoint)
-    output.mkdir(parents=True, exist_ok=True)
-    record = run_record(seed=0)
-    write_json(output / RUN_FILE, {"settings": settings} | record)
+def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
+    """Answer what is left, follow the targets, draw, judge and write."""
+    output, settings, record = directory.path, directory.settings, directory.starts[-1]
+    model = BatModel.load(CHECKPOINT.value)
     sweeps = answer(model, what, seeds, output)
     lines = cover(model, seeds[: what.coverage_scenes], output)
     pictures = draw_figures(output, seeds[0]) if FIGURES.value else ()
@@ -141,7 +132,7 @@ def main(_: list[str]) -> None:
     facts = [
         f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()),
-        f"checkpoint {checkpoint.name} {settings['checkpoint'][:12]}",
+        f"checkpoint {pathlib.Path(CHECKPOINT.value).name} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
     ]
     judged = reproduction.claims(results)
@@ -151,6 +142,26 @@ def main(_: list[str]) -> None:
         command = " ".join(["python -m experiments.study --write_docs", *words])
         study_files.write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
     print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_files.REPORT}")
+
+
+def main(_: list[str]) -> None:
+    """Run what is left of the study and write its results."""
+    seeds = seeds_of_flags()
+    checkpoint = pathlib.Path(CHECKPOINT.value)
+    output = pathlib.Path(OUTPUT_DIR.value or ("results/mini-full" if FULL.value else "results/mini"))
+    what = plan_of_flags(BatModel.read_config(checkpoint))
+    settings = {
+        "plan": "full" if FULL.value else "reduced",
+        "scenes": what.scenes,
+        "scene_seeds": f"{seeds.start}:{seeds.stop}",
+        "checkpoint": checkpoint_digest(checkpoint),
+        "config": json.loads(BatModel.read_config(checkpoint).to_json()),
+    }
+    # A fresh clone holds the tables of the project's own run.
+    with RunDirectory.open(
+        output, "study", settings, seed=0, places={"checkpoint": str(checkpoint)}, ignored=("*.md",)
+    ) as directory:
+        study(what, seeds, directory)
 
 
 if __name__ == "__main__":

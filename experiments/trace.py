@@ -25,9 +25,9 @@ from absl import flags
 
 from bat_jax import model as bat
 from bat_jax.compress.partition import ALONE
+from bat_jax.io.output_files import staged_file
 from bat_jax.io.prompts import IMAGE_ID, Prompt, build_prompt, split_ids
 from bat_jax.pipeline import Answer, BatModel, Scene
-from bat_jax.report.run_record import staged_file
 from experiments import cli
 from experiments import compressor_flags as compressor
 

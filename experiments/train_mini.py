@@ -13,10 +13,11 @@ import time
 
 from absl import flags
 
+from bat_jax.io.output_files import write_json
 from bat_jax.mini.curriculum.recipe import MiniRecipe
 from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool
 from bat_jax.mini.curriculum.stage import StageSettings
-from bat_jax.report.run_record import run_record, write_json
+from bat_jax.runs import run_record
 from experiments import cli
 
 WORK_DIR = flags.DEFINE_string("work_dir", "results/train_mini", "Pictures, features, states and metrics go here.")

@@ -40,7 +40,9 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
     assert (folder / "out" / "layers.md").read_text() in stdout
     assert len((folder / "out" / "layers.csv").read_text().splitlines()) == BatConfig.mini().decoder.num_layers + 1
     assert (folder / "out" / "layers.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "out" / "run.json").read_text())["settings"]["limit"] == 2
+    run = json.loads((folder / "out" / "run.json").read_text())
+    assert run["settings"]["limit"] == 2 and run["settings"]["config"]["compressor"]["num_clusters"]
+    assert len(run["starts"]) == 2 and run["starts"][0]["packages"]["jax"], "the history stays"
 
 
 def test_started_again_it_asks_nothing_twice(done):

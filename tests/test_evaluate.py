@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import selection_example
 from tests.command_batch import run_commands
@@ -26,6 +27,13 @@ def folder(tmp_path_factory):
     (folder / "maps").mkdir()
     labels = np.kron([[1, 2], [0, 3]], np.ones((112, 112), np.uint8))
     np.savez(folder / "maps" / "3000000.npz", label_map=labels)
+    turns = [{"from": "human", "value": "<image>\nWhich?\nA. x\nB. y"}, {"from": "gpt", "value": "A"}]
+    records = [{"id": name, "image": f"{name}.png", "conversations": turns} for name in ("one", "two")]
+    for place, images, order in (("away", ["one"], 1), ("back", ["one", "two"], 1), ("turned", ["one", "two"], -1)):
+        (folder / place).mkdir()
+        (folder / place / "llava.json").write_text(json.dumps(records[::order]))
+        for name in images:
+            Image.fromarray(labels.astype(np.uint8)).convert("RGB").save(folder / place / f"{name}.png")
     (folder / "full" / "file").write_text("kept")
     return folder
 
@@ -40,6 +48,11 @@ def command(folder, output, **flags):
         "max_new_tokens": 2,
     } | flags
     return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
+
+def llava(folder, place):
+    data = {"benchmark": "llava", "data": folder / place / "llava.json", "scene_seeds": None, "render_px": None}
+    return command(folder, "llava", **data)
 
 
 def lines_of(path):
@@ -91,6 +104,7 @@ def done(folder):
         "shard 1": command(folder, "shards", shard="1/2", limit=22),
         "merge": [f"--output_dir={folder}/shards", "--merge"],
         "other shards": command(folder, "shards", shard="1/3", limit=22),
+        **{place: llava(folder, place) for place in ("away", "back", "turned")},
     }
     selection_example.install(folder / "site")
     with pytest.MonkeyPatch.context() as patch:
@@ -134,6 +148,17 @@ def test_a_finished_run_asks_nothing_and_other_settings_are_refused(done, folder
     assert done["other shards"][0] == 1 and "num_shards: 2 -> 3" in done["other shards"][2]
 
 
+def test_what_failed_is_asked_again_once_the_picture_is_back(done, folder):
+    assert done["away"][0] == 0 and "1 answered, 1 failed" in done["away"][1], done["away"][2]
+    code, out, err = done["back"]
+    assert code == 0, err
+    assert "2 questions about 2 pictures, 1 of them answered before, 1 failed before and are asked again" in out
+    assert metrics_of(folder, "llava")["status"] == {"answered": 2, "missing": 0, "error": 0}
+    assert [line["status"] for line in lines_of(folder / "llava" / "predictions.jsonl")][:2] == ["answered", "error"]
+    code, _, err = done["turned"]
+    assert code == 1 and "data_sha256.llava.json: " in err
+
+
 def test_views_and_prompts_and_parts(done, folder):
     assert done["anchor"][0] == 0, done["anchor"][2]
     anchor = lines_of(folder / "anchor" / "predictions.jsonl")
@@ -152,8 +177,9 @@ def test_views_and_prompts_and_parts(done, folder):
 def test_label_maps_of_pictures_and_other_selections(done, folder):
     assert done["masks"][0] == 0, done["masks"][2]
     assert {line["status"] for line in lines_of(folder / "masks" / "predictions.jsonl")} == {"answered"}
-    settings = json.loads((folder / "masks" / "run.json").read_text())["settings"]
-    assert settings["label_maps"] == str(folder / "maps")
+    (start,) = json.loads((folder / "masks" / "run.json").read_text())["starts"]
+    assert start["places"]["label_maps"] == str(folder / "maps")
+    assert list(json.loads((folder / "masks" / "inputs.json").read_text())) == ["3000000.npz"]
     for case, output in (("rule", "rule"), ("installed rule", "installed")):
         assert done[case][0] == 0, done[case][2]
         assert lines_of(folder / output / "predictions.jsonl")[0]["tokens_kept"] == [12, 30]

@@ -12,7 +12,7 @@ def done(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("kept")
     (folder / "other").mkdir()
-    (folder / "other" / "run.json").write_text('{"settings": {"plan": "full"}}')
+    (folder / "other" / "run.json").write_text('{"settings": {"command": "study", "plan": "full"}, "starts": []}')
     cases = {
         "no checkpoint": [f"--checkpoint={folder}", f"--output_dir={folder / 'new'}"],
         "bad seeds": ["--scene_seeds=5:3", f"--output_dir={folder / 'new'}"],

@@ -27,6 +27,7 @@ from typing import Any
 from bat_jax.benchmarks.columns import arrow_rows, parquet_rows
 from bat_jax.benchmarks.stored_images import IMAGE_FIELDS, StoredImage, decode_base64, is_base64, origin
 from bat_jax.data.llava import record_spans
+from bat_jax.io.digests import file_digest
 
 _SUFFIXES = (".parquet", ".jsonl", ".tsv", ".json")
 _FORMS = "a folder with dataset_dict.json (datasets.save_to_disk), or .parquet, .jsonl, .json, .tsv or .arrow files"
@@ -74,6 +75,12 @@ def data_files(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
             names = ", ".join(file.name for file in found[:4])
             raise ValueError(f"data={path}: holds several files that could be meant ({names}); name one of them")
     raise ValueError(f"data={path}: holds no data; want {_FORMS}")
+
+
+def data_digests(path: pathlib.Path) -> dict[str, str]:
+    """Return name -> SHA-256 of the files that hold a data set's rows; thereby the rows' number and order are known."""
+    root = path if path.is_dir() else path.parent
+    return {file.relative_to(root).as_posix(): file_digest(file) for file in data_files(path)}
 
 
 def read_rows(files: Sequence[pathlib.Path]) -> Iterator[DataRow]:

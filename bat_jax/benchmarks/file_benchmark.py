@@ -94,6 +94,7 @@ class FileBenchmark(Benchmark):
                 yield Picture(
                     key=key,
                     load=functools.partial(load_images, group[0].images, max_pixels),
+                    files=tuple(image.path for image in group[0].images if image.path is not None),
                     tasks=tuple(self._in_dialogue(tasks[sample.id], key) for sample in group),
                 )
 

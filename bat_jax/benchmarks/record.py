@@ -6,6 +6,7 @@ Every benchmark is one record in one file (`bat_jax.benchmarks.records`), found 
 import abc
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -76,12 +77,14 @@ class Picture:
     Attributes:
       key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage; a tuple of them for several.
       label_map: returns the region labels of a single picture for partition "sam", (H, W); None under the others.
+      files: what `load` and `label_map` read on their own, apart from the data's files.
     """
 
     key: str
     load: Callable[[], Loaded]
     tasks: tuple[Task, ...]
     label_map: Callable[[], np.ndarray] | None = None
+    files: tuple[pathlib.Path, ...] = ()
 
 
 Breakdowns = Mapping[str, Callable[[Task], str | None]]

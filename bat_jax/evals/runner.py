@@ -3,8 +3,8 @@
 A benchmark is a sequence of pictures, each with its questions (tasks): one encoded picture serves them all. Pictures
 are read or painted in worker threads ahead of the model. Every answered question is one line of a JSON-lines file, on
 the disk before the next one is asked: a run that is killed loses the question it was at and nothing else, and the same
-run started again leaves out what is there. A picture that cannot be read and a question that fails are lines too, with
-their reason; the run goes on.
+run started again leaves out what was answered. A picture that cannot be read and a question that fails are lines too,
+with their reason; the run goes on, every new start asks them once more, and a question's last line counts.
 
     {"id", "picture", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output", "truth",
      "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale, over its pictures],
@@ -16,7 +16,6 @@ picture's and the same in all of its lines.
 
 import collections
 import dataclasses
-import fcntl
 import itertools
 import json
 import math
@@ -26,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -34,6 +33,8 @@ from bat_jax.benchmarks import answer_readers
 from bat_jax.benchmarks.record import Loaded, Picture, Task
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.io.images import one_line
+from bat_jax.io.output_files import sync_folder
+from bat_jax.runs import claim
 
 DEFAULT_RULE = "official"
 PREDICTIONS = "predictions"
@@ -105,29 +106,28 @@ def shard_of(pictures: Sequence[Picture], index: int, num_shards: int) -> tuple[
     return tuple(own)
 
 
-def shard_file(stem: str, suffix: str, index: int = 1, num_shards: int = 1) -> str:
-    """Return "predictions.jsonl", or "predictions-002-of-004.jsonl" for one of several processes."""
-    part = "" if num_shards == 1 else f"-{index:03d}-of-{num_shards:03d}"
-    return f"{stem}{part}{suffix}"
-
-
 def read_predictions(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of all predictions files of a results directory by id. A torn last line does not count.
+    """Return the last line of every question in the predictions files of a results directory, by id.
 
     Raises:
-      ValueError: a line is no JSON object with an id, or an id occurs twice.
+      ValueError: a line is no JSON object with an id, or a question was asked again that had not failed.
     """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.glob(f"{PREDICTIONS}*.jsonl")):
-        for record in _parse_lines(path, path.read_bytes()):
-            if record["id"] in found:
-                raise ValueError(f"{path}: id {record['id']!r} occurs twice; start anew with --overwrite")
-            found[record["id"]] = record
+        for id, record in _last_lines(path, path.read_bytes()).items():
+            if id in found:
+                raise _twice(path, id)
+            found[id] = record
     return found
 
 
-def _parse_lines(path: pathlib.Path, content: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the whole lines; what stands behind the last line break is a line that was being written."""
+def _twice(path: pathlib.Path, id: str) -> ValueError:
+    return ValueError(f"{path}: id {id!r} occurs twice; start anew with --overwrite")
+
+
+def _last_lines(path: pathlib.Path, content: bytes) -> dict[str, dict[str, Any]]:
+    """Return the last whole line of each id; what stands behind the last line break was being written."""
+    found: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
@@ -135,23 +135,22 @@ def _parse_lines(path: pathlib.Path, content: bytes) -> Iterator[dict[str, Any]]
             record = None
         if not isinstance(record, dict) or "id" not in record:
             raise ValueError(f"{path}: line {number} is no prediction; start anew with --overwrite")
-        yield record
+        if record["id"] in found and not _is_failed(found[record["id"]]):
+            raise _twice(path, record["id"])
+        found[record["id"]] = record
+    return found
 
 
-def claim(file: BinaryIO, path: pathlib.Path) -> None:
-    """Lock an open file against other processes until it is closed or the process ends.
-
-    Raises:
-      ValueError: another process has it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{path}: another process is writing it; wait for it, or give each its --shard") from None
+def _is_failed(record: Mapping[str, Any]) -> bool:
+    return record.get("status") == "error"
 
 
 class PredictionLog:
-    """A predictions file open for appending: cuts off a torn last line, knows which ids are there, one writer only."""
+    """A predictions file open for appending, by one writer; a torn last line is cut off.
+
+    Attributes:
+      ids: of what was answered before, or asked since the file was opened. failed: of what had failed before.
+    """
 
     def __init__(self, path: pathlib.Path):
         """Open or make the file.
@@ -165,13 +164,15 @@ class PredictionLog:
             claim(self._file, path)
             self._file.seek(0)
             content = self._file.read()
-            self.ids = {record["id"] for record in _parse_lines(path, content)}
+            lines = _last_lines(path, content)
+            self.failed = frozenset(id for id, record in lines.items() if _is_failed(record))
+            self.ids = set(lines) - self.failed
             self._file.truncate(content.rfind(b"\n") + 1)
         except BaseException:
             self._file.close()
             raise
         if is_new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write a line; it is on the disk when this returns."""
@@ -190,15 +191,6 @@ class PredictionLog:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _sync_folder(path: pathlib.Path) -> None:
-    """Put a new file's name on the disk, not its content alone."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 class Pace:
@@ -236,7 +228,7 @@ def run(
     num_workers: int = 2,
     progress: bool = False,
 ) -> None:
-    """Ask every question that the log does not hold yet, and write its line.
+    """Ask every question that the log holds no answer to, and write its line.
 
     Args:
       model: a BatModel, or anything with its `encode(image, **options)`, what that returns with

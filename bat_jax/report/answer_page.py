@@ -20,7 +20,7 @@ from bat_jax.pipeline import Answer
 from bat_jax.report import html, pictures
 from bat_jax.report.layers import PADDING, Backdrop, UnitBox, draw_frames, token_fate
 from bat_jax.report.pictures import Panel
-from bat_jax.report.run_record import package_versions
+from bat_jax.runs import package_versions
 
 STAGE_WORDS = {
     "vision_tower": "vision tower, all tiles of all views",

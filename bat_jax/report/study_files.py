@@ -4,8 +4,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bat_jax.io.output_files import staged_file
 from bat_jax.report import study_page, study_tables, sweep_tables
-from bat_jax.report.run_record import staged_file
 from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.verdicts import Judged
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bat_jax.report import html, study_tables, sweep_tables
 from bat_jax.report.html import ImageGroup, PageImage, Table
-from bat_jax.report.run_record import package_versions
+from bat_jax.runs import package_versions
 from bat_jax.study.measured.grids import Grid, flag_of
 from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.sweep import CellResult

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import matplotlib.figure
 
+from bat_jax.io.output_files import staged_file
 from bat_jax.report.markdown import table_lines
-from bat_jax.report.run_record import staged_file
 from bat_jax.study.measured.comparison import Interval
 from bat_jax.study.measured.grids import Grid
 from bat_jax.study.measured.sweep import CellResult

@@ -129,7 +129,29 @@ def test_what_fails_is_a_line_with_its_reason_and_the_run_goes_on(tmp_path):
     assert lines[2]["error"] == "question: ValueError: too long for the decoder"
     assert lines[4]["error"].startswith("picture: AssertionError")
     assert not lines[0]["is_right"] and lines[0]["output"] is None and lines[0]["tokens_kept"] is None
-    assert run_all(tmp_path / "predictions.jsonl", pictures).asked == [], "failed ones are not asked again"
+
+
+def test_a_new_start_asks_what_failed_once_more_and_the_last_outcome_counts(tmp_path):
+    path, away = tmp_path / "predictions.jsonl", [True]
+
+    def load():
+        if away:
+            raise FileNotFoundError("no such picture")
+        return np.zeros((4, 4, 3), np.uint8)
+
+    pictures = [make_picture("a", 1, load=load), make_picture("b", 2)]
+    run_all(path, pictures, FakeModel(fail_on=("b0",)))
+    assert run_all(path, pictures, FakeModel(fail_on=("b0",))).asked == ["b0"], "once a start, and no answered one"
+    away.clear()
+    with PredictionLog(path) as log:
+        assert log.failed == {"a0", "b0"} and log.ids == {"b1"}
+    assert run_all(path, pictures).asked == ["a0", "b0"]
+    lines = runner.read_predictions(tmp_path)
+    assert {id: line["status"] for id, line in lines.items()} == dict.fromkeys(("a0", "b0", "b1"), "answered")
+    assert len(lines_of(path)) == 7, "every outcome stays"
+    summary = results.summarise(UHR_MINI, pictures, lines)
+    assert summary.as_dict()["status"] == {"answered": 3, "missing": 0, "error": 0}
+    assert run_all(path, pictures).asked == []
 
 
 def test_pictures_load_ahead_but_not_far(tmp_path):
@@ -154,7 +176,7 @@ def test_pictures_load_ahead_but_not_far(tmp_path):
 def test_a_file_has_one_writer_and_damage_is_named(tmp_path):
     path = tmp_path / "predictions.jsonl"
     with PredictionLog(path):
-        with pytest.raises(ValueError, match="another process is writing it"):
+        with pytest.raises(ValueError, match="another process is writing here"):
             PredictionLog(path)
     run_all(path, [make_picture("a", 2)])
     lines = path.read_text().splitlines()

@@ -9,6 +9,7 @@ from PIL import Image
 from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.groups import merge_groups
 from bat_jax.compress.preserve_merge import preserve_merge
+from bat_jax.io.output_files import check_output_dir, staged_dir, staged_file
 from bat_jax.report.layers import DROPPED, KEPT, MERGED, PADDING, Backdrop, draw_frames, token_fate
 from bat_jax.report.pictures import (
     Panel,
@@ -21,7 +22,6 @@ from bat_jax.report.pictures import (
     sheet,
     zoom_panels,
 )
-from bat_jax.report.run_record import check_output_dir, staged_dir, staged_file
 from tests.tiny_model import load_tiny
 
 OBJECT, SITE = (0.70, 0.20, 0.71, 0.21), (0.6, 0.1, 0.8, 0.3)

@@ -4,6 +4,7 @@ import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+from bat_jax.io.output_files import write_json
 from bat_jax.report import html
 from bat_jax.report.answer_page import About, page_figures, question_card, run_table, summary
 from bat_jax.report.figures.cards import compare, compared_asks, figure_11, figure_12
@@ -13,7 +14,6 @@ from bat_jax.report.figures.pruning import figure_5, figure_9, figure_10
 from bat_jax.report.figures.regions import figure_6
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.figures.tsne import figure_7
-from bat_jax.report.run_record import write_json
 
 FIGURES: Mapping[str, Callable[[Subject], Figure]] = {
     "5": figure_5,

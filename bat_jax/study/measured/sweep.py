@@ -9,10 +9,11 @@ small budget does not pay for a large one. A run's own budgets and clusters are 
 that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
 
 Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
-on where it was, and a grid that is added later asks only what is new in it.
+on where it was, a grid that is added later asks only what is new in it, and answers that failed are asked for again.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -69,18 +70,20 @@ class CellResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
-    """Cells with the same settings. changes: fields of the checkpoint's that they change. model: with these."""
+    """Cells with the same settings. model: with these and room for the largest budgets, to ask. alone: with the cell's
+    own budgets, to make scenes: they decide the number of clusters where `num_clusters` is 0.
+    """
 
     cell: Cell
-    changes: Mapping[str, Any]
     model: BatModel
+    alone: BatModel
 
     @property
     def scene_key(self) -> tuple:
         """What decides a scene beside the picture's views."""
         settings = self.model.cfg.compressor
         fields = {field.name for field in dataclasses.fields(settings)} - {*_OF_THE_QUESTION}
-        return (*(getattr(settings, name) for name in sorted(fields)), _num_clusters(self.model), self.cell.seed)
+        return (*(getattr(settings, name) for name in sorted(fields)), _num_clusters(self.alone), self.cell.seed)
 
 
 class Sweep:
@@ -97,19 +100,16 @@ class Sweep:
         """
         self.model, self.grids, self.directory = model, tuple(grids), directory
         cells = {self._name(cell): cell for grid in self.grids for cell in grid.cells}
-        sizes = model.cfg.compressor.sizes_px
         self._runs: dict[str, _Run] = {}
         self._read: dict[str, Records] = {}
         for name, cell in cells.items():
             same = (other.budgets for other in cells.values() if _size_class(other) == _size_class(cell))
-            room = [max(1, *budgets) for budgets in zip(*((0,) * len(sizes), *same), strict=True)]
-            scales = tuple(ScaleSpec(size_px=px, budget=most) for px, most in zip(sizes, room, strict=True))
-            cfg = model.cfg.with_settings(**cell.settings, scales=scales)
-            self._runs[name] = _Run(cell=cell, changes=self._changes(cell), model=model.configured(cfg))
-        models = [run.model for run in self._runs.values()]
+            room = [max(budgets) for budgets in zip(*same, strict=True)]
+            self._runs[name] = _Run(cell=cell, model=_with(model, cell, room), alone=_with(model, cell, cell.budgets))
         # One that reads the tower's attention, if there is one, encodes for all.
+        models = [run.model for run in self._runs.values()]
         self.encoder = max(models, key=lambda one: one.cfg.compressor.reads_tower_attention)
-        self.max_clusters = max(max(_num_clusters(one)) for one in models)
+        self.max_clusters = max(max(_num_clusters(run.alone)) for run in self._runs.values())
 
     @property
     def num_runs(self) -> int:
@@ -122,8 +122,8 @@ class Sweep:
         label_map_of: Callable[[Picture], np.ndarray] | None = None,
         max_new_tokens: int = 8,
         on_answers: Callable[[int], None] | None = None,
-    ) -> None:
-        """Answer what is not answered yet.
+    ) -> int:
+        """Answer what is not answered yet, and return how many of these answers had failed before.
 
         Args:
           pictures_of: picture_px of a cell -> the pictures with their questions.
@@ -131,6 +131,7 @@ class Sweep:
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
         """
         self._read.clear()
+        num_again = 0
         for px in dict.fromkeys(run.cell.picture_px for run in self._runs.values()):
             names = [name for name, run in self._runs.items() if run.cell.picture_px == px]
             with ExitStack() as stack:
@@ -138,8 +139,10 @@ class Sweep:
                 for name in names:
                     self._folder(name).mkdir(parents=True, exist_ok=True)
                     logs[name] = stack.enter_context(PredictionLog(self._folder(name) / "predictions.jsonl"))
+                num_again += sum(len(log.failed) for log in logs.values())
                 for picture in pictures_of(px):
                     self._answer(picture, logs, label_map_of, max_new_tokens, on_answers)
+        return num_again
 
     def _answer(
         self,
@@ -149,22 +152,23 @@ class Sweep:
         max_new_tokens: int,
         on_answers: Callable[[int], None] | None,
     ) -> None:
-        views: tuple[EncodedViews, ...] | None = None
         scenes: dict[tuple, Scene] = {}
+
+        @functools.cache
+        def views() -> tuple[EncodedViews, ...]:
+            loaded = picture.load()
+            return tuple(self.encoder.encode_views(one) for one in (loaded if isinstance(loaded, tuple) else (loaded,)))
+
         for name, log in logs.items():
             left = tuple(task for task in picture.tasks if task.id not in log.ids)
             run = self._runs[name]
             if left:
-                if views is None:
-                    loaded = picture.load()
-                    images = loaded if isinstance(loaded, tuple) else (loaded,)
-                    views = tuple(self.encoder.encode_views(image) for image in images)
-                options: dict[str, Any] = {"seed": run.cell.seed, "max_clusters": self.max_clusters}
-                if run.model.cfg.compressor.partition == "sam" and label_map_of is not None:
-                    options["label_map"] = label_map_of(picture)
-                source = _Encoded(run.model, views, scenes, run.scene_key, options)
-                asked = dataclasses.replace(picture, tasks=left)
+                labels = None
+                if label_map_of is not None and run.model.cfg.compressor.partition == "sam":
+                    labels = functools.partial(label_map_of, picture)
+                asked = dataclasses.replace(picture, tasks=left, label_map=labels)
                 ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens}
+                source = _Encoded(run, views, scenes, {"seed": run.cell.seed, "max_clusters": self.max_clusters})
                 for record in answer_picture(source, asked, source.load, {}, ask):
                     log.append(record)
             if on_answers:
@@ -215,6 +219,13 @@ def _size_class(cell: Cell) -> int:
     return (sum(cell.budgets) - 1).bit_length()
 
 
+def _with(model: BatModel, cell: Cell, budgets: Sequence[int]) -> BatModel:
+    """Return the model with a cell's settings and these budgets, 1 for 0."""
+    sizes = model.cfg.compressor.sizes_px
+    scales = tuple(ScaleSpec(size_px=px, budget=max(1, most)) for px, most in zip(sizes, budgets, strict=True))
+    return model.configured(model.cfg.with_settings(**cell.settings, scales=scales))
+
+
 def _num_clusters(model: BatModel) -> tuple[int, ...]:
     """Return the number of clusters of every scale; 1 where labels are given instead."""
     settings = model.cfg.compressor
@@ -225,28 +236,30 @@ def _num_clusters(model: BatModel) -> tuple[int, ...]:
 
 
 class _Encoded:
-    """A model for images that are encoded already, by number; makes scenes once for all runs that share them."""
+    """A run's model for images by number: networks run once for all runs, scenes are made once for all that share them.
+
+    Encoding an image happens in here, so that one that fails is a failed answer of each run.
+    """
 
     def __init__(
         self,
-        model: BatModel,
-        views: tuple[EncodedViews, ...],
+        run: _Run,
+        views: Callable[[], tuple[EncodedViews, ...]],
         scenes: dict[tuple, Scene],
-        key: tuple,
         options: Mapping[str, Any],
     ):
-        self.views, self.scenes, self.key, self.options = views, scenes, key, options
-        self.model, self.ask = model, model.ask
+        self.run, self.views, self.scenes, self.options = run, views, scenes, options
+        self.ask = run.model.ask
 
     def load(self) -> tuple[tuple[int, ...], float]:
-        """Return the numbers of the images, and that loading them took no time."""
-        return tuple(range(len(self.views))), 0.0
+        """Return the numbers of the images, and that loading them took no time of the run's own."""
+        return tuple(range(len(self.views()))), 0.0
 
-    def encode(self, number: int) -> Scene:
-        key = (*self.key, number)
+    def encode(self, number: int, **regions: np.ndarray) -> Scene:
+        key = (*self.run.scene_key, number)
         if key not in self.scenes:
-            self.scenes[key] = self.model.make_scene(self.views[number], **self.options)
-        return dataclasses.replace(self.scenes[key], model=self.model)
+            self.scenes[key] = self.run.alone.make_scene(self.views()[number], **self.options, **regions)
+        return dataclasses.replace(self.scenes[key], model=self.run.model)
 
 
 def _result(cell: Cell, records: Records, first: Records | None) -> CellResult:

@@ -8,7 +8,7 @@ import pytest
 from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.evals.runner import select_tasks
 from bat_jax.io.prompts import build_prompt
-from bat_jax.pipeline import SHORTEST_TEXT
+from bat_jax.pipeline import SHORTEST_TEXT, BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.study.measured.grids import Cell, Grid
 from bat_jax.study.measured.sweep import Sweep
@@ -150,3 +150,15 @@ def test_one_column_holds_the_papers_numbers_where_cells_name_theirs(swept):
     head, _, *rows = sweep_tables.to_markdown(GRID, results, []).splitlines()[-4:]
     assert head.startswith("| setting | budgets | kept | right | to first | paper |")
     assert [row.split(" | ")[5] for row in rows] == ["43.3", "43.6"]
+
+
+def test_clusters_as_many_as_the_budget_are_those_of_a_cells_own_budget(tmp_path, monkeypatch):
+    """A neighbour of the same power of two makes more room, which decides shapes alone."""
+    make_scene, made = BatModel.make_scene, []
+    monkeypatch.setattr(
+        BatModel, "make_scene", lambda *args, **options: made.append(make_scene(*args, **options)) or made[-1]
+    )
+    cells = [Cell(name=str(most), settings={"num_clusters": 0}, budgets=(4, most)) for most in (9, 11)]
+    sweep = Sweep(load_tiny(tmp_path / "checkpoint"), [Grid(name="test", title="", cells=tuple(cells))], tmp_path)
+    sweep.run(lambda _: select_tasks(pictures_of(None), limit=1), max_new_tokens=1)
+    assert [[centres.size for centres in scene.init_index] for scene in made] == [[4, 9], [4, 11]]
