@@ -5,8 +5,8 @@
         --figure=8 --figure=10 --output_dir=figures
 
 Without --image the picture is a scene of UHR-Mini with its own questions, chosen as experiments.demo chooses them.
-Writes figureN.png, figures.json (number, title, caption, file of each), figures.html (one file, no network) and
-run.json. Figures 1, 3 and 4 are of accuracy: experiments.ablate draws them.
+Writes figureN.png (NAME.png of a figure that the paper has not), figures.json (number, title, caption, file of each),
+figures.html (one file, no network) and run.json. Figures 1, 3 and 4 are of accuracy: experiments.ablate draws them.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from bat_jax.mini.world.splits import SPLITS
 from bat_jax.pipeline import BatModel
 from bat_jax.report.answer_page import About
 from bat_jax.report.figures.figure import Figure
-from bat_jax.report.figures.page import FIGURES, write_figures
+from bat_jax.report.figures.page import write_figures
+from bat_jax.report.figures.record import FIGURES
 from bat_jax.report.figures.subject import Ask, Subject
-from bat_jax.report.figures.tsne import check_installed
 from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
@@ -36,7 +36,9 @@ from experiments import compressor_flags as compressor
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write the figures here.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
-FIGURE = flags.DEFINE_multi_enum("figure", list(FIGURES), list(FIGURES), "A figure of the paper; may be repeated.")
+FIGURE = flags.DEFINE_multi_enum(
+    "figure", None, FIGURES.names, "A figure by its number; may be repeated. Default: all."
+)
 SCENE_SEED = flags.DEFINE_integer(
     "scene_seed",
     SPLITS["test"][0],
@@ -69,8 +71,13 @@ def check_flags() -> None:
         if not question.replace("<image>", "").strip():
             raise ValueError(f"--question={question!r}: is empty; ask something about the image")
     check_output_dir(pathlib.Path(OUTPUT_DIR.value), OVERWRITE.value)
-    if "7" in FIGURE.value:
-        check_installed()
+    for figure in chosen_figures():
+        FIGURES[figure].check_installed()
+
+
+def chosen_figures() -> list[str]:
+    """Return the figures that the flag names, in their own order; all where it names none."""
+    return [name for name in FIGURES.names if name in (FIGURE.value or FIGURES.names)]
 
 
 def main(_: list[str]) -> None:
@@ -98,7 +105,7 @@ def main(_: list[str]) -> None:
     model = BatModel.load(CHECKPOINT.value, cfg=cfg)
     subject = Subject(model, image, asks, name=name, max_new_tokens=MAX_NEW_TOKENS.value, **options)
     record = run_record(compressor.SEED.value)
-    numbers = [number for number in FIGURES if number in FIGURE.value]
+    numbers = chosen_figures()
     with staged_dir(output) as stage:
         write_figures(stage, subject, numbers, About(notice="", checkpoint=CHECKPOINT.value, record=record), say)
         write_json(stage / "run.json", {"picture": name, "config": dataclasses.asdict(cfg)} | record)

@@ -17,11 +17,12 @@ from bat_jax.mini.world.render import render
 from bat_jax.report.answer_page import About
 from bat_jax.report.figures.cards import compare
 from bat_jax.report.figures.figure import counts_text
-from bat_jax.report.figures.heat import importance_on
-from bat_jax.report.figures.page import FIGURES, write_figures
+from bat_jax.report.figures.page import write_figures
+from bat_jax.report.figures.record import FIGURES
+from bat_jax.report.figures.records.figure_7 import NUM_NEIGHBOURS, check_installed, plane, same_region_share
+from bat_jax.report.figures.records.figure_8 import importance_on
 from bat_jax.report.figures.seen import seen_picture
 from bat_jax.report.figures.subject import Ask, Subject
-from bat_jax.report.figures.tsne import NUM_NEIGHBOURS, check_installed, plane, same_region_share
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, window_in, wrap
 from tests import selection_example
 from tests.command_batch import run_commands
@@ -218,7 +219,7 @@ def test_every_figure_is_drawn_listed_and_on_the_page(subject, tmp_path):
     drawn = []
     record = {"packages": {}, "seed": 0, "device": "", "cpu_count": 1, "bat_jax": "", "python": "", "date": ""}
     about = About(notice="", checkpoint="tiny", record=record)
-    write_figures(tmp_path, subject, list(FIGURES), about, lambda figure: drawn.append(figure.number))
+    write_figures(tmp_path, subject, FIGURES.names, about, lambda figure: drawn.append(figure.number))
     written = json.loads((tmp_path / "figures.json").read_text())
     assert [item["figure"] for item in written] == drawn == ["5", "6", "7", "8", "9", "10", "11", "12"]
     page = (tmp_path / "figures.html").read_text()

@@ -13,13 +13,12 @@ from bat_jax.config import SELECTIONS
 from bat_jax.config.selections import shown_in
 from bat_jax.mini.world.question import LETTERS as OPTION_LETTERS
 from bat_jax.report.answer_page import Asked
-from bat_jax.report.figures.figure import LETTERS, Figure, budget_text, card_panels
+from bat_jax.report.figures.figure import LETTERS, card_panels
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.layers import font, wrap
-from bat_jax.report.pictures import beside, stack
 
 _MOST_COMPARED = 4
-_WIDTH, _PAD = 2400, 28
+WIDTH, _PAD = 2400, 28
 _INK, _SOFT, _GOOD, _BAD, _TINT = (28, 36, 32), (90, 104, 98), (23, 112, 63), (179, 38, 30), (243, 245, 243)
 
 
@@ -53,41 +52,8 @@ def compare(subject: Subject, ask: Ask) -> tuple[Compared, ...]:
     return (*found, Compared(f"{px} px view alone, all of it", subject.ask(ask, "topk", anchor)))
 
 
-def figure_11(subject: Subject) -> Figure:
-    """Draw cards with our answer and the baselines'."""
-    cards = []
-    for ask in compared_asks(subject):
-        lines = _question_lines(ask)
-        for name, asked in compare(subject, ask):
-            lines.append(_answer_line(f"{name}, {asked.num_kept:,} tokens: ", asked))
-        cards.append(_card(subject, ask, lines))
-    return Figure(
-        "11",
-        "Answers of ours and of baselines at the same budget",
-        f"One model, at most {budget_text(subject.cfg.compressor.budgets)} of {subject.num_tokens:,}, chosen in "
-        "several ways; at the foot of each card, the coarsest view alone. On the left the picture, beside it the "
-        "framed place.",
-        stack(cards),
-    )
-
-
-def figure_12(subject: Subject) -> Figure:
-    """Draw a card for every question with our answer alone, two beside each other."""
-    cards = []
-    for ask in subject.asks:
-        asked = subject.ask(ask)
-        lines = [*_question_lines(ask), _answer_line(f"Answer, {asked.num_kept:,} tokens: ", asked)]
-        cards.append(_card(subject, ask, lines, _WIDTH // 2, 300))
-    return Figure(
-        "12",
-        "Questions and answers",
-        f"Answers of {SELECTIONS[subject.selection].title} on at most {budget_text(subject.cfg.compressor.budgets)} of "
-        f"{subject.num_tokens:,}. On the left the picture, beside it the framed place.",
-        stack([beside(cards[first : first + 2]) for first in range(0, len(cards), 2)]),
-    )
-
-
-def _question_lines(ask: Ask) -> list[_Line]:
+def question_lines(ask: Ask) -> list[_Line]:
+    """Return the question with what is known of it: sub-task, options, truth."""
     lines = [_Line(ask.text, is_bold=True)]
     if ask.known:
         options = zip(OPTION_LETTERS, ask.known.options, strict=False)
@@ -97,16 +63,15 @@ def _question_lines(ask: Ask) -> list[_Line]:
     return lines
 
 
-def _answer_line(before: str, asked: Asked) -> _Line:
+def answer_line(before: str, asked: Asked) -> _Line:
+    """Return the answer behind some words, green or red where the truth is known."""
     if asked.truth is None:
         return _Line(f"{before}{asked.answer_text or '(nothing)'}")
     mark, colour = ("✓", _GOOD) if asked.truth.is_right else ("✗", _BAD)
     return _Line(f"{mark} {before}{asked.answer_text}", colour)
 
 
-def _card(
-    subject: Subject, ask: Ask, lines: Sequence[_Line], width: int = _WIDTH, picture_px: int = 480
-) -> Image.Image:
+def card(subject: Subject, ask: Ask, lines: Sequence[_Line], width: int = WIDTH, picture_px: int = 480) -> Image.Image:
     """Return the picture, the place of the evidence and lines of text beside each other on a plate."""
     pictures = [Image.fromarray(panel.pixels) for panel in card_panels(subject, ask)]
     for picture in pictures:
@@ -119,14 +84,14 @@ def _card(
     ]
     step = round(LETTERS * 1.5)
     height = max(pictures[0].height, step * len(broken)) + 2 * _PAD
-    card = Image.new("RGB", (width, height + _PAD), (255, 255, 255))
-    draw = ImageDraw.Draw(card)
+    plate = Image.new("RGB", (width, height + _PAD), (255, 255, 255))
+    draw = ImageDraw.Draw(plate)
     draw.rounded_rectangle((_PAD // 2, _PAD // 2, width - _PAD // 2, height + _PAD // 2), 22, fill=_TINT)
     x = _PAD * 3 // 2
     for picture in pictures:
-        card.paste(picture, (x, _PAD * 3 // 2))
+        plate.paste(picture, (x, _PAD * 3 // 2))
         x += picture.width + _PAD
     for number, line in enumerate(broken):
         place = (left, _PAD * 3 // 2 + step * number)
         draw.text(place, line.text, fill=line.colour, font=font(LETTERS, line.is_bold))
-    return card
+    return plate

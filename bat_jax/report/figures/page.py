@@ -2,29 +2,15 @@
 
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from bat_jax.io.output_files import write_json
 from bat_jax.report import html
 from bat_jax.report.answer_page import About, page_figures, question_card, run_table, summary
-from bat_jax.report.figures.cards import compare, compared_asks, figure_11, figure_12
+from bat_jax.report.figures.cards import compare, compared_asks
 from bat_jax.report.figures.figure import Figure, card_panels
-from bat_jax.report.figures.heat import figure_8
-from bat_jax.report.figures.pruning import figure_5, figure_9, figure_10
-from bat_jax.report.figures.regions import figure_6
+from bat_jax.report.figures.record import FIGURES
 from bat_jax.report.figures.subject import Ask, Subject
-from bat_jax.report.figures.tsne import figure_7
-
-FIGURES: Mapping[str, Callable[[Subject], Figure]] = {
-    "5": figure_5,
-    "6": figure_6,
-    "7": figure_7,
-    "8": figure_8,
-    "9": figure_9,
-    "10": figure_10,
-    "11": figure_11,
-    "12": figure_12,
-}
 
 
 def write_figures(
@@ -34,14 +20,14 @@ def write_figures(
     about: About,
     on_figure: Callable[[Figure], None] | None = None,
 ) -> None:
-    """Write figureN.png of every figure, figures.json and figures.html into a folder.
+    """Write a PNG file of every figure, figures.json and figures.html into a folder.
 
     Args:
-      numbers: keys of FIGURES. on_figure: called with each figure when its file is written.
+      numbers: names in FIGURES. on_figure: called with each figure when its file is written.
     """
     drawn = []
     for number in numbers:
-        figure = FIGURES[number](subject)
+        figure = FIGURES[number].draw(subject)
         figure.image.save(folder / _file(figure), compress_level=4)
         drawn.append(figure)
         if on_figure:
@@ -54,7 +40,7 @@ def write_figures(
 
 
 def _file(figure: Figure) -> str:
-    return f"figure{figure.number}.png"
+    return f"figure{figure.number}.png" if figure.number.isdigit() else f"{figure.number}.png"
 
 
 def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Page:
@@ -91,9 +77,8 @@ def _group(figure: Figure) -> html.ImageGroup:
     file = io.BytesIO()
     figure.image.save(file, "JPEG", quality=86, optimize=True)
     shown = html.PageImage(jpeg=file.getvalue(), caption="", alt=figure.title)
-    return html.ImageGroup(
-        heading=f"Figure {figure.number}. {figure.title}", text=figure.caption, figures=(shown,), is_wide=True
-    )
+    number = f"Figure {figure.number}. " if figure.number.isdigit() else ""
+    return html.ImageGroup(heading=f"{number}{figure.title}", text=figure.caption, figures=(shown,), is_wide=True)
 
 
 def _compared(subject: Subject, ask: Ask) -> html.Table:

@@ -1,4 +1,4 @@
-"""What is left of the picture under growing pruning (UHR-BAT, arXiv:2604.13565, Figures 5, 9 and 10).
+"""What is left of the picture under pruning, for UHR-BAT's (arXiv:2604.13565) Figures 5, 9 and 10.
 
 The paper keeps the picture where a token survives and blackens the rest. Here four views make one prompt, so they lie
 over each other (seen.py), and merged tokens show their mean colour.
@@ -28,51 +28,28 @@ from bat_jax.report.pictures import Panel, sheet, stack
 from bat_jax.typing import UInt8
 
 PRUNE_SHARES = (0.85, 0.95, 0.975)
-COMPARED_AT = 0.95
-_MOST_QUESTIONS = 2
-_VIEWS = "Views lie over each other: a kept token shows its pixels as its view has them"
-_MERGED = ", tokens that were merged into one row show their mean colour"
-_BLACK = ", black reached the model in no view. Below, the framed place enlarged."
+MOST_QUESTIONS = 2
+VIEWS = "Views lie over each other: a kept token shows its pixels as its view has them"
+MEANS = ", tokens that were merged into one row show their mean colour"
+BLACK = ", black reached the model in no view. Below, the framed place enlarged."
 
 
-def figure_5(subject: Subject) -> Figure:
-    """Compare ours with pruning that does not know the question, at the same budget."""
-    budgets = subject.pruned_budgets(COMPARED_AT)
-    columns = [("uhr_bat", budgets), ("background", budgets)]
-    return Figure(
-        "5",
-        f"Ours against text-agnostic pruning at {_percent(COMPARED_AT)}",
-        f"Both keep {budget_text(budgets)} of {subject.num_tokens:,}. Text-agnostic: background pruning in the manner "
-        f"of GeoLLaVA-8K, which does not read the question. {_VIEWS}{_MERGED}{_BLACK}",
-        stack([_rows(subject, ask, columns, names=True) for ask in subject.local_asks(_MOST_QUESTIONS)]),
-    )
-
-
-def figure_9(subject: Subject) -> Figure:
-    """Show what attention alone keeps: the best tokens of each view, nothing merged."""
-    return _pruned(subject, "9", "topk", "Tokens kept by attention alone")
-
-
-def figure_10(subject: Subject) -> Figure:
-    """Show what UHR-BAT keeps: region by region, the rest of a region merged."""
-    return _pruned(subject, "10", "uhr_bat", "Tokens kept region by region")
-
-
-def _pruned(subject: Subject, number: str, selection: str, title: str) -> Figure:
+def pruned_figure(subject: Subject, number: str, selection: str, title: str) -> Figure:
+    """Show what a selection leaves of the picture for some questions at each share of pruning."""
     columns = [(selection, subject.pruned_budgets(share)) for share in PRUNE_SHARES]
     budgets = "; ".join(
-        f"{_percent(share)}: {budget_text(budgets)}" for share, (_, budgets) in zip(PRUNE_SHARES, columns, strict=True)
+        f"{percent(share)}: {budget_text(budgets)}" for share, (_, budgets) in zip(PRUNE_SHARES, columns, strict=True)
     )
     return Figure(
         number,
         title,
         f"Pruned by {SELECTIONS[selection].title}, of {subject.num_tokens:,} tokens of all views, coarse to fine. "
-        f"{budgets}. {_VIEWS}{_MERGED if selection == 'uhr_bat' else ''}{_BLACK}",
-        stack([_rows(subject, ask, columns) for ask in subject.local_asks(_MOST_QUESTIONS)]),
+        f"{budgets}. {VIEWS}{MEANS if selection == 'uhr_bat' else ''}{BLACK}",
+        stack([pruned_rows(subject, ask, columns) for ask in subject.local_asks(MOST_QUESTIONS)]),
     )
 
 
-def _rows(
+def pruned_rows(
     subject: Subject, ask: Ask, columns: Sequence[tuple[str, tuple[int, ...]]], names: bool = False
 ) -> Image.Image:
     """Return a question's two rows: the picture and what is left of it, whole and enlarged.
@@ -83,7 +60,7 @@ def _rows(
     window = subject.zoom(ask)
     asked = [subject.ask(ask, selection, budgets) for selection, budgets in columns]
     labels = [
-        SELECTIONS[selection].title if names else f"{_percent(1 - sum(budgets) / subject.num_tokens)} pruned"
+        SELECTIONS[selection].title if names else f"{percent(1 - sum(budgets) / subject.num_tokens)} pruned"
         for selection, budgets in columns
     ]
     picture, place = place_panels(subject, ask)
@@ -99,5 +76,6 @@ def _seen(subject: Subject, asked: Asked, window: UnitBox = ALL) -> UInt8[np.nda
     return seen_picture(subject.scene(), subject.backdrop, asked.answer.selections[0], window)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share as captions have it: "97.5 %"."""
     return f"{round(100 * share, 1):g} %"

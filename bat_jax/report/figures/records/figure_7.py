@@ -14,6 +14,7 @@ from PIL import Image
 
 from bat_jax.compress.partition import ALONE
 from bat_jax.report.figures.figure import LETTERS, Figure
+from bat_jax.report.figures.record import FigureRecord
 from bat_jax.report.figures.subject import Subject
 from bat_jax.report.pictures import Panel
 from bat_jax.typing import Float, Int
@@ -126,3 +127,6 @@ def _draw(place: np.ndarray, colours: np.ndarray, panel: Panel) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")
+
+
+FIGURE = FigureRecord(name="7", draw=figure_7, check_installed=check_installed)

@@ -5,6 +5,7 @@ from PIL import Image
 
 from bat_jax.compress.partition import ALONE
 from bat_jax.report.figures.figure import LETTERS, Figure
+from bat_jax.report.figures.record import FigureRecord
 from bat_jax.report.figures.seen import group_colours, token_colours
 from bat_jax.report.figures.subject import Subject
 from bat_jax.report.pictures import Panel, region_panels, sheet, stack
@@ -42,3 +43,6 @@ def _row(subject: Subject, partition: str) -> Image.Image:
     panels += [regions[finest]] if finest else []
     panels.append(Panel(backdrop.paint(scene.grids[finest].to_grid(layer)), "Mean colour of every region"))
     return sheet(_NAMES[partition], panels, len(panels), letters=LETTERS)
+
+
+FIGURE = FigureRecord(name="6", draw=figure_6)

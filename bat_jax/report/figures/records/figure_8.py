@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, heading, place_panels, verdict
+from bat_jax.report.figures.record import FigureRecord
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.layers import ALL, importance_layer, window_in
 from bat_jax.report.pictures import Panel, importance_swatches, sheet, stack
@@ -61,3 +62,6 @@ def importance_on(subject: Subject, ask: Ask) -> tuple[float, float]:
     touched = grid.to_tiles(subject.backdrop.touched(grid.full_side, ask.boxes)) & valid
     importance = np.where(valid, subject.ask(ask).answer.anchor_importance[0], 0.0)
     return float(importance[touched].sum() / max(importance.sum(), 1e-30)), float(touched.sum() / valid.sum())
+
+
+FIGURE = FigureRecord(name="8", draw=figure_8)
