@@ -28,6 +28,7 @@ from bat_jax.io.prompts import load_tokenizer
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import run_record
 from bat_jax.train.loop import LoopSettings, TrainResult, train
+from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.sharding import make_mesh
 from experiments import cli
@@ -149,6 +150,7 @@ def finetune() -> TrainResult:
     checkpoint, output = pathlib.Path(CHECKPOINT.value), pathlib.Path(OUTPUT_DIR.value)
     recipe = recipe_of_flags()
     cfg = compressor.configure(BatModel.read_config(checkpoint))
+    training_config(cfg, recipe)  # what training cannot run is refused before anything is written
     source = LlavaFile(DATA.value)
     held_out = None
     if HELD_OUT.value:

@@ -160,6 +160,7 @@ def test_wrong_flags_are_named_before_anything_is_written(folder):
         (("--data=/nowhere.json",), "/nowhere.json"),
         (("--preset=paper",), "--visual_rate"),
         (("--held_out=8",), "--held_out=8"),
+        (("--set=selection=tome",), "selection='tome': reads the vision tower's attention"),
     ):
         done = run(folder, "wrong", *flags)
         assert done.returncode == 1 and named in done.stderr and done.stderr.count("\n") == 1, done.stderr
