@@ -31,18 +31,23 @@ from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.runs import RunDirectory
-from bat_jax.study.measured.grids import GRIDS, Grid
+from bat_jax.study.measured.grids import GRIDS, Grid, flag_of
 from bat_jax.study.measured.plan import scene_masks
 from bat_jax.study.measured.sweep import Sweep
 from experiments import cli
 
+_SAME_AS = {"figure4": "table6"}
+
+
+def _values_of(flag: str) -> list[str]:
+    return [value for kind, value in map(flag_of, (*GRIDS, *_SAME_AS)) if kind == flag]
+
+
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results go here; an unfinished grid in it goes on.")
-TABLE = flags.DEFINE_multi_enum("table", [], ["5", "6", "7", "8", "9"], "A table of the paper; may be repeated.")
-FIGURE = flags.DEFINE_multi_enum("figure", [], ["1", "3", "4", "5"], "A figure of the paper; 4 shows Table 6.")
-OURS = flags.DEFINE_multi_enum(
-    "ours", [], ["differences", "selections", "regions", "layers", "kmeans"], "A grid of our own."
-)
+TABLE = flags.DEFINE_multi_enum("table", [], _values_of("table"), "A table of the paper; may be repeated.")
+FIGURE = flags.DEFINE_multi_enum("figure", [], _values_of("figure"), "A figure of the paper; 4 shows Table 6.")
+OURS = flags.DEFINE_multi_enum("ours", [], _values_of("ours"), "A grid of our own.")
 BENCHMARK = flags.DEFINE_string("benchmark", "uhr_mini", f"What to ask: {', '.join(BENCHMARKS.names)}.")
 SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Scenes of uhr_mini. Default: validation.")
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
@@ -50,8 +55,6 @@ DATA = flags.DEFINE_string("data", None, "File or folder of a benchmark that com
 IMAGE_FOLDER = flags.DEFINE_string("image_folder", None, "Where the image files of --data stand. Default: beside it.")
 LIMIT = flags.DEFINE_integer("limit", 300, "Questions of each cell at most.", lower_bound=1)
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
-
-_SAME_AS = {"figure4": "table6"}
 
 
 def grid_names() -> tuple[str, ...]:

@@ -159,9 +159,7 @@ def answer_questions(
         raise ValueError("--image: give an image file")
     if not questions:
         raise ValueError("--question: ask at least one question")
-    for question in questions:
-        if not question.replace("<image>", "").strip():
-            raise ValueError(f"--question={question!r}: is empty; ask something about the image")
+    cli.check_questions(questions)
     if output_dir is not None:
         check_output_dir(pathlib.Path(output_dir), overwrite)
     session = Session.open(checkpoint, images)

@@ -7,8 +7,9 @@ import pathlib
 
 from absl import flags
 
-from bat_jax.io.output_files import staged_file
-from bat_jax.study.paper.audit import audit, report
+from bat_jax.io.output_files import write_text
+from bat_jax.report.paper_audit import report
+from bat_jax.study.paper.audit import audit
 from experiments import cli
 
 OUTPUT = flags.DEFINE_string("output", None, "Also write the report to this file (replaced whole).")
@@ -19,8 +20,7 @@ def main(_: list[str]) -> None:
     text = report(audit())
     print(text, end="")
     if OUTPUT.value:
-        with staged_file(pathlib.Path(OUTPUT.value)) as stage:
-            stage.write_text(text, encoding="utf-8")
+        write_text(pathlib.Path(OUTPUT.value), text)
 
 
 if __name__ == "__main__":

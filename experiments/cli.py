@@ -35,6 +35,17 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
 
 
+def check_questions(questions: Sequence[str]) -> None:
+    """Refuse a --question that asks nothing.
+
+    Raises:
+      ValueError: names it.
+    """
+    for question in questions:
+        if not question.replace("<image>", "").strip():
+            raise ValueError(f"--question={question!r}: is empty; ask something about the image")
+
+
 def _use_compile_cache() -> None:
     """Keep compiled programs between runs, where the user's cache folder can be written."""
     if jax.config.jax_compilation_cache_dir:

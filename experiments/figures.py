@@ -67,9 +67,7 @@ def check_flags() -> None:
         raise ValueError("--question: ask at least one question about --image")
     if QUESTION.value and not IMAGE.value:
         raise ValueError("--question: goes with --image; a scene brings its own questions")
-    for question in QUESTION.value:
-        if not question.replace("<image>", "").strip():
-            raise ValueError(f"--question={question!r}: is empty; ask something about the image")
+    cli.check_questions(QUESTION.value)
     check_output_dir(pathlib.Path(OUTPUT_DIR.value), OVERWRITE.value)
     for figure in chosen_figures():
         FIGURES[figure].check_installed()

@@ -15,8 +15,6 @@ import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from absl import flags
 from tqdm import tqdm
@@ -25,11 +23,14 @@ from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import PredictionLog, read_predictions
 from bat_jax.io.digests import checkpoint_digest
+from bat_jax.io.output_files import write_text
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
-from bat_jax.report import study_files, study_page, study_tables
+from bat_jax.report import study_page, study_tables
+from bat_jax.report.figures.figure import Figure
 from bat_jax.runs import RunDirectory
 from bat_jax.study.measured import coverage, plan, reproduction
+from bat_jax.study.measured.comparison import Records
 from bat_jax.study.measured.plan import Plan
 from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.sweep import Sweep
@@ -93,7 +94,7 @@ def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> d
     return sweeps
 
 
-def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Mapping[str, Mapping[str, Any]]:
+def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Records:
     """Follow the targets of every scene and return a line a scene."""
     folder = output / plan.COVERAGE
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Mapping[str, M
     return read_predictions(folder)
 
 
-def draw_figures(output: pathlib.Path, seed: int) -> tuple[study_page.StudyFigure, ...]:
+def draw_figures(output: pathlib.Path, seed: int) -> tuple[Figure, ...]:
     """Run experiments.figures on a scene, unless its pictures are there, and return them.
 
     Raises:
@@ -136,12 +137,12 @@ def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
     ]
     judged = reproduction.claims(results)
-    study_files.write_study(judged, results, facts, output, pictures, record)
+    study_page.write_study(judged, results, facts, output, pictures, record)
     if WRITE_DOCS.value:
         words = ["--full"] * FULL.value + [f"--scenes={item}" for item in SCENES.value]
         command = " ".join(["python -m experiments.study --write_docs", *words])
-        study_files.write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
-    print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_files.REPORT}")
+        write_text(DOCS, study_tables.reproduction_markdown(judged, facts, command))
+    print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_page.REPORT}")
 
 
 def main(_: list[str]) -> None:

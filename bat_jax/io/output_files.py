@@ -118,10 +118,15 @@ def staged_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
         stage.unlink(missing_ok=True)
 
 
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with staged_file(path) as stage:
+        stage.write_text(text, encoding="utf-8")
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
-    with staged_file(path) as stage:
-        stage.write_text(json.dumps(content, indent=2) + "\n")
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def sync_folder(path: pathlib.Path) -> None:

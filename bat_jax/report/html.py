@@ -5,7 +5,7 @@ Every text is escaped; the page asks nothing of a network, fits a phone and foll
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 Rgb = tuple[int, int, int]
@@ -178,19 +178,14 @@ table{font-size:.85rem}th,td{padding:6px}}
 
 def render(page: Page) -> str:
     """Return the page as HTML text."""
-    parts = [f"<h1>{escape(page.title)}</h1>", f"<p>{escape(page.lead)}</p>"]
-    if page.summary:
-        parts.append(f'<p class="summary">{escape(page.summary)}</p>')
-    if page.notice:
-        parts.append(f'<p class="notice">{escape(page.notice)}</p>')
+    parts = opening(page.title, page.lead, page.summary, page.notice)
     if page.steps:
         steps = "".join(f"<li><b>{escape(number)}</b>{escape(text)}</li>" for number, text in page.steps)
         parts.append(f'<ol class="steps">{steps}</ol>')
     if page.questions:
         parts.append(_overview(page.questions))
     if page.terms:
-        terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in page.terms)
-        parts.append(f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>')
+        parts.append(explained(page.terms))
     parts += [f'<div class="card">{_groups(groups, "h2")}</div>' for groups in page.images]
     if page.questions:
         parts.append("<h2>Question by question</h2>")
@@ -208,6 +203,28 @@ def document(title: str, parts: Sequence[str]) -> str:
         + "\n".join(parts)
         + "\n</main></body></html>\n"
     )
+
+
+def opening(title: str, lead: str, summary: str, notice: str) -> list[str]:
+    """Return the top of a page; summary and notice are left out where they are empty."""
+    parts = [f"<h1>{escape(title)}</h1>", f"<p>{escape(lead)}</p>"]
+    lines = (("summary", summary), ("notice", notice))
+    return parts + [f'<p class="{kind}">{escape(text)}</p>' for kind, text in lines if text]
+
+
+def explained(terms: Sequence[tuple[str, str]]) -> str:
+    """Return words of a page and what they mean, in a card."""
+    items = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms)
+    return f'<h2>How to read it</h2><div class="card"><dl>{items}</dl></div>'
+
+
+def bare_table(kind: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of cells that are HTML already. kind: its class, or ""."""
+    names = "".join(f"<th>{name}</th>" for name in header)
+    head = f"<thead><tr>{names}</tr></thead>" if names else ""
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    opened = f'<table class="{kind}">' if kind else "<table>"
+    return f"{opened}{head}<tbody>{body}</tbody></table>"
 
 
 def card(groups: Sequence[ImageGroup], tables: Sequence[Table] = ()) -> str:
@@ -272,14 +289,12 @@ def _legend(legend: Sequence[tuple[str, Rgb]]) -> str:
     """Return swatches with names; where only the ends have one, a scale."""
     if not legend:
         return ""
-    swatches = [f'<i style="background:rgb{colour}"></i>' for _, colour in legend]
-    names = [escape(name) for name, _ in legend]
-    is_scale = "" in names
-    pairs = list(zip(swatches, names, strict=True))
-    items = [f"<span>{swatch}{name}</span>" for swatch, name in pairs]
+    is_scale = any(not name for name, _ in legend)
+    items = [(f'<i style="background:rgb{colour}"></i>', escape(name)) for name, colour in legend]
     if is_scale:
-        items[0] = f"<span>{names[0]}{swatches[0]}</span>"
-    return f'<div class="legend{" scale" if is_scale else ""}">{"".join(items)}</div>'
+        items[0] = items[0][::-1]
+    spans = "".join(f"<span>{first}{second}</span>" for first, second in items)
+    return f'<div class="legend{" scale" if is_scale else ""}">{spans}</div>'
 
 
 def _question(number: int, question: QuestionCard) -> str:
@@ -307,10 +322,7 @@ def _option(option: Option) -> str:
 
 
 def _table(table: Table, level: str) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in table.header)
-    head = f"<thead><tr>{header}</tr></thead>" if table.header else ""
-    rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    kind = "" if table.header else ' class="left"'
-    body = f"<table{kind}>{head}<tbody>{rows}</tbody></table>"
+    cells = (map(escape, row) for row in table.rows)
+    body = bare_table("" if table.header else "left", list(map(escape, table.header)), map(list, cells))
     box = "card scroll" if level == "h2" else "scroll"
     return f'<{level}>{escape(table.title)}</{level}><div class="{box}">{body}</div>'

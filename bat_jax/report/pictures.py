@@ -195,23 +195,14 @@ def sheet(
     return image
 
 
-def stack(images: Sequence[Image.Image]) -> Image.Image:
-    """Return images below each other."""
-    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), _PAPER)
-    y = 0
-    for image in images:
-        whole.paste(image, (0, y))
-        y += image.height
-    return whole
-
-
-def beside(images: Sequence[Image.Image]) -> Image.Image:
-    """Return images beside each other."""
-    whole = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), _PAPER)
-    x = 0
-    for image in images:
-        whole.paste(image, (x, 0))
-        x += image.width
+def stack(images: Sequence[Image.Image], columns: int = 1) -> Image.Image:
+    """Return images of one size, or of any in a single column, row by row from the top left."""
+    width, rows = max(image.width for image in images), range(0, len(images), columns)
+    heights = [max(image.height for image in images[first : first + columns]) for first in rows]
+    whole = Image.new("RGB", (width * min(columns, len(images)), sum(heights)), _PAPER)
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        whole.paste(image, (column * width, sum(heights[:row])))
     return whole
 
 

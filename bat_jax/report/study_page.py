@@ -1,6 +1,5 @@
-"""The report of a study run as one HTML file: claims and verdicts, the region rule, tables and figures, pictures."""
+"""What a study run writes: tables as Markdown and CSV, plots, and one HTML file with all of them and the claims."""
 
-import dataclasses
 import io
 import json
 import pathlib
@@ -10,7 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from bat_jax.io.output_files import write_text
 from bat_jax.report import html, study_tables, sweep_tables
+from bat_jax.report.figures.figure import Figure
 from bat_jax.report.html import ImageGroup, PageImage, Table
 from bat_jax.runs import package_versions
 from bat_jax.study.measured.grids import Grid, flag_of
@@ -18,6 +19,7 @@ from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.sweep import CellResult
 from bat_jax.study.measured.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
 
+REPORT = "report.html"
 FIGURES_FILE = "figures.json"
 _MARK_CLASSES = {
     REPRODUCED: "right",
@@ -38,17 +40,7 @@ _TERMS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyFigure:
-    """One of the paper's figures, drawn anew. png: the file."""
-
-    figure: str
-    title: str
-    caption: str
-    png: pathlib.Path
-
-
-def read_figures(folder: pathlib.Path) -> tuple[StudyFigure, ...]:
+def read_figures(folder: pathlib.Path) -> tuple[Figure, ...]:
     """Read what `experiments.figures` wrote: figures.json and the files that it names.
 
     Raises:
@@ -57,72 +49,73 @@ def read_figures(folder: pathlib.Path) -> tuple[StudyFigure, ...]:
     path = folder / FIGURES_FILE
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        found = tuple(
-            StudyFigure(
-                figure=str(entry["figure"]), title=entry["title"], caption=entry["caption"], png=folder / entry["png"]
-            )
+        return tuple(
+            Figure(str(entry["figure"]), entry["title"], entry["caption"], Image.open(folder / entry["png"]))
             for entry in entries
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: is no list of figures ({type(error).__name__}: {error})") from None
-    for picture in found:
-        if not picture.png.is_file():
-            raise ValueError(f"{path}: names {picture.png.name}, which is not there")
-    return found
 
 
-def render(
+def write_study(
     judged: Sequence[Judged],
     results: Results,
     facts: Sequence[str],
-    folder: pathlib.Path,
-    pictures: Sequence[StudyFigure],
+    output: pathlib.Path,
+    pictures: Sequence[Figure],
     record: Mapping[str, Any],
-) -> str:
-    """Return the page.
+) -> None:
+    """Write a study's files into a folder, each whole or not at all: tables, their plots, and the page of all of them.
 
     Args:
-      facts: lines on what was asked. folder: holds comparison.png, coverage.png and a PNG for every grid.
-      record: `run_record`'s content.
+      facts: lines on what was asked. pictures: the paper's figures drawn anew. record: `run_record`'s content.
     """
-    title = "UHR-BAT in miniature: what reproduces"
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(' · '.join(facts))}</p>",
-        f'<p class="summary">{escape(study_tables.count_verdicts(judged))}.</p>',
-    ]
-    if results.is_guessing:
-        right, chance = results.small_objects()
-        text = (
-            f"The model's answers about small objects are guesses ({right:.1f} % right, guessing gets "
-            f"{chance:.1f} %). Numbers about accuracy below say nothing about the methods; token coverage does."
-        )
-        parts.append(f'<p class="notice">{escape(text)}</p>')
-    terms = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _TERMS)
-    parts += [
-        f"<h2>Claims of the paper</h2>{_claims(judged)}",
-        f'<h2>How to read it</h2><div class="card"><dl>{terms}</dl></div>',
-        "<h2>Does preserve-and-merge keep what top-K loses?</h2>",
-        _card("Accuracy, uhr_bat minus top-K", "", folder / "comparison.png", study_tables.comparison_table(results)),
-        _card(
-            "Token coverage: share of target objects whose token is kept unmerged",
-            "",
-            folder / "coverage.png",
-            *study_tables.coverage_tables(results.coverage),
-        ),
-        "<h2>Tables and figures of the paper, and ours</h2>",
-    ]
-    for sweep in results.sweeps.values():
+    cards = []
+    for part, sweep in results.sweeps.items():
         for grid in sweep.grids:
-            table = _grid_table(sweep.results(grid))
-            parts.append(_card(f"{grid.title} ({_name(grid)})", grid.note, folder / f"{grid.name}.png", table))
+            found = sweep.results(grid)
+            sweep_tables.write_grid(output, grid, found, [f"{found[0].num_questions} questions, part {part}", *facts])
+            heading, plot = f"{grid.title} ({_name(grid)})", Image.open(output / f"{grid.name}.png")
+            cards.append(_card(heading, grid.note, plot, _grid_table(found)))
     if pictures:
-        parts.append("<h2>Pictures</h2>")
-    parts += [_card(f"Figure {one.figure}: {one.title}", one.caption, one.png) for one in pictures]
-    record = {**record, "packages": package_versions(record)}
-    rows = tuple((name, str(value)) for name, value in record.items())
-    parts.append(html.card((), [Table(title="This run", header=(), rows=rows)]))
-    return html.document(title, parts)
+        cards.append("<h2>Pictures</h2>")
+    cards += [_card(f"Figure {one.number}: {one.title}", one.caption, one.image) for one in pictures]
+    comparison, coverage = study_tables.comparison_table(results), study_tables.coverage_tables(results.coverage)
+    study_tables.comparison_plot(results, output / "comparison.png")
+    study_tables.coverage_plot(results.coverage, output / "coverage.png")
+    top = "\n".join([*(f"- {fact}" for fact in facts), "", ""])
+    for name, tables in (
+        ("comparison", [comparison]),
+        ("coverage", coverage),
+        ("claims", [study_tables.claims_table(judged)]),
+    ):
+        write_text(output / f"{name}.md", top + "\n".join(map(study_tables.markdown, tables)))
+    targets = "Token coverage: share of target objects whose token is kept unmerged"
+    rows = tuple((name, str(value)) for name, value in {**record, "packages": package_versions(record)}.items())
+    title = "UHR-BAT in miniature: what reproduces"
+    lead, summary = " · ".join(facts), f"{study_tables.count_verdicts(judged)}."
+    parts = [
+        *html.opening(title, lead, summary, _notice(results)),
+        f"<h2>Claims of the paper</h2>{_claims(judged)}",
+        html.explained(_TERMS),
+        "<h2>Does preserve-and-merge keep what top-K loses?</h2>",
+        _card("Accuracy, uhr_bat minus top-K", "", Image.open(output / "comparison.png"), comparison),
+        _card(targets, "", Image.open(output / "coverage.png"), *coverage),
+        "<h2>Tables and figures of the paper, and ours</h2>",
+        *cards,
+        html.card((), [Table(title="This run", header=(), rows=rows)]),
+    ]
+    write_text(output / REPORT, html.document(title, parts))
+
+
+def _notice(results: Results) -> str:
+    if not results.is_guessing:
+        return ""
+    right, chance = results.small_objects()
+    return (
+        f"The model's answers about small objects are guesses ({right:.1f} % right, guessing gets {chance:.1f} %). "
+        "Numbers about accuracy below say nothing about the methods; token coverage does."
+    )
 
 
 def _name(grid: Grid) -> str:
@@ -131,9 +124,9 @@ def _name(grid: Grid) -> str:
     return f"ours: {name}" if kind == "ours" else f"{kind.capitalize()} {name}"
 
 
-def _card(heading: str, text: str, png: pathlib.Path, *tables: Table) -> str:
+def _card(heading: str, text: str, picture: Image.Image, *tables: Table) -> str:
     data = io.BytesIO()
-    Image.open(png).convert("RGB").save(data, "JPEG", quality=90, subsampling=0)
+    picture.convert("RGB").save(data, "JPEG", quality=90, subsampling=0)
     figure = PageImage(jpeg=data.getvalue(), caption="", alt=heading)
     return html.card([ImageGroup(heading=heading, text=text, figures=(figure,), is_wide=True)], tables)
 
@@ -144,19 +137,10 @@ def _claims(judged: Sequence[Judged]) -> str:
         mark = f'<span class="mark {_MARK_CLASSES[one.verdict]}">{escape(one.verdict)}</span>'
         note = f"<small>{escape(one.note)}</small>" if one.note else ""
         command = f"<small><code>{escape(one.command)}</code></small>" if one.verdict == NEEDS_WEIGHTS else ""
-        cells = (
-            escape(one.where),
-            escape(one.claim),
-            f"{escape(one.ran)}{command}",
-            f"{escape(one.number)}{note}",
-            mark,
-        )
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    header = "".join(f"<th>{name}</th>" for name in ("where", "claim", "what we ran", "number", ""))
-    return (
-        f'<div class="card scroll"><table class="left claims"><thead><tr>{header}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        ran, number = f"{escape(one.ran)}{command}", f"{escape(one.number)}{note}"
+        rows.append((escape(one.where), escape(one.claim), ran, number, mark))
+    table = html.bare_table("left claims", ("where", "claim", "what we ran", "number", ""), rows)
+    return f'<div class="card scroll">{table}</div>'
 
 
 def _grid_table(found: Sequence[CellResult]) -> Table:

@@ -10,21 +10,20 @@ from matplotlib.axes import Axes
 
 from bat_jax.report.html import Table
 from bat_jax.report.markdown import table_lines
-from bat_jax.report.sweep_tables import means_and_errors
+from bat_jax.report.sweep_tables import means_and_errors, save
 from bat_jax.study.measured import coverage
-from bat_jax.study.measured.comparison import Interval
-from bat_jax.study.measured.coverage import Lines
-from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, IsAsked, Results, is_shared
+from bat_jax.study.measured.comparison import Interval, IsWanted, Records
+from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, Results, is_shared
 from bat_jax.study.measured.verdicts import Judged
 
-KINDS: Mapping[str, IsAsked] = {
+KINDS: Mapping[str, IsWanted] = {
     "one site": ONE_SITE_ONLY,
     "tokens shared": is_shared,
     "several sites": SCATTERED_ONLY,
     "all questions": lambda record: True,
 }
 RIVALS = ("topk", "topk_global")
-_PLACES: Mapping[str, IsAsked] = {
+_PLACES: Mapping[str, IsWanted] = {
     "one site": lambda target: not target["is_scattered"],
     "one site, inner half": lambda target: not target["is_scattered"] and not target["is_outer"],
     "one site, outer half": lambda target: not target["is_scattered"] and target["is_outer"],
@@ -43,25 +42,25 @@ def comparison_table(results: Results) -> Table:
     """Return how UHR-BAT compares with top-K, by kind of question and budget, and over all budgets."""
     rows = []
     columns = results.columns("methods", "regions")
-    for (kind, is_asked), rival in itertools.product(KINDS.items(), RIVALS):
+    for (kind, is_wanted), rival in itertools.product(KINDS.items(), RIVALS):
         for name, budgets in (*((column, [column]) for column in columns), ("all", columns)):
-            found = results.against(rival, budgets, is_asked)
+            found = results.against(rival, budgets, is_wanted)
             numbers = (str(found.num_questions), f"{found.ours:.1f}", f"{found.theirs:.1f}", found.difference.text())
             rows.append((kind, rival, name, *numbers))
     header = ("questions", "against", "budget", "n", "uhr_bat", "other", "difference")
     return Table(title="Accuracy: preserve-and-merge against top-K", header=header, rows=tuple(rows))
 
 
-def coverage_tables(lines: Lines) -> tuple[Table, ...]:
+def coverage_tables(lines: Records) -> tuple[Table, ...]:
     """Return the share of targets that are kept unmerged, by importance, kind of question, selection and budget."""
     tables = []
     for source, words in _IMPORTANCE.items():
         rows = []
-        for (kind, is_asked), way in itertools.product(_PLACES.items(), coverage.ways_in(lines)):
-            kept = [coverage.share(lines, source, way, budget, "k", is_asked) for budget in coverage.BUDGETS]
+        for (kind, is_wanted), way in itertools.product(_PLACES.items(), coverage.ways_in(lines)):
+            kept = [coverage.share(lines, source, way, budget, "k", is_wanted) for budget in coverage.BUDGETS]
             shares = [share.text(".0f") for share in kept if share]
-            merged = coverage.share(lines, source, way, 2, "m", is_asked)
-            lead = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_asked)
+            merged = coverage.share(lines, source, way, 2, "m", is_wanted)
+            lead = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_wanted)
             if merged and lead:  # else there are no such targets
                 rows.append((kind, way, *shares, "" if way == coverage.TOP_K else lead.text(), f"{merged.middle:.1f}"))
         header = ("questions", "selection", *(f"{kept}k" for kept in coverage.BUDGETS), "kept - topk", "merged at 2k")
@@ -122,14 +121,14 @@ def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], comman
 
 
 def comparison_plot(results: Results, path: pathlib.Path) -> None:
-    """Draw uhr_bat minus top-K against budget as a PNG, with intervals, by kind of question."""
+    """Draw uhr_bat minus top-K against budget as a PNG, whole or not at all, with intervals, by kind of question."""
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(KINDS), sharey=True)
     columns = results.columns("methods", "regions")
-    for axes, (kind, is_asked) in zip(panels, KINDS.items(), strict=True):
+    for axes, (kind, is_wanted) in zip(panels, KINDS.items(), strict=True):
         for number, rival in enumerate(RIVALS):
             places = [index + 0.16 * number for index in range(len(columns))]
-            found = [results.against(rival, [column], is_asked).difference for column in columns]
+            found = [results.against(rival, [column], is_wanted).difference for column in columns]
             _draw(axes, places, found, f"uhr_bat - {rival}", "none")
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xticks(range(len(columns)), columns)
@@ -140,11 +139,11 @@ def comparison_plot(results: Results, path: pathlib.Path) -> None:
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(RIVALS), fontsize="small"
     )
-    figure.savefig(path, format="png", dpi=120)
+    save(figure, path)
 
 
-def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
-    """Draw the share of targets kept unmerged against budget as a PNG, by importance and kind of question."""
+def coverage_plot(lines: Records, path: pathlib.Path) -> None:
+    """Draw the share of targets kept unmerged against budget as a PNG, as above, by importance and kind of question."""
     figure = matplotlib.figure.Figure(figsize=(9, 6.4), layout="constrained")
     kinds = ("one site", "several sites")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
@@ -163,7 +162,7 @@ def coverage_plot(lines: Lines, path: pathlib.Path) -> None:
     for axes in panels[1]:
         axes.set_xlabel("thousands kept, of the paper's tokens")
     panels[0, 0].legend(fontsize="x-small")
-    figure.savefig(path, format="png", dpi=120)
+    save(figure, path)
 
 
 def _draw(

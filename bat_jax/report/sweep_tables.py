@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import matplotlib.figure
 
-from bat_jax.io.output_files import staged_file
+from bat_jax.io.output_files import staged_file, write_text
 from bat_jax.report.markdown import table_lines
 from bat_jax.study.measured.comparison import Interval
 from bat_jax.study.measured.grids import Grid
@@ -18,11 +18,9 @@ from bat_jax.study.measured.sweep import CellResult
 def write_grid(folder: pathlib.Path, grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:
     """Write a grid's table, numbers and plot as NAME.md, .csv and .png, and return the table."""
     table = to_markdown(grid, results, [*facts, grid.note] if grid.note else facts)
-    for suffix, content in (("md", table), ("csv", to_csv(results))):
-        with staged_file(folder / f"{grid.name}.{suffix}") as stage:
-            stage.write_text(content, encoding="utf-8")
-    with staged_file(folder / f"{grid.name}.png") as stage:
-        plot(grid, results, stage)
+    write_text(folder / f"{grid.name}.md", table)
+    write_text(folder / f"{grid.name}.csv", to_csv(results))
+    plot(grid, results, folder / f"{grid.name}.png")
     return table
 
 
@@ -123,4 +121,10 @@ def plot(grid: Grid, results: Sequence[CellResult], path: pathlib.Path) -> None:
     axes.set_title(grid.title)
     (axes.set_ylabel if has_series else axes.set_xlabel)("percent right")
     axes.grid(alpha=0.3)
-    figure.savefig(path, format="png", dpi=120)
+    save(figure, path)
+
+
+def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+    """Write a plot as a PNG, whole or not at all."""
+    with staged_file(path) as stage:
+        figure.savefig(stage, format="png", dpi=120)

@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]
+IsWanted = Callable[[Record], bool]
 
 # Forms of UHR-Mini's questions by what has to be seen: things on several sites, or what is on one named site.
 SCATTERED = ("overall_counting/kind", "spatial_relation/sites", "route_planning/first")
@@ -120,20 +121,18 @@ def paired_difference(
     return Interval(100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0))
 
 
-def compare(
-    ours: Sequence[Records], theirs: Sequence[Records], is_asked: Callable[[Record], bool] = lambda record: True
-) -> Paired:
+def compare(ours: Sequence[Records], theirs: Sequence[Records], is_wanted: IsWanted = lambda record: True) -> Paired:
     """Compare two ways on the questions that all of their runs answered.
 
     Args:
       ours, theirs: runs of each way (seeds, budgets); a question counts with the share of its runs that are right.
-      is_asked: which questions.
+      is_wanted: which questions.
 
     Raises:
       ValueError: there is no such question.
     """
     first, *others = (*ours, *theirs)
-    ids = [id for id, record in first.items() if is_asked(record) and all(id in other for other in others)]
+    ids = [id for id, record in first.items() if is_wanted(record) and all(id in other for other in others)]
     if not ids:
         raise ValueError("no question that all runs answered to compare them on; give more scenes")
     our_shares, their_shares = right_shares(ours, ids), right_shares(theirs, ids)

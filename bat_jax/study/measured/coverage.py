@@ -37,7 +37,15 @@ from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, Interval, mean_interval, paired_difference
+from bat_jax.study.measured.comparison import (
+    ONE_SITE,
+    SCATTERED,
+    Interval,
+    IsWanted,
+    Records,
+    mean_interval,
+    paired_difference,
+)
 from bat_jax.study.measured.grids import KEPT_THOUSANDS, Scaling
 from bat_jax.study.measured.plan import plain_questions
 from bat_jax.typing import Array, Float, Int
@@ -46,8 +54,6 @@ FATES = "cmk"
 OWN, ORACLE = "own", "oracle"
 BUDGETS = KEPT_THOUSANDS
 UHR_BAT, TOP_K = "uhr_bat", "topk"
-Lines = Mapping[str, Mapping[str, Any]]
-IsAsked = Callable[[Mapping[str, Any]], bool]
 _FINE = 2
 _MAX_TARGETS = 4
 _SCATTERED_ROUNDS = 4
@@ -73,7 +79,7 @@ def ways() -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def ways_in(lines: Lines) -> tuple[str, ...]:
+def ways_in(lines: Records) -> tuple[str, ...]:
     """Return the names of `ways` that all lines of `measure` have."""
     fates = [of for line in lines.values() for target in line["targets"] for of in target["fates"].values()]
     return tuple(name for name in ways() if all(name in of for of in fates))
@@ -262,36 +268,36 @@ def _purity(region: np.ndarray, shown: np.ndarray) -> float:
     return float(most / region.size)
 
 
-def share(lines: Lines, importance: str, way: str, kept: int, fate: str, is_asked: IsAsked) -> Interval | None:
+def share(lines: Records, importance: str, way: str, kept: int, fate: str, is_wanted: IsWanted) -> Interval | None:
     """Return the percent of targets with a fate, its interval by scenes; None where there is no target.
 
     Args:
-      lines: of `measure`, by scene. kept: one of BUDGETS. is_asked: which targets.
+      lines: of `measure`, by scene. kept: one of BUDGETS. is_wanted: which targets.
     """
-    values, scenes = _values(lines, importance, way, (kept,), fate, is_asked)
+    values, scenes = _values(lines, importance, way, (kept,), fate, is_wanted)
     if not values:
         return None
     return Interval(*(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)))
 
 
 def difference(
-    lines: Lines, importance: str, ours: str, theirs: str, budgets: Sequence[int], is_asked: IsAsked
+    lines: Records, importance: str, ours: str, theirs: str, budgets: Sequence[int], is_wanted: IsWanted
 ) -> Interval | None:
     """Return by how many points one way keeps more of the same targets than another, over some budgets."""
-    mine, scenes = _values(lines, importance, ours, budgets, "k", is_asked)
-    other, _ = _values(lines, importance, theirs, budgets, "k", is_asked)
+    mine, scenes = _values(lines, importance, ours, budgets, "k", is_wanted)
+    other, _ = _values(lines, importance, theirs, budgets, "k", is_wanted)
     return paired_difference(mine, other, scenes) if mine else None
 
 
 def _values(
-    lines: Lines, importance: str, way: str, budgets: Sequence[int], fate: str, is_asked: IsAsked
+    lines: Records, importance: str, way: str, budgets: Sequence[int], fate: str, is_wanted: IsWanted
 ) -> tuple[list[float], list[str]]:
     """Return for every target in how many of the budgets it has a fate (a share), and its scene."""
     places = [BUDGETS.index(kept) for kept in budgets]
     values, scenes = [], []
     for scene, line in lines.items():
         for target in line["targets"]:
-            if is_asked(target):
+            if is_wanted(target):
                 letters = target["fates"][importance][way]
                 values.append(sum(letters[place] == fate for place in places) / len(places))
                 scenes.append(scene)

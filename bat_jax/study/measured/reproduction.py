@@ -9,19 +9,18 @@ verdict from the rules of verdicts.py. `experiments.study` writes the outcome as
 import functools
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bat_jax.config import BatConfig
 from bat_jax.engine import cost
 from bat_jax.study.measured import coverage
-from bat_jax.study.measured.comparison import Interval, Records, compare, mean_interval
+from bat_jax.study.measured.comparison import Interval, IsWanted, Record, Records, compare, mean_interval
 from bat_jax.study.measured.grids import PAPER_TOKENS, Cell, flag_of
 from bat_jax.study.measured.study_results import (
     ONE_SITE_ONLY,
     SCATTERED_ONLY,
     SMALL_ONLY,
-    IsAsked,
     Results,
     is_shared,
 )
@@ -74,11 +73,11 @@ def _needs_weights(where: str, claim: str, why: str, command: str) -> Judged:
 
 
 def _better_than(
-    results: Results, other: str, where: str, claim: str, is_asked: IsAsked, of: str, grid: str = "selections"
+    results: Results, other: str, where: str, claim: str, is_wanted: IsWanted, of: str, grid: str = "selections"
 ) -> Judged:
     """Judge that UHR-BAT is better than another selection in a grid of one budget."""
     ours, theirs = (results.answers("selections", grid, name) for name in (UHR_BAT, other))
-    found = compare([ours], [theirs], is_asked)
+    found = compare([ours], [theirs], is_wanted)
     budget = "/".join(map(str, results.grid("selections", grid).cells[0].budgets))
     return _accuracy(
         results,
@@ -98,16 +97,16 @@ def _abstract(results: Results) -> Iterator[Judged]:
     seeds = len(results.seeds(columns[0]))
     runs = [records for _, records in results.series("methods", "regions")]
     for other, name in (("topk_global", "global top-K"), ("topk", "top-K in every view")):
-        for is_asked, of in (
+        for is_wanted, of in (
             (ONE_SITE_ONLY, "about one site"),
             (is_shared, "about different sites that share their tokens"),
             (SCATTERED_ONLY, "about several sites"),
         ):
-            paired = results.against(other, columns, is_asked)
+            paired = results.against(other, columns, is_wanted)
             yield _accuracy(
                 results,
                 gain(paired.difference),
-                is_guess=results.are_guesses(runs, is_asked),
+                is_guess=results.are_guesses(runs, is_wanted),
                 where="Abstract, Sec. 3.4",
                 claim=f"{name} loses what preserve-and-merge keeps: questions {of}",
                 ran=f"uhr_bat - {other}, {len(columns)} budgets ({columns[0]} to {columns[-1]}), {seeds} seeds of "
@@ -120,7 +119,7 @@ def _abstract(results: Results) -> Iterator[Judged]:
         yield _better_than(results, other, "Abstract", claim, lambda record: True, "questions")
 
 
-def _is_of(is_scattered: bool, target: Mapping[str, Any]) -> bool:
+def _is_of(is_scattered: bool, target: Record) -> bool:
     """Return whether a target is one of a question about several sites, or about one."""
     return target["is_scattered"] == is_scattered
 
@@ -129,8 +128,8 @@ def _method(results: Results) -> Iterator[Judged]:
     lines = results.coverage
     for source, words in ((coverage.OWN, "the model's importance"), (coverage.ORACLE, "an oracle's importance")):
         for is_scattered, of in ((False, "about one site"), (True, "about several sites")):
-            is_asked = functools.partial(_is_of, is_scattered)
-            difference = coverage.difference(lines, source, UHR_BAT, coverage.TOP_K, coverage.BUDGETS, is_asked)
+            is_wanted = functools.partial(_is_of, is_scattered)
+            difference = coverage.difference(lines, source, UHR_BAT, coverage.TOP_K, coverage.BUDGETS, is_wanted)
             if difference is not None:
                 yield Judged(
                     where="Sec. 3.4",

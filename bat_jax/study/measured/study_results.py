@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from bat_jax.config import BatConfig
 from bat_jax.study.measured.comparison import (
     ONE_SITE,
     SCATTERED,
     SMALL_OBJECT,
+    IsWanted,
     Paired,
     Record,
     Records,
@@ -24,15 +24,13 @@ from bat_jax.study.measured.coverage import UHR_BAT
 from bat_jax.study.measured.grids import Cell, Grid
 from bat_jax.study.measured.sweep import Sweep
 
-IsAsked = Callable[[Record], bool]
-
 
 def is_shared(record: Record) -> bool:
     """Return whether a question shares its tokens with questions about other sites (plan.shared_tasks)."""
     return "shared" in record["facts"]
 
 
-def is_form(forms: Sequence[str]) -> IsAsked:
+def is_form(forms: Sequence[str]) -> IsWanted:
     """Return a test for questions of some forms that tokens are chosen for alone."""
     return lambda record: form_of(record) in forms and not is_shared(record)
 
@@ -49,7 +47,7 @@ class Results:
 
     cfg: BatConfig
     sweeps: Mapping[str, Sweep]
-    coverage: Mapping[str, Mapping[str, Any]]
+    coverage: Records
     chance: Mapping[str, float]
 
     def grid(self, part: str, name: str) -> Grid:
@@ -87,11 +85,11 @@ class Results:
         cells = self.series("methods", "regions")
         return [found for cell, found in cells if cell.column == column and cell.name.split(", seed")[0] == UHR_BAT]
 
-    def against(self, other: str, columns: Sequence[str], is_asked: IsAsked) -> Paired:
+    def against(self, other: str, columns: Sequence[str], is_wanted: IsWanted) -> Paired:
         """Compare UHR-BAT, over seeds and budgets, with another selection of the part "methods"."""
         ours = [records for column in columns for records in self.seeds(column)]
         theirs = [self.answers("methods", "regions", other, column) for column in columns]
-        return compare(ours, theirs, is_asked)
+        return compare(ours, theirs, is_wanted)
 
     def own(self) -> Records:
         """Return the answers of the checkpoint's own settings."""
@@ -102,9 +100,9 @@ class Results:
         """Whether answers about small objects are not better than chance."""
         return self.are_guesses([self.own()], SMALL_ONLY)
 
-    def are_guesses(self, runs: Sequence[Records], is_asked: IsAsked) -> bool:
+    def are_guesses(self, runs: Sequence[Records], is_wanted: IsWanted) -> bool:
         """Return whether answers, taken over several runs, are not better than chance: with 95 % by scenes."""
-        ids = [id for id, record in runs[0].items() if is_asked(record)]
+        ids = [id for id, record in runs[0].items() if is_wanted(record)]
         gains = [share - self.chance[id] for id, share in zip(ids, right_shares(runs, ids), strict=True)]
         return mean_interval(gains, [scene_of(runs[0][id]) for id in ids]).low <= 0
 

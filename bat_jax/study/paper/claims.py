@@ -12,7 +12,7 @@ DISAGREES: Verdict = "does not agree"
 UNCHECKED: Verdict = "cannot be checked"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Finding:
     """One published number or sentence, what the tables give instead, and the verdict.
 
@@ -96,9 +96,7 @@ QUOTED = (
 
 
 def _unchecked(where: str, what: str, why: str, published: str = "") -> Finding:
-    return Finding(
-        kind="statement", where=where, what=what, published=published, recomputed="", verdict=UNCHECKED, note=why
-    )
+    return Finding("statement", where, what, published, "", UNCHECKED, why)
 
 
 CANNOT_BE_CHECKED = (

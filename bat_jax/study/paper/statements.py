@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -20,16 +20,7 @@ QWEN_72B = (33.3, 47.0, 39.0, 80.0, 45.3, 42.1, 65.0, 34.0, 71.0, 74.0, 37.0, 43
 
 def statement(where: str, what: str, published: str, recomputed: str, holds: bool, note: str = "") -> Finding:
     """Return the finding of a sentence that holds or does not."""
-    verdict = AGREES if holds else DISAGREES
-    return Finding(
-        kind="statement",
-        where=where,
-        what=what,
-        published=published,
-        recomputed=recomputed,
-        verdict=verdict,
-        note=note,
-    )
+    return Finding("statement", where, what, published, recomputed, AGREES if holds else DISAGREES, note)
 
 
 def weighted(table: PublishedTable, row: str, columns: Mapping[str, int] | list[str]) -> float:
@@ -56,76 +47,64 @@ def line_fit(tables: Tables, leave_out: tuple[str, ...] = ()) -> tuple[float, fl
     return float(slope), float(intercept)
 
 
-def best_statements(tables: Tables) -> list[Finding]:
+def best_statements(tables: Tables) -> Iterator[Finding]:
     """Check who is best, where the text says that ours is."""
-    found = []
     open_rs = ("open", "remote sensing")
     for number, column in ((1, "w.Avg"), (2, "Avg"), (3, "Avg")):
         best = ranking(tables[number], column)[0][1]
         holds = best == tables[number].value(OURS, column)
         text = first_rows(tables[number], column, count=4)
-        found.append(statement("Abstract", f"state of the art, Table {number} {column}", "best", text, holds))
+        yield statement("Abstract", f"state of the art, Table {number} {column}", "best", text, holds)
     for column, ours in (("P.Avg", "29.2"), ("R.Avg", "45.0")):
         name = ranking(tables[2], column, open_rs)[0][0]
         text = first_rows(tables[2], column, open_rs)
         what = f"best {column} among open-source and remote-sensing models"
-        found.append(statement("Sec. 4, RSHR-Bench", what, ours, text, name == OURS))
+        yield statement("Sec. 4, RSHR-Bench", what, ours, text, name == OURS)
     for column in ("MRJC", "SHP", "DET"):
         holds = ranking(tables[2], column)[0][0] == OURS
-        found.append(statement("Sec. 4, RSHR-Bench", f"best in {column}", "best", first_rows(tables[2], column), holds))
+        yield statement("Sec. 4, RSHR-Bench", f"best in {column}", "best", first_rows(tables[2], column), holds)
     averages = [tables[3].value(name, "Avg") for name in tables[3].rows]
     is_sorted = averages in (sorted(averages), sorted(averages, reverse=True))
     what, text = "methods ranked by Avg", "the rows stand in neither order"
-    found.append(statement("Table 3, caption", what, "ranked", "ranked" if is_sorted else text, is_sorted))
-    return found
+    yield statement("Table 3, caption", what, "ranked", "ranked" if is_sorted else text, is_sorted)
 
 
-def gains_on_both_sides(tables: Tables) -> list[Finding]:
+def gains_on_both_sides(tables: Tables) -> Iterator[Finding]:
     """Check "these gains across both perception and reasoning" (XLRS-Bench), recomputed by questions."""
-    found, table = [], tables[1]
+    table = tables[1]
     for name in ("GeoChat", "GeoLLaVA-8K", "EarthDial", "VHM", "GPT-4o", "Claude 3.7 Sonnet", "LLaVA-OneVision-72B"):
         perception, reasoning = (
             weighted(table, OURS, counts) - weighted(table, name, counts)
             for counts in (XLRS_PERCEPTION, XLRS_REASONING)
         )
         text = f"perception {perception:+.1f}, reasoning {reasoning:+.1f}"
-        found.append(
-            statement(
-                "Sec. 4, XLRS-Bench",
-                f"gains on both over {name}",
-                "gains on both",
-                text,
-                min(perception, reasoning) > 0,
-            )
-        )
+        what, holds = f"gains on both over {name}", min(perception, reasoning) > 0
+        yield statement("Sec. 4, XLRS-Bench", what, "gains on both", text, holds)
     counts = XLRS_PERCEPTION | XLRS_REASONING
     best = float(np.average(QWEN_72B, weights=list(counts.values())))
     text = f"Qwen2.5-VL-72B, weighted alike: {best:.1f}"
     note = "not in Table 1; its sub-tasks are from XLRS-Bench's own lite table"
     what, holds = "state of the art across open-source models", best < table.value(OURS, "w.Avg")
-    found.append(statement("Sec. 4, XLRS-Bench", what, "44.0, best", text, holds, note))
+    yield statement("Sec. 4, XLRS-Bench", what, "44.0, best", text, holds, note)
     columns = list(counts)
     ours, other = (weighted(table, name, columns) for name in (OURS, "GeoLLaVA-8K"))
     place = [name for name, _ in sorted(((n, weighted(table, n, columns)) for n in table.rows), key=lambda x: -x[1])]
     text = f"mean over the 13 sub-tasks: {ours:.1f} (place {place.index(OURS) + 1}), GeoLLaVA-8K {other:.1f}"
     note = "XLRS-Bench's own lite table averages over sub-tasks, lmms-eval prints both; the paper weights by questions"
-    found.append(statement("Sec. 4", "official aggregation of XLRS-Bench", "44.0, best", text, place[0] == OURS, note))
-    return found
+    yield statement("Sec. 4", "official aggregation of XLRS-Bench", "44.0, best", text, place[0] == OURS, note)
 
 
-def efficiency(tables: Tables) -> list[Finding]:
+def efficiency(tables: Tables) -> Iterator[Finding]:
     """Check Table 4 and what is said about it."""
     table, total = tables[4], sum((size // PATCH_PX) ** 2 for size in DEFAULT_SCALES_PX)
-    found = [
-        statement("Table 4", "total input tokens", "131,328", f"{total:,}", total == 131328, "4 views, 14 px patches")
-    ]
+    yield statement("Table 4", "total input tokens", "131,328", f"{total:,}", total == 131328, "4 views, 14 px patches")
     for name, kept in KEPT.items():
         cell, ratio = table.rows[name]["Compression"], total / kept
         holds = abs(cell.value - ratio) <= cell.half_step + 1e-9
-        found.append(statement(f"Table 4, {name}", "compression", f"{cell.value:.2f}", f"{ratio:.3f}", holds))
+        yield statement(f"Table 4, {name}", "compression", f"{cell.value:.2f}", f"{ratio:.3f}", holds)
     drop = 100 * (1 - table.value("4k", "Gen_s") / table.value("12k", "Gen_s"))
     what = "generation time falls from 12k to 4k"
-    found.append(statement("Sec. 4, Table 4", what, "27.5 %", f"{drop:.2f} %", abs(drop - 27.5) <= 0.05 + 1e-9))
+    yield statement("Sec. 4, Table 4", what, "27.5 %", f"{drop:.2f} %", abs(drop - 27.5) <= 0.05 + 1e-9)
     slope, intercept = line_fit(tables)
     straight, start = line_fit(tables, ("4k",))
     gap = table.value("4k", "TFLOPs") - (start + 4 * straight)
@@ -134,39 +113,35 @@ def efficiency(tables: Tables) -> list[Finding]:
         f"and the 4k row lies {gap:+.2f} TFLOPs off that line"
     )
     note = f"the 4k row fits the line at {(table.value('4k', 'TFLOPs') - start) / straight:.2f}k kept tokens"
-    found.append(statement("Sec. 4, Table 4", "TFLOPs are linear in kept tokens", "linear", text, abs(gap) < 1, note))
+    yield statement("Sec. 4, Table 4", "TFLOPs are linear in kept tokens", "linear", text, abs(gap) < 1, note)
     seconds = [table.value(name, "Total_s") for name in KEPT]
     text = ", ".join(f"{name} {value:g}" for name, value in zip(KEPT, seconds, strict=True))
     fall = 100 * (1 - seconds[0] / seconds[-1])
     note = f"total time falls by {fall:.1f} % from 12k to 4k; 12k is faster than 10k and 11k"
     what = "fewer tokens give tangible throughput (total seconds rise with tokens)"
-    found.append(statement("Sec. 4, Table 4", what, "rising", text, seconds == sorted(seconds), note))
+    yield statement("Sec. 4, Table 4", what, "rising", text, seconds == sorted(seconds), note)
     text = f"{table.value('4k', 'Total_s'):g} s in total at 4k, of which {table.value('4k', 'Gen_s'):g} s generation"
     what, note = "latency per image (budget 3,000)", "only the generation column is near it"
-    found.append(statement("App. A", what, "roughly 4 s", text, table.value("4k", "Total_s") < 5, note))
-    return found
+    yield statement("App. A", what, "roughly 4 s", text, table.value("4k", "Total_s") < 5, note)
 
 
-def budgets() -> list[Finding]:
+def budgets() -> Iterator[Finding]:
     """Check the token budgets against the rule B_s >= R_s of Sec. 3.3 at the paper's k."""
-    found = []
     for name, where in (("xlrs", "App. B, XLRS-Bench"), ("rshr", "App. B, RSHR and MME"), ("default", "App. A")):
         below = [f"{b} at {s}" for s, b in zip(DEFAULT_SCALES_PX, PAPER_BUDGETS[name], strict=True) if b < CLUSTERS]
         text = f"sum {sum(PAPER_BUDGETS[name]):,}; below k = {CLUSTERS}: {', '.join(below) or 'none'}"
         note = "holds only if k is smaller at the coarse scales, which the paper does not say"
-        found.append(statement(where, "B_s >= R_s at every scale (Sec. 3.3)", "enforced", text, not below, note))
-    return found
+        yield statement(where, "B_s >= R_s at every scale (Sec. 3.3)", "enforced", text, not below, note)
 
 
-def ablations(tables: Tables) -> list[Finding]:
+def ablations(tables: Tables) -> Iterator[Finding]:
     """Check what is said about Tables 5-9."""
-    found = []
     five = tables[5]
     gains = [five.value(f"{k} of 4k", "w.Avg") - five.value(f"{k} of 8k", "w.Avg") for k in ("3k", "4k")]
     text = ", ".join(f"{gain:+.2f}" for gain in gains)
     is_near = all(abs(gain - 0.1) < 0.1 for gain in gains)
     note = f"{', '.join(str(round(30.80 * gain)) for gain in gains)} of 3,080 questions"
-    found.append(statement("Sec. 4, Table 5", "4K input beats 8K by about 0.1", "0.1", text, is_near, note))
+    yield statement("Sec. 4, Table 5", "4K input beats 8K by about 0.1", "0.1", text, is_near, note)
     for scale in ("672", "1344", "2688", "4032"):
         rows = [name for name in tables[6].rows if tables[6].group[name] == scale]
         values = [tables[6].value(name, "w.Avg") for name in rows]
@@ -174,14 +149,14 @@ def ablations(tables: Tables) -> list[Finding]:
         text = ", ".join(f"{name.split()[1]}: {value}" for name, value in zip(rows, values, strict=True))
         what = f"a larger budget at {scale} consistently improves accuracy"
         note = f"largest change {round(30.80 * (max(values) - min(values)))} of 3,080 questions"
-        found.append(statement("Sec. 4, Table 6", what, "rising", text, rises, note))
+        yield statement("Sec. 4, Table 6", what, "rising", text, rises, note)
     for column in ("Perception", "Reasoning", "Average"):
         by_count = {name: tables[7].value(name, column) for name in tables[7].rows}
         spread = max(by_count.values()) - min(by_count.values())
         best = max(by_count, key=by_count.__getitem__)
         note = f"best at {best}: {by_count[best]}; at k=600: {by_count['k=600']}"
         what = f"{column} fluctuates within 1 % over cluster counts"
-        found.append(statement("App. C.4, Table 7", what, "< 1", f"{spread:.1f}", spread <= 1, note))
+        yield statement("App. C.4, Table 7", what, "< 1", f"{spread:.1f}", spread <= 1, note)
     eight = tables[8]
     for column in next(iter(eight.rows.values())):
         values = [eight.value(name, column) for name in eight.rows]
@@ -195,40 +170,35 @@ def ablations(tables: Tables) -> list[Finding]:
                 f"the {uncertain[0]} cell could not be read with certainty; as given the methods differ by {spread:.2f}"
             )
             finding = dataclasses.replace(finding, verdict=UNCHECKED, note=note)
-        found.append(finding)
+        yield finding
     for name, row in eight.rows.items():
         values = [cell.value for cell in row.values()]
         text = ", ".join(f"{value:.2f}" for value in values)
         what = f"more tokens consistently yield gains ({name}, 4k to 10k)"
-        found.append(statement("Sec. 4, Fig. 3 / Table 8", what, "rising", text, values == sorted(values)))
+        yield statement("Sec. 4, Fig. 3 / Table 8", what, "rising", text, values == sorted(values))
     nine = tables[9]
     for model in next(iter(nine.rows.values())):
         first, second = (nine.value(b, model) - nine.value(a, model) for a, b in (("2K", "4K"), ("4K", "8K")))
         text = f"2K to 4K {first:+.2f}, 4K to 8K {second:+.2f}"
         what, claim = f"{model}: context beyond 4K brings little", "4K to 8K negligible or negative"
-        found.append(statement("App. C.4, Table 9", what, claim, text, second < first))
+        yield statement("App. C.4, Table 9", what, claim, text, second < first)
     ours, other = nine.value("4K", "Qwen2.5VL-7B"), tables[1].value("Qwen2.5-VL-7B", "w.Avg")
     best_here = max(nine.value(name, "Qwen2.5VL-7B") for name in nine.rows)
     text = f"{best_here:.2f} at best in Table 9, {other} in Table 1"
-    note = f"with Table 9's {ours:.2f} the lead would be {tables[1].value(OURS, 'w.Avg') - ours:.1f}, with Table 1's "
-    note += f"{tables[1].value(OURS, 'w.Avg') - other:.1f}"
-    found.append(
-        statement("Tables 1 and 9", "Qwen2.5-VL-7B on XLRS-Bench", "one model", text, abs(best_here - other) < 1, note)
-    )
-    return found
+    leads = [tables[1].value(OURS, "w.Avg") - value for value in (ours, other)]
+    note = f"with Table 9's {ours:.2f} the lead would be {leads[0]:.1f}, with Table 1's {leads[1]:.1f}"
+    what, holds = "Qwen2.5-VL-7B on XLRS-Bench", abs(best_here - other) < 1
+    yield statement("Tables 1 and 9", what, "one model", text, holds, note)
 
 
-def coverage_of_the_tables(tables: Tables) -> list[Finding]:
+def coverage_of_the_tables(tables: Tables) -> Iterator[Finding]:
     """Check that what the text says is in the tables is there."""
     names = " ".join(tables[2].rows)
     columns = " ".join(tables[2].rows[OURS])
     gemini, turns = "Gemini" in names, "Multi" in columns
-    return [
-        statement(
-            "App. B, Table 2", "Gemini-2.5-pro is a baseline", "listed", "in" if gemini else "no such row", gemini
-        ),
-        statement("Sec. 4, RSHR-Bench", "multi-turn facet", "measured", "in" if turns else "no such column", turns),
-    ]
+    text = "in" if gemini else "no such row"
+    yield statement("App. B, Table 2", "Gemini-2.5-pro is a baseline", "listed", text, gemini)
+    yield statement("Sec. 4, RSHR-Bench", "multi-turn facet", "measured", "in" if turns else "no such column", turns)
 
 
 def all_statements(tables: Tables) -> list[Finding]:

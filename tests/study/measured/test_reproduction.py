@@ -6,7 +6,7 @@ import matplotlib.figure
 import pytest
 
 from bat_jax.config import BatConfig
-from bat_jax.report import study_files, study_page, study_tables
+from bat_jax.report import study_page, study_tables
 from bat_jax.study.measured import coverage, plan, reproduction
 from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, SHARED
 from bat_jax.study.measured.study_results import Results
@@ -132,7 +132,7 @@ def test_a_studys_files_hold_claims_plots_and_pictures(tmp_path):
     (tmp_path / "figures.json").write_text(f"[{entry}]")
     pictures = study_page.read_figures(tmp_path)
     record = {"python": "3", "packages": {"jax": "1.2", "numpy": "3.4"}}
-    study_files.write_study(judged, results, ["a fact"], tmp_path, pictures, record)
+    study_page.write_study(judged, results, ["a fact"], tmp_path, pictures, record)
     page = (tmp_path / "report.html").read_text()
     written = {f"{name}.{suffix}" for name in names for suffix in ("md", "csv", "png")}
     assert written | {"claims.md", "comparison.md", "coverage.md"} <= {path.name for path in tmp_path.iterdir()}

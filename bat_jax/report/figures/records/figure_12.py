@@ -5,7 +5,7 @@ from bat_jax.report.figures.cards import WIDTH, answer_line, card, question_line
 from bat_jax.report.figures.figure import Figure, budget_text
 from bat_jax.report.figures.record import FigureRecord
 from bat_jax.report.figures.subject import Subject
-from bat_jax.report.pictures import beside, stack
+from bat_jax.report.pictures import stack
 
 
 def figure_12(subject: Subject) -> Figure:
@@ -20,7 +20,7 @@ def figure_12(subject: Subject) -> Figure:
         "Questions and answers",
         f"Answers of {SELECTIONS[subject.selection].title} on at most {budget_text(subject.cfg.compressor.budgets)} of "
         f"{subject.num_tokens:,}. On the left the picture, beside it the framed place.",
-        stack([beside(cards[first : first + 2]) for first in range(0, len(cards), 2)]),
+        stack(cards, columns=2),
     )
 
 
