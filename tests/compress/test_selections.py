@@ -24,10 +24,15 @@ def example():
 
 
 def test_the_built_in_selections_stand_where_results_have_them():
-    assert SELECTIONS.names == (*BUILT_IN, "random", "largest_view", "dense")
-    assert shown_in("grids") == (*BUILT_IN, "random")
-    assert shown_in("cards") == ("topk", "background", "pooling", "random")
-    assert list(coverage.ways()) == ["uhr_bat", "uhr_bat, guaranteed", "topk", "topk_global", "background", "random"]
+    """What is added stands behind them."""
+    cards, followed = ("topk", "background", "pooling", "random"), ("topk", "topk_global", "background", "random")
+    for names, expected in (
+        (SELECTIONS.names, (*BUILT_IN, "random", "largest_view", "dense")),
+        (shown_in("grids"), (*BUILT_IN, "random")),
+        (shown_in("cards"), cards),
+        (tuple(coverage.ways()), ("uhr_bat", "uhr_bat, guaranteed", *followed)),
+    ):
+        assert names[: len(expected)] == expected
 
 
 def test_the_table_of_the_docs_is_written_from_the_records():
@@ -35,7 +40,7 @@ def test_the_table_of_the_docs_is_written_from_the_records():
 
 
 def test_a_name_without_a_record_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"selection='nonsense': must be one of uhr_bat, topk, .*, dense$"):
+    with pytest.raises(ValueError, match=r"selection='nonsense': must be one of uhr_bat, topk, .*dense"):
         CompressorConfig.release(selection="nonsense")
 
 
