@@ -74,7 +74,7 @@ def question_arrays(scene: Scene, answer: Answer) -> dict[str, np.ndarray]:
                 region = np.where(selection.mask, with_background[region], ALONE)
         arrays[f"region_id_{size}"] = region_id.astype(np.int32)
         arrays[f"selected_{size}"] = selection.tokens.astype(np.float32)
-        arrays[f"selected_index_{size}"] = selection.index
+        arrays[f"selected_index_{size}"] = selection.keep_index
         arrays[f"selected_region_{size}"] = region.astype(np.int32)
         arrays[f"selected_mask_{size}"] = selection.mask
         arrays[f"selected_importance_{size}"] = selection.importance

@@ -44,7 +44,7 @@ def same_answer(first, second):
     np.testing.assert_array_equal(first.token_ids, second.token_ids)
     np.testing.assert_array_equal(first.logits, second.logits)
     for one, two in zip(first.selections[0], second.selections[0], strict=True):
-        np.testing.assert_array_equal(one.index, two.index)
+        np.testing.assert_array_equal(one.keep_index, two.keep_index)
 
 
 def test_a_second_question_runs_no_image_stage_and_compiles_nothing(model, scene):
@@ -69,7 +69,7 @@ def test_a_later_question_is_answered_as_by_a_fresh_run(model, scene):
 def test_the_question_changes_what_is_kept(scene):
     first = scene.ask("How many ships are there?", max_new_tokens=1)
     second = scene.ask("Which land use covers the image?", max_new_tokens=1)
-    assert not np.array_equal(first.selections[0][1].index, second.selections[0][1].index)
+    assert not np.array_equal(first.selections[0][1].keep_index, second.selections[0][1].keep_index)
 
 
 def test_budgets_are_kept_exactly_and_compile_nothing_new(model, scene):
@@ -140,7 +140,7 @@ def test_padding_tokens_are_never_selected_and_never_in_a_region_in_paper_fideli
     for scale, selection in zip(scene.scales, answer.selections[0], strict=True):
         valid = np.asarray(scale.valid)
         assert 0 < valid.sum() < valid.size
-        assert np.all(valid[selection.index[selection.index >= 0]])
+        assert np.all(valid[selection.keep_index[selection.keep_index >= 0]])
         assert np.all(np.asarray(scale.region_id)[~valid] == -1)
     assert np.all(answer.anchor_importance[0][~np.asarray(scene.scales[0].valid)] == 0)
 
@@ -235,7 +235,7 @@ def test_tokens_for_several_questions_follow_the_mean_of_their_importance(model,
     assert not np.allclose(together.anchor_importance[0], alone[0], rtol=1e-2)
     other = scene.ask(texts[1], shared_with=(texts[2], texts[0]), max_new_tokens=1)
     for one, same in zip(together.selections[0], other.selections[0], strict=True):
-        np.testing.assert_array_equal(one.index, same.index)
+        np.testing.assert_array_equal(one.keep_index, same.keep_index)
     assert model.stages.num_compiles["anchor_importance"] == compiles
 
 
@@ -255,9 +255,9 @@ def test_every_selection_answers_within_the_budget_without_padding(paper, rule):
             assert all(0 < rows <= budget for rows, budget in zip(kept, budgets, strict=True))
     for scale, selection in zip(scene.scales, answer.selections[0], strict=True):
         tokens, valid = np.asarray(scale.tokens), np.asarray(scale.valid)
-        kept = selection.index[selection.index >= 0]
+        kept = selection.keep_index[selection.keep_index >= 0]
         assert np.all(valid[kept]) and not np.any(selection.tokens[~selection.mask])
-        np.testing.assert_array_equal(selection.tokens[selection.index >= 0], tokens[kept])
+        np.testing.assert_array_equal(selection.tokens[selection.keep_index >= 0], tokens[kept])
         if selection.group is not None:
             assert np.all(selection.group[~valid] == -1)
 

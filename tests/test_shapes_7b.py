@@ -159,7 +159,7 @@ def test_131328_tokens_leave_as_the_budget_and_reach_the_logits(fidelity, name):
     )
     for selection, budget, tokens in zip(selections, budgets, TOKENS, strict=True):
         assert (selection.tokens.shape, selection.tokens.dtype) == ((budget, D), BFLOAT16)
-        assert selection.mask.shape == selection.index.shape == selection.region.shape == (budget,)
+        assert selection.mask.shape == selection.keep_index.shape == selection.region.shape == (budget,)
         assert selection.importance.dtype == jnp.float32
         assert selection.is_kept.shape == (tokens,)
     length = PREFIX + sum(budgets) + QUESTION_SLOTS

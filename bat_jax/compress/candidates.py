@@ -29,6 +29,12 @@ class Candidates(NamedTuple):
     max_budget: int
     num_regions: int
 
+    @property
+    def tower(self) -> TowerAttention:
+        """The tower's attention, for a rule whose record says that it reads it (`select` has checked that)."""
+        assert self.attention is not None
+        return self.attention
+
     def keep_top(self, score: Float[Array, "M"] | None = None, budget: Int[Array, ""] | None = None) -> Selection:
         """Keep the valid tokens of highest score (importance by default), in that order."""
         score = self.importance if score is None else score

@@ -84,7 +84,7 @@ def merge_groups(
     is_token = mask & is_single[order]
     return Selection(
         tokens=jnp.where(mask[:, None], rows[order], 0),
-        index=jnp.where(is_token, token[order], -1),
+        keep_index=jnp.where(is_token, token[order], -1),
         region=jnp.where(mask & ~is_token, order, ALONE),
         mask=mask,
         importance=jnp.where(mask, (score / jnp.maximum(size, 1))[order], 0.0),

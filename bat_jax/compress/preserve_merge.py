@@ -28,16 +28,16 @@ from bat_jax.typing import Array, Bool, Float, Int
 class Selection(NamedTuple):
     """The rows kept of a scale, in the order in which the decoder sees them.
 
-    tokens (J, D): embeddings, zeros outside the mask. index (J,): the token's index, -1 for a merged row and outside
-    the mask. region (J,): region id, -1 for a token that is a region of its own and outside the mask. mask (J,): valid
-    rows, always a prefix. importance (J,): the token's score, for a merged row the mean score of what it merges.
-    num_candidates (): rows there would be without a budget. is_kept (M,): tokens preserved by the rule of the region,
-    in the budget or not. group (M,): what `region` counts where a selection makes its own groups of tokens (-1: in
-    none); None where they are the scale's regions.
+    tokens (J, D): embeddings, zeros outside the mask. keep_index (J,): the token's index, -1 for a merged row and
+    outside the mask. region (J,): region id, -1 for a token that is a region of its own and outside the mask. mask
+    (J,): valid rows, always a prefix. importance (J,): the token's score, for a merged row the mean score of what it
+    merges. num_candidates (): rows there would be without a budget. is_kept (M,): tokens preserved by the rule of the
+    region, in the budget or not. group (M,): what `region` counts where a selection makes its own groups of tokens
+    (-1: in none); None where they are the scale's regions.
     """
 
     tokens: Float[Array, "J D"]
-    index: Int[Array, "J"]
+    keep_index: Int[Array, "J"]
     region: Int[Array, "J"]
     mask: Bool[Array, "J"]
     importance: Float[Array, "J"]
@@ -166,7 +166,7 @@ def preserve_merge(
         score = jnp.where(is_token, importance[token], (sums[:, 0] / size)[region])
         return Selection(
             tokens=jnp.where(mask[:, None], rows, 0),
-            index=jnp.where(mask & is_token, token, -1),
+            keep_index=jnp.where(mask & is_token, token, -1),
             region=jnp.where(mask, jnp.where(is_token, region_id[token], region), -1),
             mask=mask,
             importance=jnp.where(mask, score, 0.0),

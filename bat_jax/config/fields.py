@@ -62,7 +62,7 @@ def typed(kind: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in typing.get_args(kind):
             return None
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, path)
     if typing.get_origin(kind) is tuple:
         item = typing.get_args(kind)[0]

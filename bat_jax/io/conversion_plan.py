@@ -10,7 +10,7 @@ follow from the config. All problems come in one ValueError:
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -28,16 +28,16 @@ DTYPES: dict[str, np.dtype] = {
 }
 _FLOATS = (*DTYPES.values(), np.dtype(np.float64))
 
-_PLAIN = ("",)
+_PLAIN: tuple[str, ...] = ("",)
 
 
 class Piece(NamedTuple):
-    """A tensor of the source and its row; `index` is its place along axis 0 of a stacked leaf, else None."""
+    """A tensor of the source and its row; `layer` is its place along axis 0 of a stacked leaf, else None."""
 
     folder: TensorFolder
     info: TensorInfo
     row: Rule
-    index: int | None
+    layer: int | None
 
     def read(self) -> np.ndarray:
         """Return the tensor in our layout: a view of the file."""
@@ -60,7 +60,7 @@ class _Planner:
     def assign(
         self,
         folder: TensorFolder,
-        rows: list[tuple[Rule, tuple[str, ...]]],
+        rows: Sequence[tuple[Rule, tuple[str, ...]]],
         ignored: tuple[str, ...],
         aliases: tuple[tuple[str, str], ...] = (),
     ) -> None:
@@ -85,7 +85,7 @@ class _Planner:
             layer, scale = (int(groups[key]) if key in groups else None for key in ("layer", "scale"))
             path, index = table.place(row, layer, scale, self.num_run_layers)
             pieces = self.plan.setdefault(path, [])
-            twin = next((piece for piece in pieces if piece.index == index), None)
+            twin = next((piece for piece in pieces if piece.layer == index), None)
             if twin:
                 self.problems.append(f"{path}: found twice, as {twin.info.name} and {name}")
             else:
@@ -127,7 +127,7 @@ class _Planner:
     def _check_piece(self, path: str, piece: Piece, needed: Shape, num_needed: int) -> None:
         name, info = piece.info.name, piece.info
         found = piece.row.layout.shape_to_ours(info.shape)
-        if piece.index is not None and piece.index >= num_needed:
+        if piece.layer is not None and piece.layer >= num_needed:
             self.problems.append(f"{name}: one layer too many, {path} has {num_needed}")
         elif found is None:
             self.problems.append(f"{name}: shape {info.shape}, {path} needs {needed} after layout change")
@@ -138,7 +138,7 @@ class _Planner:
 
     def _check_count(self, path: str, pieces: list[Piece], num_needed: int) -> None:
         needed = list(range(num_needed)) if table.is_stacked(path) else [None]
-        absent = [index for index in needed if index not in {piece.index for piece in pieces}]
+        absent = [index for index in needed if index not in {piece.layer for piece in pieces}]
         if not absent or (path.startswith(table.UNUSED) and len(absent) == num_needed):
             return
         first = table.source_of(path, absent[0], self.num_run_layers)[0]
@@ -151,7 +151,7 @@ class _Planner:
         if self.problems:
             raise_problems(self.problems)
         return {
-            path: sorted(self.plan[path], key=lambda piece: piece.index or 0) for path in shapes if path in self.plan
+            path: sorted(self.plan[path], key=lambda piece: piece.layer or 0) for path in shapes if path in self.plan
         }
 
 

@@ -129,8 +129,11 @@ BRIDGE_ROWS = (
 
 # The first prefix of each kind of checkpoint is the one that is written back; the others are what some versions of
 # transformers leave of it.
-LLAVA_VISION_PREFIXES = ("model.vision_tower.vision_tower.vision_model.", "model.vision_tower.vision_tower.")
-CLIP_VISION_PREFIXES = ("vision_model.", "")
+LLAVA_VISION_PREFIXES: tuple[str, ...] = (
+    "model.vision_tower.vision_tower.vision_model.",
+    "model.vision_tower.vision_tower.",
+)
+CLIP_VISION_PREFIXES: tuple[str, ...] = ("vision_model.", "")
 
 # Second names of a tensor. They may be absent, may stand alone, and must be equal where both are there.
 ALIASES = ((r"multiscale_token_mlp\.([02])\.(weight|bias)", r"model.multiscale_token_mlp.\1.\2"),)

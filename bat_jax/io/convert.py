@@ -239,7 +239,7 @@ def _fill(leaf: np.ndarray, pieces: list[Piece], problems: list[str]) -> np.ndar
         if num_bad:
             problems.append(f"{piece.info.name}: {num_bad} values are NaN or infinite")
             continue
-        place = leaf if piece.index is None else leaf[piece.index]
+        place = leaf if piece.layer is None else leaf[piece.layer]
         with np.errstate(over="ignore"):  # counted below
             place[...] = piece.read()
         if leaf.dtype != piece.info.dtype and (num_bad := _count_not_finite(place)):
@@ -329,7 +329,7 @@ def _check_written(plan: Plan, params: pathlib.Path, leaves: Mapping[str, Leaf],
         for path in list(arrays):
             array = arrays.pop(path)
             for piece in plan[path]:
-                error = _difference(piece.read(), array if piece.index is None else array[piece.index])
+                error = _difference(piece.read(), array if piece.layer is None else array[piece.layer])
                 if error is None:
                     problems.append(f"{path}: what was written differs from {piece.info.name}")
                 else:

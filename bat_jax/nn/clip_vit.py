@@ -139,8 +139,8 @@ class ClipVit(nn.Module):
             layers = nn.scan(
                 VisionBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_run_layers
             )
-            emit = {"emit_hidden": return_hidden, "emit_attention": return_attention}
-            x, (hidden, attention) = layers(cfg, **emit, name="layers")(x, None)
+            run = layers(cfg, emit_hidden=return_hidden, emit_attention=return_attention, name="layers")
+            x, (hidden, attention) = run(x, None)
         if return_hidden:
             hidden = embeddings[None] if hidden is None else jnp.concatenate([embeddings[None], hidden])
         attention = jax.tree.map(lambda layer: layer[-1], attention)

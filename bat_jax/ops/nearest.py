@@ -12,8 +12,8 @@ from bat_jax.typing import Array, Bool, Float, Int
 class Match(NamedTuple):
     """target (M,) int32: each row's best target; score (M,) float32, -inf where there is no target at all."""
 
-    target: Int[Array, "M"]
-    score: Float[Array, "M"]
+    target: Int[jax.Array, "M"]
+    score: Float[jax.Array, "M"]
 
 
 def unit_rows(rows: Float[Array, "*M C"]) -> Float[Array, "*M C"]:

@@ -51,12 +51,12 @@ def token_fate(tokens: ScaleTokens, selection: Selection) -> TokenFate:
     """Say of every token of a scale whether it reached the decoder by itself, inside a merged row, or not at all."""
     region_id, valid = np.asarray(tokens.region_id), np.asarray(tokens.valid)
     selection = jax.tree.map(np.asarray, selection)
-    is_merged_row = selection.mask & (selection.index < 0)
+    is_merged_row = selection.mask & (selection.keep_index < 0)
     fate = np.full(region_id.shape, DROPPED)
     group = region_id if selection.group is None else selection.group
     is_redundant = valid & ~selection.is_kept & (group != ALONE)
     fate[is_redundant & np.isin(group, selection.region[is_merged_row])] = MERGED
-    fate[selection.index[selection.mask & (selection.index >= 0)]] = KEPT
+    fate[selection.keep_index[selection.mask & (selection.keep_index >= 0)]] = KEPT
     fate[~valid] = PADDING
     counts = tuple(int(np.sum(fate == kind)) for kind in range(4))
     return TokenFate(fate, counts, int(is_merged_row.sum()))

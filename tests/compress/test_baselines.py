@@ -41,7 +41,7 @@ def test_keep_top_is_the_sorted_top(anchor):
     tokens, valid = rng.normal(size=(16, 3)).astype(np.float32), rng.random(16) < 0.7
     kept = keep_top(jnp.asarray(tokens), jnp.asarray(anchor), jnp.asarray(valid), 6, 8)
     order = [i for i in np.argsort(-anchor, kind="stable") if valid[i]][:6]
-    assert kept.index.tolist() == [*order, -1, -1]
+    assert kept.keep_index.tolist() == [*order, -1, -1]
     np.testing.assert_array_equal(kept.tokens[:6], tokens[order])
     assert not np.any(kept.tokens[6:]) and kept.mask.tolist() == [True] * 6 + [False] * 2
 
@@ -60,11 +60,11 @@ def test_random_keeps_distinct_valid_tokens_and_changes_with_the_question(anchor
     first, again = _select("random", scales, anchor), _select("random", scales, anchor)
     other = _select("random", scales, anchor[::-1].copy())
     for index, (kept, same, scale) in enumerate(zip(first, again, scales, strict=True)):
-        chosen = np.asarray(kept.index)[np.asarray(kept.mask)]
+        chosen = np.asarray(kept.keep_index)[np.asarray(kept.mask)]
         assert chosen.size == np.unique(chosen).size == (5, 9)[index]
         assert np.all(np.asarray(scale.valid)[chosen])
-        assert kept.index.tolist() == same.index.tolist()
-    assert [kept.index.tolist() for kept in first] != [kept.index.tolist() for kept in other]
+        assert kept.keep_index.tolist() == same.keep_index.tolist()
+    assert [kept.keep_index.tolist() for kept in first] != [kept.keep_index.tolist() for kept in other]
 
 
 def test_pooling_is_the_mean_of_every_cell(anchor):
@@ -79,7 +79,7 @@ def test_pooling_is_the_mean_of_every_cell(anchor):
         means = np.stack([tokens[some].mean(axis=0) for some in members])
         np.testing.assert_allclose(item.tokens[: len(means)], means, rtol=1e-5, atol=1e-6)
         alone = [int(some[0]) if some.size == 1 else -1 for some in members]
-        assert int(item.mask.sum()) == len(means) and item.index.tolist() == alone + [-1] * (budget - len(means))
+        assert int(item.mask.sum()) == len(means) and item.keep_index.tolist() == alone + [-1] * (budget - len(means))
 
 
 def _groups(valid, budget):
@@ -111,10 +111,10 @@ def test_largest_view_reaches_the_selection_with_its_tokens_in_order(anchor):
     cfg = CompressorConfig.paper(scales=specs, selection="largest_view", num_clusters=4, mask_padding=False)
     run = jax.jit(lambda budgets: select(cfg, GRIDS, (4, 4), scales, jnp.asarray(anchor), budgets))
     first, second = run(jnp.array([16, 47]))
-    assert first.index[:16].tolist() == list(range(16)) and not second.mask.any()
+    assert first.keep_index[:16].tolist() == list(range(16)) and not second.mask.any()
     np.testing.assert_array_equal(first.tokens[:16], scales[0].tokens)
     first, second = run(jnp.array([16, 48]))
-    assert not first.mask.any() and second.index.tolist() == list(range(64))
+    assert not first.mask.any() and second.keep_index.tolist() == list(range(64))
     np.testing.assert_array_equal(second.tokens, scales[1].tokens)
     assert run._cache_size() == 1
 

@@ -63,7 +63,7 @@ def test_a_grid_of_budgets_cluster_counts_and_steps_compiles_once():
             for max_steps in (1, 10):
                 selections = run(CFG, arrays, num_clusters, budgets, max_steps, function=function)
                 assert all(s.mask.sum() <= b for s, b in zip(selections, budgets, strict=True))
-                outcomes.add(tuple(np.asarray(selections[1].index).tolist()))
+                outcomes.add(tuple(np.asarray(selections[1].keep_index).tolist()))
     assert function._cache_size() == 1
     assert len(outcomes) > 8, "the settings do change the outcome"
 
@@ -85,14 +85,14 @@ def test_a_traced_budget_gives_a_prefix_of_the_larger_one():
             assert small.mask.sum() == min(budget, int(large.num_candidates))
             count = int(small.mask.sum())
             np.testing.assert_array_equal(small.tokens[:count], large.tokens[:count])
-            np.testing.assert_array_equal(small.index[:count], large.index[:count])
+            np.testing.assert_array_equal(small.keep_index[:count], large.keep_index[:count])
 
 
 def test_the_outcome_is_a_function_of_the_key():
     arrays = scene(3)
     assert_same(run(CFG, arrays, init=centres(arrays[2], 5)), run(CFG, arrays, init=centres(arrays[2], 5)))
     first, second = (run(CFG, arrays, init=centres(arrays[2], seed)) for seed in (5, 6))
-    assert not np.array_equal(first[1].index, second[1].index)
+    assert not np.array_equal(first[1].keep_index, second[1].keep_index)
 
 
 def test_first_centres_are_valid_tokens_and_differ_between_scales():
@@ -203,7 +203,7 @@ def test_masked_tokens_are_never_selected_and_what_they_hold_changes_nothing(par
     tokens, features, valid, importance = scene(6, is_padded=True)
     first = run(cfg, (tokens, features, valid, importance), budgets=(12, 40))
     for selection, mask in zip(first, valid, strict=True):
-        index = np.asarray(selection.index)[np.asarray(selection.mask)]
+        index = np.asarray(selection.keep_index)[np.asarray(selection.mask)]
         assert mask[index[index >= 0]].all()
         assert not np.asarray(selection.is_kept)[~mask].any()
     other = scene(7)
@@ -222,7 +222,7 @@ def test_merged_rows_average_valid_tokens_only():
     tokens = tuple(np.where(mask[:, None], 1, 1000) * np.ones((1, WIDTH), np.float32) for mask in valid)
     for selection in run(CFG, (tokens, features, valid, importance)):
         rows = np.asarray(selection.tokens)
-        assert (np.asarray(selection.index)[np.asarray(selection.mask)] == -1).any(), "some rows are merged"
+        assert (np.asarray(selection.keep_index)[np.asarray(selection.mask)] == -1).any(), "some rows are merged"
         np.testing.assert_allclose(rows[np.asarray(selection.mask)], 1, rtol=1e-6)
         assert not rows[~np.asarray(selection.mask)].any()
 

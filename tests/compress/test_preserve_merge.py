@@ -106,10 +106,10 @@ def test_every_row_equals_algorithm_1_in_exact_arithmetic(preserve_equal, covera
         assert int(got.num_candidates) == sum(len(region.rows) for region in regions), case
         assert set(np.flatnonzero(got.is_kept)) == {token for region in regions for token in region.kept}, case
         expected_index = [-1 if row.is_merged else row.members[0] for row in rows]
-        assert got.index.tolist() == expected_index + [-1] * (MAX_BUDGET - count), case
+        assert got.keep_index.tolist() == expected_index + [-1] * (MAX_BUDGET - count), case
         assert got.region.tolist() == [row.region for row in rows] + [-1] * (MAX_BUDGET - count), case
         expected = twin.embeddings(rows, tokens[case])
-        is_token = got.index[:count] >= 0
+        is_token = got.keep_index[:count] >= 0
         np.testing.assert_array_equal(got.tokens[:count][is_token], expected[is_token])
         # The compiler may turn sum / size into sum * (1 / size): two roundings of 2^-24 here, one in the twin.
         np.testing.assert_allclose(got.tokens[:count], expected, rtol=1.5 * 2**-23)
@@ -137,7 +137,7 @@ def test_the_random_cases_hold_ties_merges_and_dropped_regions():
 
 def test_the_worked_example_keeps_merges_and_orders_as_drawn():
     selection = run_example(MAX_BUDGET)
-    assert selection.index[:8].tolist() == [7, 3, -1, 0, 2, -1, 5, 6]
+    assert selection.keep_index[:8].tolist() == [7, 3, -1, 0, 2, -1, 5, 6]
     assert selection.region[:8].tolist() == [-1, 1, 1, 0, 0, 0, 2, 2]
     assert selection.tokens[:8, 0].tolist() == [128, 8, 16, 1, 4, 2, 32, 64]
     assert (selection.importance[:8] * 16).tolist() == [8, 12, 4, 8, 5, 2, 1, 1]
@@ -147,7 +147,7 @@ def test_the_worked_example_keeps_merges_and_orders_as_drawn():
 
 def test_the_release_merges_tokens_equal_to_the_mean():
     selection = run_example(MAX_BUDGET, preserve_equal=False)
-    assert selection.index[:6].tolist() == [7, 3, -1, 0, -1, -1]
+    assert selection.keep_index[:6].tolist() == [7, 3, -1, 0, -1, -1]
     assert selection.tokens[:6, 0].tolist() == [128, 8, 16, 1, 3, 48]
     assert (selection.importance[:6] * 16).tolist() == [8, 12, 4, 8, 3.5, 1]
     assert selection.mask.sum() == int(selection.num_candidates) == 6
@@ -156,13 +156,13 @@ def test_the_release_merges_tokens_equal_to_the_mean():
 def test_algorithm_1_drops_a_region_though_the_budget_exceeds_their_number():
     """4 regions, budget 6: the paper promises each of them a row, its algorithm leaves region 2 without."""
     selection = run_example(6)
-    assert selection.index[:6].tolist() == [7, 3, -1, 0, 2, -1]
+    assert selection.keep_index[:6].tolist() == [7, 3, -1, 0, 2, -1]
     assert 2 not in selection.region
 
 
 def test_guaranteed_coverage_keeps_that_region_and_the_serialised_order():
     selection = run_example(6, coverage="guaranteed")
-    assert selection.index[:6].tolist() == [7, 3, -1, 0, 2, 5]
+    assert selection.keep_index[:6].tolist() == [7, 3, -1, 0, 2, 5]
     assert selection.tokens[:6, 0].tolist() == [128, 8, 16, 1, 4, 32]
 
 
@@ -177,8 +177,8 @@ def test_guaranteed_coverage_gives_every_region_a_row_whenever_the_budget_allows
         # The budget is filled as far as there are candidates, whatever the coverage.
         assert got.mask.sum() == min(budget, int(got.num_candidates))
         # (region, index) names a row: a token that is alone is (-1, i), a merged row (m, -1).
-        names = list(zip(everything.region, everything.index, strict=True))[: int(everything.num_candidates)]
-        chosen = list(zip(got.region, got.index, strict=True))[: got.mask.sum()]
+        names = list(zip(everything.region, everything.keep_index, strict=True))[: int(everything.num_candidates)]
+        chosen = list(zip(got.region, got.keep_index, strict=True))[: got.mask.sum()]
         positions = [names.index(name) for name in chosen]
         assert positions == sorted(set(positions)), "the serialised order is kept"
         groups = {(region, index if region < 0 else None) for region, index in names}
@@ -243,7 +243,7 @@ def test_equal_scores_merge_the_whole_region_in_release_fidelity():
     selection = keep_counts_release(tokens, importance, np.zeros(MOST, np.int32), valid, 1)
     assert not np.asarray(selection.is_kept).any()
     assert np.all(np.asarray(selection.num_candidates) == 1)
-    assert np.all(np.asarray(selection.index) == -1)
+    assert np.all(np.asarray(selection.keep_index) == -1)
     np.testing.assert_array_equal(selection.tokens[:, 0, 0], (valid.sum(axis=1) - 1) / 2)
 
 
@@ -277,7 +277,7 @@ def test_lemma_2_and_eq_17_hold_for_every_merged_row():
     selection, num_merged = run(cases), 0
     for case in range(len(tokens)):
         got = one(selection, case)
-        for row in np.flatnonzero(got.mask & (got.index < 0)):
+        for row in np.flatnonzero(got.mask & (got.keep_index < 0)):
             is_redundant = valid[case] & ~got.is_kept & (region_id[case] == got.region[row])
             redundant = tokens[case][is_redundant].astype(np.float64)
             merged = got.tokens[row].astype(np.float64)
@@ -299,8 +299,8 @@ def test_permuting_the_tokens_permutes_the_outcome():
     first = run((tokens, importance, region_id, valid, budget))
     permuted = [np.take_along_axis(array, order, axis=1) for array in (importance, region_id, valid)]
     second = run((np.take_along_axis(tokens, order[..., None], axis=1), *permuted, budget))
-    back = np.where(second.index >= 0, np.take_along_axis(order, np.maximum(second.index, 0), axis=1), -1)
-    np.testing.assert_array_equal(first.index, back)
+    back = np.where(second.keep_index >= 0, np.take_along_axis(order, np.maximum(second.keep_index, 0), axis=1), -1)
+    np.testing.assert_array_equal(first.keep_index, back)
     np.testing.assert_array_equal(first.region, second.region)
     np.testing.assert_array_equal(first.mask, second.mask)
     # Sums of a region run in another order: float32 rounding only.
@@ -314,7 +314,7 @@ def test_renaming_the_regions_changes_names_only():
     first = run((tokens, importance, region_id, valid, budget))
     second = run((tokens, importance, renamed, valid, budget))
     np.testing.assert_array_equal(first.tokens, second.tokens)
-    np.testing.assert_array_equal(first.index, second.index)
+    np.testing.assert_array_equal(first.keep_index, second.keep_index)
     np.testing.assert_array_equal(np.where(first.region >= 0, rename[first.region], -1), second.region)
 
 
@@ -352,8 +352,8 @@ def test_adding_invalid_tokens_changes_nothing():
     np.testing.assert_array_equal(first.tokens, second.tokens)
     np.testing.assert_array_equal(first.num_candidates, second.num_candidates)
     np.testing.assert_array_equal(first.region, second.region)
-    moved = np.where(first.index >= 0, np.take_along_axis(place, np.maximum(first.index, 0), axis=1), -1)
-    np.testing.assert_array_equal(moved, second.index)
+    moved = np.where(first.keep_index >= 0, np.take_along_axis(place, np.maximum(first.keep_index, 0), axis=1), -1)
+    np.testing.assert_array_equal(moved, second.keep_index)
 
 
 def test_more_rows_than_candidates_leave_masked_zero_rows():
@@ -363,7 +363,7 @@ def test_more_rows_than_candidates_leave_masked_zero_rows():
     selection = function(ones, np.ones(3, np.float32), np.zeros(3, np.int32), np.ones(3, bool), 9)
     assert selection.tokens.shape == (9, 2)
     assert selection.mask.tolist() == [True] * 3 + [False] * 6
-    assert selection.index.tolist() == [0, 1, 2] + [-1] * 6
+    assert selection.keep_index.tolist() == [0, 1, 2] + [-1] * 6
     assert selection.region.tolist() == [0, 0, 0] + [-1] * 6
     assert not np.asarray(selection.tokens[3:]).any()
 
@@ -402,7 +402,7 @@ def test_embeddings_keep_their_dtype_and_scores_are_compared_in_float32():
     function = jax.jit(functools.partial(preserve_merge, num_regions=1, max_budget=4))
     selection = function(tokens, importance, np.zeros(4, np.int32), np.ones(4, bool), 4)
     assert selection.tokens.dtype == jnp.bfloat16
-    assert selection.index.tolist() == [1, -1, -1, -1]
+    assert selection.keep_index.tolist() == [1, -1, -1, -1]
     assert selection.mask.tolist() == [True, True, False, False]
     # The mean of 1, 4 and 5 is taken in float32 and rounded once.
     assert selection.tokens[1, 0] == jnp.bfloat16(10 / 3)

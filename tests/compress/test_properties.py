@@ -36,7 +36,7 @@ def num_groups(region_id, valid):
 
 
 def groups_with_a_row(selection):
-    region, index = np.asarray(selection.region), np.asarray(selection.index)
+    region, index = np.asarray(selection.region), np.asarray(selection.keep_index)
     mask = np.asarray(selection.mask)
     return np.unique(region[mask & (region >= 0)]).size + int(np.sum(mask & (region < 0) & (index >= 0)))
 
@@ -48,7 +48,7 @@ def test_the_budget_is_never_exceeded_and_is_filled_while_candidates_last(
 ):
     selection = program(preserve_equal, coverage)(TOKENS, importance, region_id, valid, budget)
     assert int(selection.mask.sum()) == min(budget, int(selection.num_candidates))
-    index = np.asarray(selection.index)[np.asarray(selection.index) >= 0]
+    index = np.asarray(selection.keep_index)[np.asarray(selection.keep_index) >= 0]
     assert np.unique(index).size == index.size
     assert np.all(valid[index])
 
@@ -76,7 +76,7 @@ def test_guaranteed_coverage_gives_every_region_a_row_whenever_the_budget_allows
 def test_scores_of_invalid_tokens_change_nothing(importance, region_id, valid, other):
     first = program(True, "off")(TOKENS, importance, region_id, valid, MAX_BUDGET)
     second = program(True, "off")(TOKENS, np.where(valid, importance, other), region_id, valid, MAX_BUDGET)
-    np.testing.assert_array_equal(first.index, second.index)
+    np.testing.assert_array_equal(first.keep_index, second.keep_index)
     np.testing.assert_array_equal(first.tokens, second.tokens)
 
 
@@ -85,7 +85,7 @@ def test_scores_of_invalid_tokens_change_nothing(importance, region_id, valid, o
 def test_merged_rows_times_their_count_are_the_sum_of_what_they_merge(importance, region_id, valid):
     selection = program(True, "off")(TOKENS, importance, region_id, valid, MAX_BUDGET)
     kept = np.asarray(selection.is_kept)
-    for row in np.flatnonzero(np.asarray(selection.mask) & (np.asarray(selection.index) < 0)):
+    for row in np.flatnonzero(np.asarray(selection.mask) & (np.asarray(selection.keep_index) < 0)):
         members = valid & ~kept & (region_id == int(selection.region[row]))
         np.testing.assert_allclose(
             members.sum() * np.asarray(selection.tokens[row]), TOKENS[members].sum(axis=0), rtol=1e-5, atol=1e-5

@@ -57,7 +57,7 @@ def test_the_docs_example_keeps_the_first_tokens_under_any_traced_budget(example
     run = jax.jit(lambda budgets: select(cfg, grids, (1, 1), scales, jnp.ones(16), budgets))
     for budgets in ((5, 9), (1, 3), (0, 2)):
         for chosen, mask, budget in zip(run(jnp.asarray(budgets)), valid, budgets, strict=True):
-            assert chosen.index[chosen.mask].tolist() == np.flatnonzero(mask)[:budget].tolist()
+            assert chosen.keep_index[chosen.mask].tolist() == np.flatnonzero(mask)[:budget].tolist()
     assert run._cache_size() == 1
 
 

@@ -222,7 +222,7 @@ def test_a_row_is_its_only_token_or_the_weighted_mean_of_its_tokens():
         some = [3, 50, 99]
         mean = np.average(tokens[some], axis=0, weights=None if share is None else weight[some])
         assert kept.mask.tolist() == [True] * 3 + [False] * 3
-        assert kept.index.tolist() == [51, -1, 7, -1, -1, -1] and kept.region.tolist() == [-1, 2, -1, -1, -1, -1]
+        assert kept.keep_index.tolist() == [51, -1, 7, -1, -1, -1] and kept.region.tolist() == [-1, 2, -1, -1, -1, -1]
         np.testing.assert_array_equal(np.asarray(kept.tokens)[[0, 2]], tokens[[51, 7]])
         np.testing.assert_allclose(kept.tokens[1], mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(kept.importance[1], importance[some].mean(), rtol=1e-6)

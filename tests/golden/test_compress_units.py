@@ -40,7 +40,7 @@ def check_selection(name, selection):
     merged = ARRAYS[f"{prefix}.sel_aggregated"]
     count = merged.size
     assert int(selection.mask.sum()) == count
-    np.testing.assert_array_equal(selection.index[:count], selected_positions(prefix, merged))
+    np.testing.assert_array_equal(selection.keep_index[:count], selected_positions(prefix, merged))
     np.testing.assert_allclose(selection.importance[:count], ARRAYS[f"{prefix}.sel_score"], rtol=1e-5)
     np.testing.assert_allclose(selection.tokens[:count], ARRAYS[f"unit.{name}.pre_mlp"], atol=1e-5)
     assert not np.any(selection.tokens[count:])

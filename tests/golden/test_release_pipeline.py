@@ -163,7 +163,7 @@ def check_case(model, scene, name):
         selection, prefix = answer.selections[0][index], f"{name}.s{size}"
         merged = ARRAYS[f"{prefix}.sel_aggregated"]
         assert selection.mask.sum() == merged.size
-        np.testing.assert_array_equal(selection.index[: merged.size], selected_positions(prefix, merged))
+        np.testing.assert_array_equal(selection.keep_index[: merged.size], selected_positions(prefix, merged))
         np.testing.assert_allclose(selection.importance[: merged.size], ARRAYS[f"{prefix}.sel_score"], rtol=1e-4)
         if f"{prefix}.sel_cluster" in ARRAYS:
             cluster = ARRAYS[f"{prefix}.sel_cluster"]

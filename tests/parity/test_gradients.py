@@ -149,7 +149,7 @@ class TorchSide:
             tokens = tokens + 2 * one_tile.repeat(len(tokens) // len(one_tile), 1)
             picked = selections[scale]
             is_kept, region_id = np.asarray(picked.is_kept), sample.region_id[scale]
-            for index, region in zip(np.asarray(picked.index), np.asarray(picked.region), strict=True):
+            for index, region in zip(np.asarray(picked.keep_index), np.asarray(picked.region), strict=True):
                 if index >= 0:
                     rows.append(tokens[int(index)])
                 elif region >= 0:
@@ -199,8 +199,8 @@ def close(ours, theirs):
 def test_the_comparison_has_kept_and_merged_rows(both_sides):
     _, _, _, selections, _, _ = both_sides
     fine = [one[1] for one in selections]
-    assert all(np.any(np.asarray(one.index) >= 0) for one in fine)
-    assert any(np.any((np.asarray(one.index) < 0) & np.asarray(one.mask)) for one in fine)
+    assert all(np.any(np.asarray(one.keep_index) >= 0) for one in fine)
+    assert any(np.any((np.asarray(one.keep_index) < 0) & np.asarray(one.mask)) for one in fine)
 
 
 def test_the_loss_is_torchs(both_sides):

@@ -93,8 +93,6 @@ SELECTION = SelectionRule(
     "token is the root; pointers are followed to the end; the budget is spread evenly over tiles (there 24 a tile); "
     "means of projected tokens, there before the projector",
     needs=("tower",),
-    choose=by_scale(
-        lambda scale: scale.merge(background_groups(scale.grid, scale.attention, scale.valid, scale.budget))
-    ),
+    choose=by_scale(lambda scale: scale.merge(background_groups(scale.grid, scale.tower, scale.valid, scale.budget))),
     place=7,
 )

@@ -30,7 +30,7 @@ def largest_view_groups(
 
 
 def _choose(scales: tuple[Candidates, ...]) -> tuple[Selection, ...]:
-    total = sum(scale.budget for scale in scales)
+    total = sum((scale.budget for scale in scales[1:]), scales[0].budget)
     groups = largest_view_groups([scale.grid for scale in scales], [scale.valid for scale in scales], total)
     return tuple(scale.merge(group) for scale, group in zip(scales, groups, strict=True))
 

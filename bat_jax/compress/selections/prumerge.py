@@ -48,7 +48,7 @@ def prumerge_groups(
     with jax.named_scope("prumerge"):
         score = attention.class_attention
         rank = rank_of(jnp.argsort(-jnp.where(valid, score, -jnp.inf), stable=True))
-        is_outlier = valid & (score > outlier_threshold(score, valid)) & (rank < budget)
+        is_outlier = jnp.logical_and(valid, score > outlier_threshold(score, valid)) & (rank < budget)
         is_rest = valid & ~is_outlier
         num_rest = jnp.sum(is_rest)
         num_fill = jnp.minimum(budget - jnp.sum(is_outlier), num_rest)
@@ -64,8 +64,8 @@ def prumerge_groups(
 
 
 def _choose(scale: Candidates) -> Selection:
-    group = prumerge_groups(scale.attention, scale.valid, scale.budget, scale.max_budget)
-    return scale.merge(group, scale.attention.class_attention)
+    group = prumerge_groups(scale.tower, scale.valid, scale.budget, scale.max_budget)
+    return scale.merge(group, scale.tower.class_attention)
 
 
 SELECTION = SelectionRule(

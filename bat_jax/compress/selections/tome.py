@@ -24,8 +24,8 @@ from bat_jax.typing import Array, Bool, Float, Int
 
 
 def _matching_step(
-    key_sum: Float[Array, "M H"], num_rows: Int[Array, ""], budget: Int[Array, ""]
-) -> tuple[Float[Array, "M H"], Int[Array, "M"], Int[Array, ""]]:
+    key_sum: Float[jax.Array, "M H"], num_rows: Int[Array, ""], budget: Int[Array, ""]
+) -> tuple[Float[jax.Array, "M H"], Int[Array, "M"], Int[Array, ""]]:
     """Merge once: (sums of keys of the rows left, the new row of every old row, number of rows left).
 
     A size-weighted mean of means points where the sum of all keys points, and cosines ask for no more than that.
@@ -75,7 +75,7 @@ SELECTION = SelectionRule(
     difference="steps follow each other after the tower until the budget is met, there r tokens in every layer of it; "
     "no proportional attention; rows keep the picture's order",
     needs=("tower",),
-    choose=by_scale(lambda scale: scale.merge(tome_groups(scale.attention.key, scale.valid, scale.budget))),
+    choose=by_scale(lambda scale: scale.merge(tome_groups(scale.tower.key, scale.valid, scale.budget))),
     shown_in=("grids",),
     place=6,
 )

@@ -60,7 +60,7 @@ SELECTION = SelectionRule(
     "cosine of mean keys",
     needs=("tower",),
     choose=by_scale(
-        lambda scale: scale.merge(visionzip_groups(scale.attention, scale.valid, scale.budget, scale.max_budget))
+        lambda scale: scale.merge(visionzip_groups(scale.tower, scale.valid, scale.budget, scale.max_budget))
     ),
     shown_in=("grids",),
     place=4,

@@ -112,7 +112,10 @@ def select_visual(
     capacity = tuple(cfg.compressor.num_clusters for _ in grids)
     selections = select(cfg.compressor, grids, capacity, scales, jax.lax.stop_gradient(importance), budgets)
     visual, mask = jax.lax.stop_gradient(bat.visual_tokens(cfg, {}, selections))
-    index = [jnp.where(part.index >= 0, part.index + a, -1) for part, (a, _) in zip(selections, bounds, strict=True)]
+    index = [
+        jnp.where(part.keep_index >= 0, part.keep_index + a, -1)
+        for part, (a, _) in zip(selections, bounds, strict=True)
+    ]
     return visual, mask, jnp.concatenate(index)
 
 

@@ -211,8 +211,8 @@ def fates_of(
     def fate(found: Any, scale: int) -> Int[Array, "T"]:
         chosen, token = found[scale], tokens[:, scale]
         own = scales[scale].region_id if chosen.group is None else chosen.group
-        is_kept = jnp.any(chosen.mask & (chosen.index == token[:, None]), axis=1)
-        is_mean = chosen.mask & (chosen.index < 0)
+        is_kept = jnp.any(chosen.mask & (chosen.keep_index == token[:, None]), axis=1)
+        is_mean = chosen.mask & (chosen.keep_index < 0)
         is_merged = jnp.any(is_mean & (chosen.region == own[token][:, None]), axis=1) & ~chosen.is_kept[token]
         return jnp.where(is_kept, FATES.index("k"), jnp.where(is_merged, FATES.index("m"), FATES.index("c")))
 
