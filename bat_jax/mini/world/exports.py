@@ -12,7 +12,6 @@
 import json
 import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bat_jax.io.output_files import check_output_dir
 from bat_jax.mini.world.masks import instance_map
 from bat_jax.mini.world.question import SUB_TASKS, PromptStyle, Question, lettered
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
@@ -57,17 +57,21 @@ def export(
         raise ValueError(f"label_suffix={label_suffix!r}: must be one of {', '.join(LABEL_SUFFIXES)}")
     if not MIN_SIDE_PX <= side <= MAX_SIDE_PX:
         raise ValueError(f"side={side}: must lie in {MIN_SIDE_PX} .. {MAX_SIDE_PX} pixels")
+    if output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(f"output_dir={output_dir}: is not empty; name a new folder")
+    check_output_dir(output_dir, overwrite=True)
     output_dir = output_dir.absolute()
-    _check_output(output_dir)
-    stage = pathlib.Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:
-        num = _write(stage, seeds, side, formats, label_suffix, prompt_style, progress)
-        stage.chmod(0o755)
-        os.replace(stage, output_dir)
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        prefix = f".{output_dir.name}."
+        # Once renamed there is nothing left to clean up.
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=output_dir.parent, ignore_cleanup_errors=True) as name:
+            folder = pathlib.Path(name)
+            num = _write(folder, seeds, side, formats, label_suffix, prompt_style, progress)
+            folder.chmod(0o755)
+            os.replace(folder, output_dir)
     except OSError as error:
         raise ValueError(f"output_dir={output_dir}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return num
 
 
@@ -112,19 +116,6 @@ def write_label_map(path: pathlib.Path, scene: WorldScene, side: int) -> None:
         np.savez_compressed(path, label_map=ids)
     else:
         Image.fromarray(ids).save(path)
-
-
-def _check_output(path: pathlib.Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"output_dir={path}: is a file")
-    if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"output_dir={path}: is not empty; name a new folder")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"output_dir={path}: cannot be made ({error.strerror})") from error
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"output_dir={path}: cannot be written below {path.parent}")
 
 
 def _write(

@@ -70,7 +70,7 @@ def test_a_folder_that_holds_files_is_left_alone(folder):
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, folder):
-    with pytest.raises(ValueError, match=r"output_dir=.*cannot be made"):
+    with pytest.raises(ValueError, match=r"output_dir=.*cannot be written below"):
         export(folder / "llava.json" / "below" / "it", range(1), 224)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
