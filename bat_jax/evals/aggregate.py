@@ -157,10 +157,10 @@ def score(tasks: Iterable[Task], predictions: Mapping[str, Prediction]) -> tuple
         if task.id in seen:
             raise ValueError(f"id={task.id!r}: occurs twice among the questions")
         seen.add(task.id)
-        found = predictions.get(task.id)
-        failed = found is not None and (found.error is not None or found.output is None)
-        status = "missing" if found is None else "error" if failed else "answered"
-        answered = found if status == "answered" else Prediction(output=None)
+        found = predictions.get(task.id, Prediction(output=None))
+        failed = found.error is not None or found.output is None
+        status = "missing" if task.id not in predictions else "error" if failed else "answered"
+        answered = Prediction(output=None) if failed else found
         verdicts = answer_readers.judge(answered.output, task.question, answered.letter_scores)
         outcomes.append(Outcome(task=task, status=status, verdicts=verdicts))
     unknown = sorted(set(predictions) - seen)
@@ -218,7 +218,7 @@ def breakdown(outcomes: Iterable[Outcome], rule: str, row_of: Callable[[Task], s
     return tuple(_cell(name, rows[name], rule) for name in sorted(rows))
 
 
-def _make_cell(name: str, rights: Sequence[bool], chances: Sequence[float], counts: Sequence[int]) -> Tally:
+def _make_cell(name: str, rights: Sequence[bool], chances: Sequence[float], counts: tuple[int, int, int]) -> Tally:
     """counts: missing, errors, unjudged."""
     total, num_right = len(rights), sum(rights)
     low, high = wilson(num_right, total)
@@ -256,9 +256,11 @@ def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Tally:
         {name: [turn.verdicts[rule].is_right for turn in part] for name, part in dialogues.items()}
     )
     of_each = [_counts(part, rule) for part in dialogues.values()]
-    counts = [sum(any_of[index] > 0 for any_of in of_each) for index in range(3)]
+    missing, errors, unjudged = (sum(any_of[index] > 0 for any_of in of_each) for index in range(3))
     chances = [math.prod(_chance(turn) for turn in part) for part in dialogues.values()]
-    return _make_cell("MTEM@1", [True] * num_right + [False] * (total - num_right), chances, counts)
+    return _make_cell(
+        "MTEM@1", [True] * num_right + [False] * (total - num_right), chances, (missing, errors, unjudged)
+    )
 
 
 def to_json(reports: Sequence[Report]) -> str:

@@ -160,7 +160,11 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
     for name, cells in summary.breakdowns.items():
         if cells:
             lines += [f"| {name} | n | {DEFAULT_RULE} | chance |", "|---|---:|---:|---:|"]
-            lines += [f"| {cell.name} | {cell.total} | {_share(cell)} | {100 * cell.chance:.1f} |" for cell in cells]
+            lines += [
+                f"| {cell.name} | {cell.total} | {_share(cell)} | {100 * cell.chance:.1f} |"
+                for cell in cells
+                if cell.chance is not None
+            ]
             lines.append("")
     if summary.errors:
         lines.append(f"{len(summary.errors)} questions failed, such as:")

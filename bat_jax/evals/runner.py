@@ -243,7 +243,8 @@ def run(
         if (left := tuple(task for task in picture.tasks if task.id not in log.ids))
     ]
     num_all, num_left = (sum(len(picture.tasks) for picture in part) for part in (pictures, todo))
-    pace, counts = Pace(num_left), collections.Counter()
+    pace = Pace(num_left)
+    counts: collections.Counter[str] = collections.Counter()
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     with (
         tqdm(
@@ -260,8 +261,8 @@ def run(
             for record in answer_picture(model, picture, loading.result, encode_options or {}, ask_options or {}):
                 log.append(record)
                 counts.update(asked=1, right=record["is_right"], errors=record["status"] == "error")
-                left = pace.seconds_left
-                eta = "after the first picture" if left is None else tqdm.format_interval(left)
+                seconds = pace.seconds_left
+                eta = "after the first picture" if seconds is None else tqdm.format_interval(seconds)
                 errors = f", {counts['errors']} errors" if counts["errors"] else ""
                 bar.set_postfix_str(f"{counts['right'] / counts['asked']:.1%} right{errors}, ETA {eta}", refresh=False)
                 bar.update()
