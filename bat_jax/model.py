@@ -70,22 +70,25 @@ def modules(cfg: BatConfig) -> dict[str, nn.Module]:
     return parts
 
 
+def init_part(name: str, module: Any, key: Key[Array, ""]) -> Params:
+    """Return random float32 parameters of one network; `name` is its key in `modules`."""
+    cfg = module.cfg
+    match name:
+        case "vision_tower":
+            variables = module.init(key, jnp.zeros((1, cfg.image_size_px, cfg.image_size_px, 3)))
+        case "projector" | "token_mlp":
+            variables = module.init(key, jnp.zeros((1, cfg.in_dim)))
+        case "decoder":
+            variables = module.init(key, jnp.zeros((1, 1), jnp.int32), method="everything")
+        case _:
+            variables = module.init(key, method="all_scales")
+    return variables["params"]
+
+
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> Params:
     """Return random float32 parameters of a whole model (used by training, tests and jax.eval_shape)."""
-    tile = cfg.vision.image_size_px
-    inputs = {
-        "vision_tower": (jnp.zeros((1, tile, tile, 3)),),
-        "projector": (jnp.zeros((1, cfg.vision.width)),),
-        "token_mlp": (jnp.zeros((1, cfg.decoder.width)),),
-        "decoder": (jnp.zeros((1, 1), jnp.int32),),
-        "scale_embedding": (),
-    }
-    methods = {"decoder": "everything", "scale_embedding": "all_scales"}
-    params = {}
-    for index, (name, module) in enumerate(modules(cfg).items()):
-        part_key = jax.random.fold_in(key, index)
-        params[name] = module.init(part_key, *inputs[name], method=methods.get(name))["params"]
-    return params
+    parts = enumerate(modules(cfg).items())
+    return {name: init_part(name, module, jax.random.fold_in(key, index)) for index, (name, module) in parts}
 
 
 def _apply(cfg: BatConfig, params: Params, part: str, *args, **kwargs):

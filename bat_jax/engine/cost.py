@@ -14,10 +14,15 @@ Letters: D decoder width, E vision width, T new rows, S key slots, M tokens, R r
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable
 from typing import Literal
 
+import jax
+
 from bat_jax.config import BatConfig
+from bat_jax.model import init_params
 from bat_jax.ops.attention import QUERY_BLOCK, num_scored_pairs
 
 Attention = Literal["computed", "all", "causal", "none"]
@@ -304,27 +309,8 @@ def kv_bytes(cfg: BatConfig, slots: int) -> int:
 
 def parameter_counts(cfg: BatConfig) -> dict[str, int]:
     """Return the parameters of every part as they are held here (biases, norms and embeddings included)."""
-    vision, dec = cfg.vision, cfg.decoder
-    layer = vision_layer_parameters(cfg) + 4 * vision.width + vision.mlp_dim + vision.width + 4 * vision.width
-    tower = 3 * vision.patch_size_px**2 * vision.width + (vision.num_patches + 2) * vision.width + 2 * vision.width
-    in_heads = dec.qkv_bias * dec.head_dim * (dec.num_heads + 2 * dec.num_kv_heads) + dec.qk_norm * 2 * dec.head_dim
-    heads = 1 if dec.tie_word_embeddings else 2
-    counts = {
-        "vision_tower": tower + vision.num_run_layers * layer,
-        "projector": vision.width * dec.width + dec.width**2 + 2 * dec.width,
-        "decoder": decoder_parameters(cfg)
-        + dec.num_layers * (in_heads + 2 * dec.width)
-        + dec.width
-        + heads * dec.vocab_size * dec.width,
-    }
-    embedding = cfg.scale_embedding
-    if embedding.form == "residual":
-        counts["scale_embedding"] = sum(side**2 for side in embedding.sides) * dec.width
-    elif embedding.form == "base":
-        counts["scale_embedding"] = (embedding.base_side**2 + len(embedding.scales_px)) * dec.width
-    if cfg.has_token_mlp:
-        counts["token_mlp"] = 2 * (dec.width**2 + dec.width)
-    return counts
+    tree = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
+    return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in tree.items()}
 
 
 def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:

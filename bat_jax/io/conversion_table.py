@@ -6,13 +6,19 @@ Tensors of rows with `{layer}` are stacked over layers along axis 0. E, P, D, L 
 `bat_jax.typing`.
 """
 
+import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from flax import traverse_util
 
-from bat_jax.config import BatConfig, DecoderConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
+from bat_jax.config.networks import NetworkConfig
+from bat_jax.model import init_part
 
 Shape = tuple[int, ...]
 
@@ -203,89 +209,42 @@ def expected_shapes(config: BatConfig, with_unused: bool = False) -> dict[str, S
       with_unused: also the leaves under `unused` that a checkpoint may hold (vision layers that never run,
         post_layernorm, image_newline).
     """
-    shapes = vision_shapes(config.vision, with_unused)
-    shapes |= _mlp_shapes("projector", config.vision.width, config.decoder.width)
+    shapes = vision_shapes(config.vision, with_unused) | _shapes("projector", config.projector)
     if config.has_token_mlp:
-        shapes |= _mlp_shapes("token_mlp", config.decoder.width, config.decoder.width)
-    shapes |= _scale_embedding_shapes(config.scale_embedding) | decoder_shapes(config.decoder)
+        shapes |= _shapes("token_mlp", config.token_mlp)
+    if config.scale_embedding.form != "none":
+        shapes |= _shapes("scale_embedding", config.scale_embedding)
+    shapes |= decoder_shapes(config.decoder)
     if with_unused:
         shapes["unused/image_newline"] = (config.decoder.width,)
     return shapes
 
 
-def _linear_shapes(path: str, lead: Shape, in_dim: int, out_dim: int, bias: bool = True) -> dict[str, Shape]:
-    return {f"{path}/kernel": (*lead, in_dim, out_dim)} | ({f"{path}/bias": (*lead, out_dim)} if bias else {})
-
-
-def _norm_shapes(path: str, shape: Shape) -> dict[str, Shape]:
-    return {f"{path}/scale": shape, f"{path}/bias": shape}
-
-
-def _mlp_shapes(path: str, in_dim: int, out_dim: int) -> dict[str, Shape]:
-    return _linear_shapes(f"{path}/linear_1", (), in_dim, out_dim) | _linear_shapes(
-        f"{path}/linear_2", (), out_dim, out_dim
-    )
-
-
-def _vision_layer_shapes(cfg: VisionConfig, num_layers: int) -> dict[str, Shape]:
-    if not num_layers:
-        return {}
-    lead, width, root = (num_layers,), cfg.width, "vision_tower/layers"
-    shapes = _norm_shapes(f"{root}/layer_norm1", (*lead, width)) | _norm_shapes(f"{root}/layer_norm2", (*lead, width))
-    for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= _linear_shapes(f"{root}/self_attn/{name}", lead, width, width)
-    shapes |= _linear_shapes(f"{root}/mlp/fc1", lead, width, cfg.mlp_dim)
-    return shapes | _linear_shapes(f"{root}/mlp/fc2", lead, cfg.mlp_dim, width)
+@functools.cache
+def _shapes(part: str, network: NetworkConfig) -> dict[str, Shape]:
+    """Return the shapes of a network's parameters, read off the network itself; to be copied, not changed."""
+    tree = jax.eval_shape(functools.partial(init_part, part, network.build()), jax.random.key(0))
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {f"{part}/{path}": leaf.shape for path, leaf in flat.items()}
 
 
 def vision_shapes(cfg: VisionConfig, with_unused: bool = False) -> dict[str, Shape]:
     """Return path -> shape of the vision tower's leaves; `with_unused` adds the layers and the norm that never run."""
-    shapes: dict[str, Shape] = {
-        "vision_tower/class_embedding": (cfg.width,),
-        "vision_tower/patch_embedding/kernel": (cfg.patch_size_px, cfg.patch_size_px, 3, cfg.width),
-        "vision_tower/position_embedding": (cfg.num_patches + 1, cfg.width),
+    shapes: dict[str, Shape] = {}
+    unused: dict[str, Shape] = {
+        f"{UNUSED}vision_tower/post_layernorm/{name}": (cfg.width,) for name in ("scale", "bias")
     }
-    shapes |= _norm_shapes("vision_tower/pre_layernorm", (cfg.width,))
-    shapes |= _vision_layer_shapes(cfg, cfg.num_run_layers)
-    if with_unused:
-        unused = _vision_layer_shapes(cfg, cfg.num_layers - cfg.num_run_layers)
-        unused |= _norm_shapes("vision_tower/post_layernorm", (cfg.width,))
-        shapes |= {UNUSED + path: shape for path, shape in unused.items()}
-    return shapes
-
-
-def _scale_embedding_shapes(cfg: ScaleEmbeddingConfig) -> dict[str, Shape]:
-    if cfg.form == "residual":
-        sides = zip(cfg.scales_px, cfg.sides, strict=True)
-        return {f"scale_embedding/residual_{scale}": (side, side, cfg.width) for scale, side in sides}
-    if cfg.form == "base":
-        return {
-            "scale_embedding/base": (cfg.base_side, cfg.base_side, cfg.width),
-            "scale_embedding/scale": (len(cfg.scales_px), cfg.width),
-        }
-    return {}
+    for path, shape in _shapes("vision_tower", dataclasses.replace(cfg, select_layer=-1)).items():
+        if not is_stacked(path):
+            shapes[path] = shape
+            continue
+        if cfg.num_run_layers:
+            shapes[path] = (cfg.num_run_layers, *shape[1:])
+        if cfg.num_layers > cfg.num_run_layers:
+            unused[UNUSED + path] = (cfg.num_layers - cfg.num_run_layers, *shape[1:])
+    return shapes | unused if with_unused else shapes
 
 
 def decoder_shapes(cfg: DecoderConfig) -> dict[str, Shape]:
     """Return path -> shape of the decoder's leaves."""
-    lead, width, root = (cfg.num_layers,), cfg.width, "decoder/layers"
-    query_dim, kv_dim = cfg.num_heads * cfg.head_dim, cfg.num_kv_heads * cfg.head_dim
-    shapes: dict[str, Shape] = {
-        "decoder/embed_tokens/embedding": (cfg.vocab_size, width),
-        f"{root}/input_layernorm/scale": (*lead, width),
-        f"{root}/post_attention_layernorm/scale": (*lead, width),
-    }
-    for name, out_dim in (("q_proj", query_dim), ("k_proj", kv_dim), ("v_proj", kv_dim)):
-        shapes |= _linear_shapes(f"{root}/self_attn/{name}", lead, width, out_dim, bias=cfg.qkv_bias)
-    if cfg.qk_norm:
-        shapes |= {f"{root}/self_attn/{name}/scale": (*lead, cfg.head_dim) for name in ("q_norm", "k_norm")}
-    shapes |= {
-        f"{root}/self_attn/o_proj/kernel": (*lead, query_dim, width),
-        f"{root}/mlp/gate_proj/kernel": (*lead, width, cfg.mlp_dim),
-        f"{root}/mlp/up_proj/kernel": (*lead, width, cfg.mlp_dim),
-        f"{root}/mlp/down_proj/kernel": (*lead, cfg.mlp_dim, width),
-        "decoder/norm/scale": (width,),
-    }
-    if not cfg.tie_word_embeddings:
-        shapes["decoder/lm_head/kernel"] = (width, cfg.vocab_size)
-    return shapes
+    return dict(_shapes("decoder", cfg))

@@ -37,8 +37,7 @@ _OBJECT_VIEWS = (0.04, 0.1, 0.32, 0.54)
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights of the tower and the heads."""
     tower_key, head_key = jax.random.split(key)
-    tile = cfg.vision.image_size_px
-    tower = bat.modules(cfg)["vision_tower"].init(tower_key, jnp.zeros((1, tile, tile, 3)))["params"]
+    tower = bat.init_part("vision_tower", cfg.vision.build(), tower_key)
     heads = {}
     for index, (name, (num_classes, _, _)) in enumerate(HEADS.items()):
         kernel = jax.random.normal(jax.random.fold_in(head_key, index), (cfg.vision.width, num_classes)) * 0.02
