@@ -193,12 +193,12 @@ class _QuestionPanels:
 
     @property
     def fate_swatches(self) -> tuple[pictures.Swatch, ...]:
-        return pictures.fate_swatches()[: None if self.has_padding else PADDING]
+        return pictures.FATE_SWATCHES[: None if self.has_padding else PADDING]
 
     def save(self, folder: pathlib.Path, title: str, name: str, backdrop: Backdrop) -> None:
         """Write the PNG files of the question."""
         beside = Panel(backdrop.picture(), "The picture.")
-        heat = pictures.sheet(title, [beside, self.importance], 2, pictures.importance_swatches())
+        heat = pictures.sheet(title, [beside, self.importance], 2, pictures.IMPORTANCE_SWATCHES)
         _save(heat, folder / f"importance_{name}.png")
         _save(
             pictures.sheet(title, self.fates, _columns(self.fates), self.fate_swatches), folder / f"tokens_{name}.png"
@@ -218,7 +218,7 @@ class _QuestionPanels:
                 heading=f"What the question makes important{of_image}",
                 text=self.importance.caption,
                 figures=page_figures([self.importance], 84, has_caption=False),
-                legend=pictures.importance_swatches(),
+                legend=pictures.IMPORTANCE_SWATCHES,
             )
         )
         found.append(

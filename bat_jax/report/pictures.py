@@ -51,20 +51,16 @@ class Panel(NamedTuple):
         return file.getvalue()
 
 
-def fate_swatches() -> tuple[Swatch, ...]:
-    """Return name and colour of every fate, as a legend shows them."""
-    return _swatches(FATE_NAMES, FATE_COLOURS)
-
-
-def importance_swatches(num: int = 7) -> tuple[Swatch, ...]:
-    """Return the colours of importance from low to high; the first and the last have a name."""
-    names = ["less attention", *[""] * (num - 2), "more attention"]
-    return _swatches(names, matplotlib.colormaps[IMPORTANCE_MAP](np.linspace(0, 1, num)))
-
-
 def _swatches(names: Sequence[str], colours: Float[np.ndarray, "N 4"]) -> tuple[Swatch, ...]:
     rgb = np.rint(colours[:, :3] * 255).astype(int).tolist()
     return tuple((name, (red, green, blue)) for name, (red, green, blue) in zip(names, rgb, strict=True))
+
+
+FATE_SWATCHES = _swatches(FATE_NAMES, FATE_COLOURS)
+# From low to high; the ends have a name.
+IMPORTANCE_SWATCHES = _swatches(
+    ["less attention", *[""] * 5, "more attention"], matplotlib.colormaps[IMPORTANCE_MAP](np.linspace(0, 1, 7))
+)
 
 
 def importance_panel(

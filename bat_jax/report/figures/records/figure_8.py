@@ -7,7 +7,7 @@ from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, 
 from bat_jax.report.figures.record import FigureRecord
 from bat_jax.report.figures.subject import Ask, Subject
 from bat_jax.report.layers import ALL, importance_layer, window_in
-from bat_jax.report.pictures import Panel, importance_swatches, sheet, stack
+from bat_jax.report.pictures import IMPORTANCE_SWATCHES, Panel, sheet, stack
 
 _MOST_QUESTIONS = 4
 
@@ -44,7 +44,7 @@ def _row(subject: Subject, ask: Ask, is_last: bool) -> Image.Image:
         place,
         Panel(framed(heat(window), window_in(ask.boxes, window)), _on_evidence(subject, ask)),
     )
-    return sheet(heading(ask), panels, 4, importance_swatches() if is_last else (), letters=LETTERS)
+    return sheet(heading(ask), panels, 4, IMPORTANCE_SWATCHES if is_last else (), letters=LETTERS)
 
 
 def _on_evidence(subject: Subject, ask: Ask) -> str:
