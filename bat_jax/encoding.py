@@ -271,11 +271,7 @@ class SceneEncoder:
         return grid.to_tiles(token_valid_mask(size, scale_px, self.cfg.vision.patch_size_px, source.valid))
 
     def _first_centres(
-        self,
-        spec: ScaleSpec,
-        valid: np.ndarray,
-        kmeans_init: Mapping[int, np.ndarray] | None,
-        seed: int,
+        self, spec: ScaleSpec, valid: np.ndarray, kmeans_init: Mapping[int, np.ndarray] | None, seed: int
     ) -> np.ndarray:
         """Return the tokens that start as centres: given ones checked, or drawn from the seed."""
         settings = self.cfg.compressor

@@ -88,12 +88,7 @@ class BatModel:
     """A loaded UHR-BAT: config, parameters, tokenizer and compiled stages."""
 
     def __init__(
-        self,
-        cfg: BatConfig,
-        params: Params,
-        tokenizer: Any,
-        tile_batch: int = TILE_BATCH,
-        stages: Stages | None = None,
+        self, cfg: BatConfig, params: Params, tokenizer: Any, tile_batch: int = TILE_BATCH, stages: Stages | None = None
     ):
         """Wrap loaded parts. `tile_batch` tiles go through the tower at once (memory against speed)."""
         self.cfg = cfg
@@ -311,11 +306,7 @@ class BatModel:
         return tuple(
             np.asarray(
                 self.stages.run(
-                    "align_importance",
-                    _align,
-                    (scene.grids[0], grid),
-                    item.anchor_importance,
-                    anchor_valid,
+                    "align_importance", _align, (scene.grids[0], grid), item.anchor_importance, anchor_valid
                 )
             )
             for grid in scene.grids

@@ -31,13 +31,7 @@ class Stages:
         self.run_seconds.clear()
         self.compile_seconds.clear()
 
-    def run(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        static: tuple[Hashable, ...],
-        *args: Any,
-    ) -> Any:
+    def run(self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
         """Return function(*static, *args), compiled for the shapes of `args`.
 
         Args:

@@ -7,7 +7,7 @@ leaves: memory is measured there, see `trim_memory` and `orbax_context`.
 import ctypes
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from bat_jax.config import BatConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io.conversion_table import Shape, expected_shapes
 from bat_jax.io.hf_config import CONFIG_NAME
-from bat_jax.io.safetensors import raise_problems
+from bat_jax.io.safetensors import cut_by_bytes, raise_problems
 
 PARAMS_FOLDER = "params"
 # Orbax writes a leaf in chunks. 48 MiB is above the 32 MiB from which malloc always returns memory to the system.
@@ -109,18 +109,9 @@ def read_leaves(params: pathlib.Path, wanted: Mapping[str, Leaf], leaves: Collec
     return {path: np.asarray(arrays[path]) for path in wanted}
 
 
-def group_leaves(leaves: Mapping[str, Leaf]) -> Iterator[list[str]]:
-    """Yield the paths in order, in groups of at most 512 MiB; a larger leaf is a group of its own."""
-    group: list[str] = []
-    filled = 0
-    for path, leaf in leaves.items():
-        if group and filled + leaf.num_bytes > _GROUP_BYTES:
-            yield group
-            group, filled = [], 0
-        group.append(path)
-        filled += leaf.num_bytes
-    if group:
-        yield group
+def group_leaves(leaves: Mapping[str, Leaf]) -> list[list[str]]:
+    """Return the paths in order, in groups of at most 512 MiB; a larger leaf is a group of its own."""
+    return cut_by_bytes({path: leaf.num_bytes for path, leaf in leaves.items()}, _GROUP_BYTES)
 
 
 def orbax_context() -> ocp.Context:

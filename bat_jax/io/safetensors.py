@@ -224,17 +224,17 @@ def _explain_no_weights(folder: pathlib.Path) -> str:
     )
 
 
-def plan_shards(specs: Sequence[TensorSpec], max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> list[list[TensorSpec]]:
-    """Cut a list of tensors, in order, into shards of at most `max_shard_bytes` (a larger tensor gets its own)."""
-    shards: list[list[TensorSpec]] = [[]]
+def cut_by_bytes(num_bytes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """Cut names, in order, into groups of at most `limit` bytes together; a larger one is a group of its own."""
+    groups: list[list[str]] = [[]]
     filled = 0
-    for spec in specs:
-        if shards[-1] and filled + spec.num_bytes > max_shard_bytes:
-            shards.append([])
+    for name, size in num_bytes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
             filled = 0
-        shards[-1].append(spec)
-        filled += spec.num_bytes
-    return shards
+        groups[-1].append(name)
+        filled += size
+    return groups
 
 
 def write_folder(
@@ -262,13 +262,14 @@ def write_folder(
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"tensor names stand twice: {', '.join(twice)}")
     folder = pathlib.Path(folder)
-    shards = plan_shards(specs, max_shard_bytes)
+    shards = cut_by_bytes({spec.name: spec.num_bytes for spec in specs}, max_shard_bytes)
+    by_name = {spec.name: spec for spec in specs}
     stream = iter(arrays)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_file(folder / file_name, shard, stream)
-        weight_map |= {spec.name: file_name for spec in shard}
+        _write_file(folder / file_name, [by_name[name] for name in shard], stream)
+        weight_map |= dict.fromkeys(shard, file_name)
     total_size = sum(spec.num_bytes for spec in specs)
     index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")

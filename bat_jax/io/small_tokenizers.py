@@ -45,10 +45,7 @@ def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
     tokenizer = tokenizers.Tokenizer(model)
     split = tokenizers.pre_tokenizers.Split
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
-        [
-            split(tokenizers.Regex(r"\n|\w+(?:-\w+)*|[^\s\w]"), "isolated"),
-            split(tokenizers.Regex(r"[ \t]+"), "removed"),
-        ]
+        [split(tokenizers.Regex(r"\n|\w+(?:-\w+)*|[^\s\w]"), "isolated"), split(tokenizers.Regex(r"[ \t]+"), "removed")]
     )
     _save(tokenizer, directory, {"unk_token": UNKNOWN})
     return len(vocabulary) + len(SPECIAL_TOKENS)
