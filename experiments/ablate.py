@@ -6,7 +6,8 @@
 
 Every picture goes through the tower once for all cells of all grids, a setting that several grids have is answered
 once, and programs are compiled once (bat_jax/study/measured/sweep.py). Budgets and cluster counts of the paper are
-scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). DIR/answers/ holds a predictions file a
+scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). Scenes are uhr_mini's validation split
+unless flags name others. DIR/answers/ holds a predictions file a
 setting, DIR/GRID.md, .csv and .png the results. The same command started again goes on where the last one ended and
 asks once more what had failed.
 """
@@ -21,20 +22,18 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from bat_jax.benchmarks.containers import data_digests
 from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.evals.runner import select_tasks
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.mini.world.render import NATIVE_PX
-from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.runs import RunDirectory
 from bat_jax.study.measured.grids import GRIDS, Grid, flag_of
 from bat_jax.study.measured.plan import scene_masks
 from bat_jax.study.measured.sweep import Sweep
-from experiments import cli
+from experiments import benchmark_flags, cli
 
 _SAME_AS = {"figure4": "table6"}
 
@@ -49,10 +48,6 @@ TABLE = flags.DEFINE_multi_enum("table", [], _values_of("table"), "A table of th
 FIGURE = flags.DEFINE_multi_enum("figure", [], _values_of("figure"), "A figure of the paper; 4 shows Table 6.")
 OURS = flags.DEFINE_multi_enum("ours", [], _values_of("ours"), "A grid of our own.")
 BENCHMARK = flags.DEFINE_string("benchmark", "uhr_mini", f"What to ask: {', '.join(BENCHMARKS.names)}.")
-SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Scenes of uhr_mini. Default: validation.")
-SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
-DATA = flags.DEFINE_string("data", None, "File or folder of a benchmark that comes as files.")
-IMAGE_FOLDER = flags.DEFINE_string("image_folder", None, "Where the image files of --data stand. Default: beside it.")
 LIMIT = flags.DEFINE_integer("limit", 300, "Questions of each cell at most.", lower_bound=1)
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
 
@@ -79,20 +74,9 @@ def settings_of_flags() -> dict[str, Any]:
         if not flag.value:
             raise ValueError(f"--{flag.name}: give one")
     record = BENCHMARKS[BENCHMARK.value]
-    is_files = "scene_seeds" not in record.settings
-    if is_files and not DATA.value:
-        raise ValueError(f"--data: give the files of {record.name}")
-    if DATA.value and not is_files:
-        raise ValueError(f"--data: {record.name} has no files")
-    if SPLIT.value and SCENE_SEEDS.value:
-        raise ValueError("--split, --scene_seeds: give one of them")
-    if is_files and (SPLIT.value or SCENE_SEEDS.value):
-        raise ValueError(f"--split, --scene_seeds: are not for {record.name}")
-    seeds = parse_seeds(SCENE_SEEDS.value) if SCENE_SEEDS.value else seeds_of(SPLIT.value or "validation")
     return {
         "benchmark": record.name,
-        "scene_seeds": None if is_files else f"{seeds.start}:{seeds.stop}",
-        "data_sha256": data_digests(pathlib.Path(DATA.value)) if is_files else None,
+        **benchmark_flags.source_settings(record, default_split="validation"),
         "prompt": next(iter(record.prompts)),
         "leak_hint": False,
         "max_pixels": MAX_PIXELS.value,
@@ -114,17 +98,19 @@ def without_masks(grid: Grid) -> Grid:
 def main(_: list[str]) -> None:
     """Answer all cells of the grids, write each grid's numbers, table and plot, and print its table."""
     names, settings = grid_names(), settings_of_flags()
-    places = {"checkpoint": CHECKPOINT.value, "data": DATA.value, "image_folder": IMAGE_FOLDER.value}
+    places = {"checkpoint": CHECKPOINT.value} | benchmark_flags.places()
     record = BENCHMARKS[settings["benchmark"]]
-    is_scenes = "scene_seeds" in record.settings
+    is_scenes = "render_px" in record.settings
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
-        found, description = record.open(places | settings | {"render_px": px or NATIVE_PX})
+        found, description = record.open(places | settings | {"render_px": px or settings.get("render_px", NATIVE_PX)})
         return select_tasks(found, limit=settings["limit"]), description
 
     pictures, description = opened(None)
     num_questions = sum(len(picture.tasks) for picture in pictures)
-    inputs = input_sizes((file for picture in pictures for file in picture.files), pathlib.Path(DATA.value or "."))
+    inputs = input_sizes(
+        (file for picture in pictures for file in picture.files), pathlib.Path(benchmark_flags.DATA.value or ".")
+    )
     with RunDirectory.open(
         pathlib.Path(OUTPUT_DIR.value), "ablate", settings, seed=0, places=places, inputs=inputs
     ) as directory:

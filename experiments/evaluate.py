@@ -3,9 +3,10 @@
     python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --split=test --output_dir=DIR
     python -m experiments.evaluate --checkpoint=DIR --benchmark=uhr_mini --scene_seeds=3000000:3000010 --output_dir=DIR
     python -m experiments.evaluate --checkpoint=DIR --benchmark=xlrs --data=XLRS-Bench-lite --output_dir=DIR
+    python -m experiments.evaluate --checkpoint=DIR --benchmark=xlrs --data=tfds --output_dir=DIR
 
 Benchmarks that come as files: xlrs, mme_realworld, rshr and llava (any LLaVA conversations); docs/benchmarks.md says
-how to get each one and which forms are read.
+how to get each one and which forms are read. tfds is what experiments.prepare_tfds made of them.
 
 The results directory holds config.json (the model's), run.json (settings; every start's versions, device and date),
 predictions.jsonl, metrics.json and table.md. The same command started again goes on where the last one ended, however
@@ -24,7 +25,6 @@ from typing import Any
 
 from absl import flags
 
-from bat_jax.benchmarks.containers import data_digests
 from bat_jax.benchmarks.record import Benchmark, Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import BatConfig
@@ -42,22 +42,13 @@ from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
 from bat_jax.io.output_files import staged_file, write_json
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
-from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import INPUTS_FILE, RUN, RunDirectory, shard_file, stored_runs
-from experiments import cli
+from experiments import benchmark_flags, cli
 from experiments import compressor_flags as compressor
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
 BENCHMARK = flags.DEFINE_string("benchmark", None, f"What to measure on: {', '.join(BENCHMARKS.names)}.")
-SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
-SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
-DATA = flags.DEFINE_string(
-    "data", None, "File or folder of a benchmark that comes as files, in any of the forms it is distributed in."
-)
-IMAGE_FOLDER = flags.DEFINE_string(
-    "image_folder", None, "Where the image files of --data stand. Default: beside it, also in images/, imgs/ or data/."
-)
 LEAK_HINT = flags.DEFINE_bool(
     "leak_hint",
     False,
@@ -110,56 +101,23 @@ _CONFIG, _METRICS, _TABLE = "config.json", "metrics.json", "table.md"
 _OWN = (f"{RUN}*.json", f"{PREDICTIONS}*.jsonl", INPUTS_FILE, _CONFIG, _METRICS, _TABLE)
 
 
-def seeds_of_flags() -> range:
-    """Return the scenes that --split or --scene_seeds names.
-
-    Raises:
-      ValueError: neither or both are given, or the text is no range.
-    """
-    if bool(SPLIT.value) == bool(SCENE_SEEDS.value):
-        raise ValueError("--split, --scene_seeds: give one of them")
-    return seeds_of(SPLIT.value) if SPLIT.value else parse_seeds(SCENE_SEEDS.value)
-
-
-def scene_settings() -> dict[str, Any]:
-    """Return the settings of uhr_mini."""
-    seeds = seeds_of_flags()
-    return {"scene_seeds": f"{seeds.start}:{seeds.stop}", "render_px": RENDER_PX.value}
-
-
-def file_settings(record: Benchmark) -> dict[str, Any]:
-    """Return the settings of a benchmark that comes as files.
-
-    Raises:
-      ValueError: --data is missing or none of the forms that can be read.
-    """
-    if not DATA.value:
-        raise ValueError(f"--data: name the file or folder of {record.name}")
-    return {
-        "data_sha256": data_digests(pathlib.Path(DATA.value)),
-        "leak_hint": LEAK_HINT.value,
-        "max_pixels": compressor.MAX_PIXELS.value,
-    }
-
-
-_SCENE_FLAGS = (SPLIT, SCENE_SEEDS, RENDER_PX, LABEL_MAPS)
-_FILE_FLAGS = (DATA, IMAGE_FOLDER, LEAK_HINT)
-
-
 def source_settings(record: Benchmark) -> dict[str, Any]:
     """Return what a benchmark's flags say about where its pictures come from and how they are asked.
 
     Raises:
       ValueError: the benchmark has no such prompt, or a flag is missing or belongs to other benchmarks.
     """
-    is_scenes = "scene_seeds" in record.settings
-    for flag in _FILE_FLAGS if is_scenes else _SCENE_FLAGS:
+    is_scenes = "render_px" in record.settings
+    for flag in (LEAK_HINT,) if is_scenes else (RENDER_PX, LABEL_MAPS):
         if flag.present:
             raise ValueError(f"--{flag.name}: is not for --benchmark={record.name}; leave it out")
     if PROMPT.value not in (None, *record.prompts):
         raise ValueError(f"--prompt={PROMPT.value}: {record.name} offers {', '.join(record.prompts)}")
-    prompt = PROMPT.value or next(iter(record.prompts))
-    return {"prompt": prompt, **(scene_settings() if is_scenes else file_settings(record))}
+    settings = {"prompt": PROMPT.value or next(iter(record.prompts)), **benchmark_flags.source_settings(record)}
+    if not is_scenes:
+        return settings | {"leak_hint": LEAK_HINT.value, "max_pixels": compressor.MAX_PIXELS.value}
+    # Pictures that are stored have a size of their own.
+    return {"render_px": RENDER_PX.value} | settings | ({"render_px": RENDER_PX.value} if RENDER_PX.present else {})
 
 
 def config_of_flags() -> BatConfig:
@@ -180,8 +138,11 @@ def config_of_flags() -> BatConfig:
     return anchor_view(compressor.configure(cfg))
 
 
-def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path) -> tuple[Picture, ...]:
+def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path, side: int) -> tuple[Picture, ...]:
     """Give every picture its label map's file in `folder`; a picture with a red circle has the map of its scene.
+
+    Args:
+      side: of pictures and maps in pixels.
 
     Raises:
       ValueError: a picture has none; names it.
@@ -193,7 +154,7 @@ def with_label_maps(pictures: tuple[Picture, ...], folder: pathlib.Path) -> tupl
         path = found.get(picture.key) or found.get(picture.key.partition("-")[0])
         if path is None:
             raise ValueError(f"--label_maps={folder}: holds no label map {picture.key}.npz, .png, .tif or .json")
-        read = functools.partial(read_label_map, path, (RENDER_PX.value, RENDER_PX.value))
+        read = functools.partial(read_label_map, path, (side, side))
         placed.append(dataclasses.replace(picture, label_map=read, files=(*picture.files, path)))
     return tuple(placed)
 
@@ -232,9 +193,8 @@ def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
 
 def places_of_flags() -> dict[str, str | None]:
     """Return where checkpoint and data stand; a run goes on after they were moved."""
-    found = {flag.name: flag.value for flag in (DATA, IMAGE_FOLDER, LABEL_MAPS)}
-    places = {name: value and str(pathlib.Path(value).absolute()) for name, value in found.items()}
-    return places | {"checkpoint": CHECKPOINT.value}
+    maps = LABEL_MAPS.value and str(pathlib.Path(LABEL_MAPS.value).absolute())
+    return benchmark_flags.places() | {"label_maps": maps, "checkpoint": CHECKPOINT.value}
 
 
 def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
@@ -299,7 +259,7 @@ def evaluate() -> results.Summary:
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
     pictures, description = pictures_of(places | settings)
     if LABEL_MAPS.value:
-        pictures = with_label_maps(pictures, pathlib.Path(LABEL_MAPS.value))
+        pictures = with_label_maps(pictures, pathlib.Path(LABEL_MAPS.value), settings["render_px"])
     own = shard_of(pictures, index, num_shards)
     with RunDirectory.open(
         pathlib.Path(OUTPUT_DIR.value),
@@ -309,7 +269,7 @@ def evaluate() -> results.Summary:
         places=places,
         inputs=input_sizes(
             (file for picture in pictures for file in picture.files),
-            pathlib.Path(DATA.value or LABEL_MAPS.value or "."),
+            pathlib.Path(benchmark_flags.DATA.value or LABEL_MAPS.value or "."),
         ),
         shard=(index, num_shards),
         overwrite=OVERWRITE.value,

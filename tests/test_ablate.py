@@ -26,6 +26,7 @@ def done(tmp_path_factory):
         "no grid": [mini, output],
         "no checkpoint": [output, "--table=7"],
         "no data": [mini, output, "--table=7", "--benchmark=xlrs"],
+        "not prepared": [mini, output, "--table=7", "--data=tfds", f"--tfds_dir={folder}"],
         "full folder": [mini, f"--output_dir={folder / 'full'}", "--table=7"],
     }
     return folder, dict(zip(cases, run_commands("experiments.ablate", list(cases.values())), strict=True))
@@ -59,6 +60,7 @@ def test_started_again_it_asks_nothing_twice(done):
         ("no grid", "--table, --figure, --ours"),
         ("no checkpoint", "--checkpoint"),
         ("no data", "--data"),
+        ("not prepared", "uhr_mini/scenes is not prepared in"),
         ("full folder", "is not empty"),
     ],
 )

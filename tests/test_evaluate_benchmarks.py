@@ -77,7 +77,7 @@ def done(folder):
         "xlrs": command(folder, "xlrs", "xlrs", "xlrs", set="images=all"),
         "xlrs again": command(folder, "xlrs", "xlrs", "xlrs", set="images=all"),
         "xlrs part": command(folder, "part", "xlrs", "vlm", shard="1/2", prompt="vlmevalkit"),
-        "mme": command(folder, "mme", "mme_realworld", "mme", prompt="official"),
+        "mme": command(folder, "mme", "mme_rs_lite", "mme", prompt="official"),
         "rshr": command(folder, "rshr", "rshr", "rshr", leak_hint=True),
         "llava": command(folder, "llava", "llava", "llava"),
         "own": command(folder, "own", "harbours", "harbours", max_new_tokens=None),
@@ -198,7 +198,7 @@ BAD = {
     "prompt": "--prompt=official: rshr offers release",
     "conversations": "category",
     "hint": "needs prompt=release",
-    "other data": "data: ",
+    "other data": "data_sha256",
 }
 
 

@@ -176,7 +176,9 @@ class FileBenchmark(Benchmark):
         """
         if leak_hint and (style != "release" or truth is None):
             raise ValueError(f"leak_hint=True: needs prompt=release and a truth, got prompt={style}, truth={truth!r}")
-        text = self.prompt_named(style)(question, options, is_multi_answer)
+        if style not in self.prompts:
+            raise ValueError(f"prompt={style}: {self.name} offers {', '.join(self.prompts)}")
+        text = self.prompts[style](question, options, is_multi_answer)
         return text if truth is None or not leak_hint else with_leaked_hint(text, truth)
 
     def _text(self, sample: Sample, style: str, leak_hint: bool, is_multi_answer: bool) -> str:

@@ -24,7 +24,7 @@ from bat_jax.benchmarks.record import Benchmark, TfdsConfig
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.benchmarks.samples import Sample
 from bat_jax.benchmarks.stored_images import StoredImage
-from bat_jax.data.llava import Record
+from bat_jax.data.llava import Record, RecordError
 
 _SCALARS = {str: tfds.features.Text, bytes: tfds.features.Text, bool: np.bool_, int: np.int64}
 
@@ -133,6 +133,10 @@ class PreparedData:
     def splits(self) -> tuple[str, ...]:
         return tuple(self.made_by.info.splits)
 
+    def files(self, split: str) -> list[pathlib.Path]:
+        """Return the files that hold a split's examples."""
+        return sorted(self.folder.glob(f"*-{split}.*"))
+
     def source(self, split: str, *, decode_images: bool = False) -> Any:
         """Return the examples of a split: a sequence; images as encoded bytes unless they are to be decoded.
 
@@ -214,10 +218,13 @@ class PreparedConversations:
           split: by default "train" where there is one, else the first.
 
         Raises:
-          ValueError: the benchmark is unknown, its dataset is not prepared, or has no such split.
+          ValueError: the benchmark is unknown, its dataset is not prepared, has no such split, or holds no pictures.
         """
         self.record = BENCHMARKS[name.partition("/")[0]]
         prepared = open_prepared(self.record, f"tfds:{name}", data_dir)
+        if not {"image", "images"} & set(prepared.made_by.info.features):
+            others = ", ".join(config.name for config in self.record.tfds_configs if config != prepared.config)
+            raise ValueError(f"data=tfds:{name}: holds no pictures to train on; take one of {others}")
         self.folder = prepared.folder
         self._source = prepared.source(split or ("train" if "train" in prepared.splits else prepared.splits[0]))
 
@@ -232,7 +239,11 @@ class PreparedConversations:
         """
         example = self._source[index]
         num_images = len(example["images"]) if "images" in example else int("image" in example)
-        return self.record.conversation_of(example, tuple(f"{index}/{number}" for number in range(num_images)))
+        names = tuple(f"{index}/{number}" for number in range(num_images))
+        try:
+            return self.record.conversation_of(example, names)
+        except ValueError as error:
+            raise RecordError(str(error)) from None
 
     def image(self, name: str) -> StoredImage:
         """Return an image of a record."""

@@ -18,6 +18,7 @@ from bat_jax.io.images import SourceImage
 
 PERCEPTION, REASONING, MULTI_TURN = "perception", "reasoning", "multi-turn"
 OTHER = "other"  # neither of the first two, but counted overall
+MEANS = ("micro", "macro", "macro_all")
 
 Loaded = np.ndarray | SourceImage | tuple[np.ndarray | SourceImage, ...]
 
@@ -223,10 +224,11 @@ class Benchmark(abc.ABC):
     def in_group(self, group: str) -> tuple[SubTask, ...]:
         return tuple(subtask for subtask in self.subtasks if subtask.group == group)
 
-    def counts(self, variant: str = "") -> dict[str, int]:
-        """Return abbreviation -> questions to expect; `variant` "" is the size that the sub-tasks name."""
+    def counts(self, variant: str = "", group: str | None = None) -> dict[str, int]:
+        """Return abbreviation -> questions to expect, of a group or all; variant "" is what the sub-tasks name."""
         sizes = self.variants[variant] if variant else tuple(item.count for item in self.subtasks)
-        return {item.abbreviation: size for item, size in zip(self.subtasks, sizes, strict=True)}
+        pairs = zip(self.subtasks, sizes, strict=True)
+        return {item.abbreviation: size for item, size in pairs if group in (None, item.group)}
 
     def variant_of(self, num_questions: int) -> str:
         """Return the smallest variant that data of so many questions may be; "" for the full size."""
@@ -257,16 +259,3 @@ class Benchmark(abc.ABC):
                 f"averaging={averaging!r}: {self.name} has no published average; give {' or '.join(MEANS)}"
             )
         return self.averagings[averaging]
-
-    def prompt_named(self, style: str) -> Any:
-        """Return an entry of `prompts`.
-
-        Raises:
-          ValueError: there is none of that name.
-        """
-        if style not in self.prompts:
-            raise ValueError(f"prompt={style}: {self.name} offers {', '.join(self.prompts)}")
-        return self.prompts[style]
-
-
-MEANS = ("micro", "macro", "macro_all")

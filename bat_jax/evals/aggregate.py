@@ -14,7 +14,6 @@ unless the question says what it is (`Item.chance`).
 """
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -261,11 +260,6 @@ def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Tally:
     return _make_cell(
         "MTEM@1", [True] * num_right + [False] * (total - num_right), chances, (missing, errors, unjudged)
     )
-
-
-def to_json(reports: Sequence[Report]) -> str:
-    """Return reports as JSON text."""
-    return json.dumps([report.as_dict() for report in reports], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(reports: Sequence[Report]) -> str:

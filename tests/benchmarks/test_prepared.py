@@ -17,6 +17,8 @@ from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import render
 from bat_jax.mini.world.splits import SPLITS, TEST_CHECKSUM
 from tests.benchmarks import benchmark_files as files
+from tests.command_batch import run_commands
+from tests.tiny_model import write_tiny_checkpoint
 
 WRITE = {
     "xlrs": files.write_xlrs_tree,
@@ -27,12 +29,14 @@ WRITE = {
 # One process makes all of them and shows that TensorFlow was never imported.
 PREPARE = """
 import sys
-import tensorflow_datasets as tfds
-from bat_jax.benchmarks.prepared import builder
-for name in sys.argv[2:]:
-    config = tfds.download.DownloadConfig(manual_dir=f"{sys.argv[1]}/{name.partition('/')[0]}")
-    name, _, kind = name.partition("/")
-    builder(name, config=kind, data_dir=f"{sys.argv[1]}/tfds").download_and_prepare(download_config=config)
+from absl import flags
+from experiments import prepare_tfds
+folder, *names = sys.argv[1:]
+for name in names:
+    source = "--config=tiny" if name == "uhr_mini" else f"--data={folder}/{name}"
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["", f"--benchmark={name}", f"--tfds_dir={folder}/tfds", "--config=", "--data=", source])
+    prepare_tfds.main([])
 assert "tensorflow" not in sys.modules
 """
 
@@ -42,9 +46,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     for name, write in WRITE.items():
         write(folder / name)
-    command = [sys.executable, "-c", PREPARE, str(folder), *WRITE, "uhr_mini/tiny"]
+    command = [sys.executable, "-c", PREPARE, str(folder), *WRITE, "uhr_mini"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert f"uhr_mini/tiny/1.1.0 in {folder}/tfds/uhr_mini/tiny/1.1.0: train 4, validation 2, test 2" in done.stdout
     (folder / "tfds" / "rshr").rename(folder / "tfds" / "rshr_bench")  # prepared under its old name
     return folder
 
@@ -83,6 +88,46 @@ def test_samples_come_back_whole_and_in_order_with_their_images_byte_for_byte(na
         assert [image.read() for image in sample.images] == [image.read() for image in other.images]
 
 
+def test_evaluate_asks_the_dataset_as_it_asks_the_files_and_the_seeds(folder):
+    write_tiny_checkpoint(folder / "checkpoint")
+    seeds = f"--scene_seeds={SPLITS['test'].start}:{SPLITS['test'].start + 2}"
+    cases = {
+        "xlrs files": ["--benchmark=xlrs", f"--data={folder}/xlrs"],
+        "xlrs tfds": ["--benchmark=xlrs", "--data=tfds"],
+        "scenes": ["--benchmark=uhr_mini", seeds, "--render_px=224", "--limit=2"],
+        "scenes tfds": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny", "--split=test", "--limit=2"],
+        "no split": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny"],
+        "other": ["--benchmark=xlrs", "--data=tfds:rshr"],
+        "seeds": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny", seeds],
+        "missing": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/images_1344", "--split=test"],
+    }
+    shared = [f"--checkpoint={folder}/checkpoint", f"--tfds_dir={folder}/tfds", "--max_new_tokens=2"]
+    lines = [
+        [*shared[:: 1 if "tfds" in " ".join(flags) else 2], *flags, f"--output_dir={folder}/runs/{name}"]
+        for name, flags in cases.items()
+    ]
+    done = dict(zip(cases, run_commands("experiments.evaluate", lines), strict=True))
+    for name in ("xlrs", "scenes"):
+        plain = "xlrs files" if name == "xlrs" else name
+        answers = []
+        for output in (plain, f"{name} tfds"):
+            assert done[output][0] == 0, done[output][2]
+            records = (folder / "runs" / output / "predictions.jsonl").read_text().splitlines()
+            kept = ("id", "picture", "output", "verdicts", "tokens_kept", "facts")
+            answers.append([{key: json.loads(line)[key] for key in kept} for line in records])
+        assert answers[0] == answers[1] and len(answers[0]) == (4 if name == "xlrs" else 2)
+    table = (folder / "runs" / "scenes tfds" / "table.md").read_text()
+    assert "2 scenes of test, stored at 224 px" in table
+    for name, message in {
+        "no split": "--split, --scene_seeds: give one of them",
+        "other": "data=tfds:rshr: is not of xlrs",
+        "seeds": "--scene_seeds: is not for --benchmark=uhr_mini with --data=tfds",
+        "missing": "python -m experiments.prepare_tfds --benchmark=uhr_mini --config=images_1344",
+    }.items():
+        code, _, err = done[name]
+        assert code == 1 and len(err.strip().splitlines()) == 1 and message in err, (name, err)
+
+
 def test_conversations_are_records_to_train_on(folder):
     source = PreparedConversations("llava", folder / "tfds")
     assert isinstance(source, RecordSource) and len(source) == 3
@@ -107,6 +152,13 @@ def test_a_scene_is_a_record_of_all_questions_without_a_circle(folder):
     assert [turn.text for turn in record.turns[1::2]] == [question.answer for question in asked]
     assert record.turns[0].text == "<image>\n" + asked[0].prompt("release")
     assert np.array_equal(source.image("1/0").load().pixels, render(scene, 224))
+
+
+def test_scenes_without_pictures_are_refused_for_training(tmp_path):
+    few = UhrMiniConfig(name="scenes", num_train=1, num_validation=1, num_test=1)
+    builder("uhr_mini", config=few, data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(ValueError, match="data=tfds:uhr_mini: holds no pictures to train on; take one of images_1344"):
+        PreparedConversations("uhr_mini", tmp_path)
 
 
 @pytest.mark.parametrize("split", list(SPLITS))

@@ -8,7 +8,7 @@ MMERealWorld class of VLMEvalKit has one after "option." instead. The paper and 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bat_jax.benchmarks.file_benchmark import FileBenchmark
@@ -49,16 +49,17 @@ def reason_to_leave_out(fields: Mapping[str, Any]) -> str | None:
     return "not remote sensing" if names_its_part and part.strip().casefold() != REMOTE_SENSING else None
 
 
-def _official_prompt(question: str, options: Options, is_multi_answer: bool) -> str:
-    del is_multi_answer
-    lines = "".join(f"{option}\n" for option in listed(options))
-    return f"{question} The choices are listed below: \n{lines}{MME_TASK}\nThe best answer is:"
+def _harness_prompt(after_head: str, after_task: str) -> Callable[[str, Options, bool], str]:
+    """Return what the benchmark's script or VLMEvalKit asks; they differ in where a blank stands."""
 
+    def prompt(question: str, options: Options, is_multi_answer: bool) -> str:
+        del is_multi_answer
+        lines = "".join(f"{option}\n" for option in listed(options))
+        return (
+            f"{question} The choices are listed below:{after_head}\n{lines}{MME_TASK}{after_task}\nThe best answer is:"
+        )
 
-def _vlmevalkit_prompt(question: str, options: Options, is_multi_answer: bool) -> str:
-    del is_multi_answer
-    lines = "".join(f"{option}\n" for option in listed(options))
-    return f"{question} The choices are listed below:\n{lines}{MME_TASK} \nThe best answer is:"
+    return prompt
 
 
 def _release_prompt(question: str, options: Options, is_multi_answer: bool) -> str:
@@ -149,7 +150,11 @@ BENCHMARK = FileBenchmark(
     variants={"Lite": (50, 50, 50)},
     parse=parse,
     reason_to_leave_out=reason_to_leave_out,
-    prompts={"official": _official_prompt, "vlmevalkit": _vlmevalkit_prompt, "release": _release_prompt},
+    prompts={
+        "official": _harness_prompt(" ", ""),
+        "vlmevalkit": _harness_prompt("", " "),
+        "release": _release_prompt,
+    },
     official=mme_letters,
     release=release_mme_verdict,
     averaging="paper",

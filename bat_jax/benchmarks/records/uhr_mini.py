@@ -99,12 +99,11 @@ class UhrMini(Benchmark):
         prepared = open_prepared(self, settings["data"], settings["tfds_dir"])
         source = prepared.source(settings["split"])
         stored = prepared.source(settings["split"], decode_images=True)
-        side = getattr(prepared.config, "image_side", 0)
-        has_pictures = side > 0
-        side = side or settings["render_px"]
+        side = settings["render_px"]
+        is_stored = side == getattr(prepared.config, "image_side", 0)
 
         def load(number: int, seed: int, marker: Marker | None) -> np.ndarray:
-            if marker is None and has_pictures:
+            if marker is None and is_stored:
                 return stored[number]["image"]
             return render(generate_scene(seed), side, marker)
 
@@ -113,7 +112,8 @@ class UhrMini(Benchmark):
                 seed = int(example["scene_seed"])
                 yield from scene_pictures(seed, questions_of(example), functools.partial(load, number, seed), style)
 
-        return found(), f"{prepared.text}: {len(source)} scenes of {settings['split']}, {side} px"
+        how = "stored" if is_stored else "painted"
+        return found(), f"{prepared.text}: {len(source)} scenes of {settings['split']}, {how} at {side} px"
 
     @property
     def tfds_configs(self) -> tuple[UhrMiniConfig, ...]:
@@ -147,10 +147,6 @@ class UhrMini(Benchmark):
 
     def conversation_of(self, example: Mapping[str, Any], images: tuple[str, ...]) -> Record:
         """Return the questions without a circle as the turns of one conversation."""
-        if not images:
-            raise ValueError(
-                f"data=tfds:{self.name}: has no pictures to train on; take {self.name}/images_1344 or tiny"
-            )
         asked = [question for question in questions_of(example) if question.marker is None]
         turns = [turn for question in asked for turn in llava_turns(question)]
         return parse_record({"id": str(example["scene_seed"]), "image": list(images), "conversations": turns}, 0)

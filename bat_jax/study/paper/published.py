@@ -13,6 +13,9 @@ what the text says about these numbers, `audit.py` recomputes it.
 import dataclasses
 from typing import Literal
 
+from bat_jax.benchmarks.record import PERCEPTION, REASONING
+from bat_jax.benchmarks.registry import BENCHMARKS
+
 Legibility = Literal["as read", "point restored", "corrected", "uncertain"]
 
 
@@ -95,15 +98,9 @@ def read_table(number: int, title: str, columns: str, text: str) -> PublishedTab
 
 OURS = "UHR-BAT"
 # Questions per sub-task. XLRS-Bench-lite's are printed in Table 1.
-XLRS_PERCEPTION = {"OC": 60, "RC": 100, "OLUC": 100, "RLUC": 200, "OCC": 800, "OCL": 800, "OMS": 60, "OSR": 500}
-XLRS_REASONING = {"AD": 100, "ECR": 100, "RP": 100, "RCCD": 60, "CCR": 100}
-RSHR_PERCEPTION = {
-    "COL": 200, "SHP": 100, "DET": 100, "OC": 200, "REL": 200, "OGD": 200, "RG": 70, "OCN": 200, "RCN": 100
-}  # fmt: skip
-RSHR_REASONING = {"AD": 50, "FP": 50, "MRJC": 20, "MRJCS": 50, "OSJ": 50}
-# MME-RealWorld remote sensing. The full split's 3,738 questions are known; its division among the three is remembered.
-MME_FULL = {"Position": 1257, "Color": 1255, "Count": 1226}
-MME_LITE = {"Position": 50, "Color": 50, "Count": 50}
+XLRS_PERCEPTION, XLRS_REASONING = (BENCHMARKS["xlrs"].counts(group=group) for group in (PERCEPTION, REASONING))
+RSHR_PERCEPTION, RSHR_REASONING = (BENCHMARKS["rshr"].counts(group=group) for group in (PERCEPTION, REASONING))
+MME_FULL, MME_LITE = (BENCHMARKS["mme_realworld"].counts(variant) for variant in ("", "Lite"))
 
 TABLE_1 = read_table(
     1,

@@ -1,0 +1,87 @@
+"""Flags that say where a benchmark's pictures come from, the same for experiments.evaluate and experiments.ablate."""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from bat_jax.benchmarks.containers import data_digests
+from bat_jax.benchmarks.record import Benchmark, is_prepared
+from bat_jax.io.digests import file_digest
+from bat_jax.mini.world.splits import parse_seeds, seeds_of
+
+SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
+SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
+DATA = flags.DEFINE_string(
+    "data",
+    None,
+    "File or folder of a benchmark that comes as files, in any of the forms it is distributed in. tfds (or "
+    "tfds:NAME/CONFIG): the data set that experiments.prepare_tfds made, also of uhr_mini.",
+)
+TFDS_DIR = flags.DEFINE_string(
+    "tfds_dir", None, "Where the data set of --data=tfds is. Default: TFDS_DATA_DIR or TFDS's own."
+)
+IMAGE_FOLDER = flags.DEFINE_string(
+    "image_folder", None, "Where the image files of --data stand. Default: beside it, also in images/, imgs/ or data/."
+)
+
+
+def source_settings(record: Benchmark, default_split: str | None = None) -> dict[str, Any]:
+    """Return which data of a benchmark is asked about: by content for files, by seeds for scenes.
+
+    Args:
+      default_split: of uhr_mini, where no flag names scenes.
+
+    Raises:
+      ValueError: a flag is missing or belongs to other data, or the data is none that can be read.
+    """
+    if is_prepared(DATA.value):
+        return _prepared_settings(record, default_split)
+    if TFDS_DIR.value:
+        raise ValueError("--tfds_dir: give --data=tfds, or leave it out")
+    if "scene_seeds" not in record.settings:
+        _refuse(record.name, SPLIT, SCENE_SEEDS)
+        if not DATA.value:
+            raise ValueError(f"--data: name the file or folder of {record.name}")
+        return {"data_sha256": data_digests(pathlib.Path(DATA.value))}
+    _refuse(record.name, DATA, IMAGE_FOLDER)
+    only_seeds = SCENE_SEEDS.value and not SPLIT.value
+    seeds = parse_seeds(SCENE_SEEDS.value) if only_seeds else seeds_of(_split(default_split))
+    return {"scene_seeds": f"{seeds.start}:{seeds.stop}"}
+
+
+def _prepared_settings(record: Benchmark, default_split: str | None) -> dict[str, Any]:
+    """Return the settings of a TensorFlow dataset; its pictures' size too, where it holds painted ones."""
+    from bat_jax.benchmarks.prepared import open_prepared  # tensorflow_datasets is imported where it is used
+
+    prepared = open_prepared(record, DATA.value, TFDS_DIR.value)
+    _refuse(f"{record.name} with --data={DATA.value}", SCENE_SEEDS, IMAGE_FOLDER)
+    if "split" not in record.settings:
+        _refuse(record.name, SPLIT)
+        return {"data_sha256": {file.name: file_digest(file) for file in prepared.files("test")}}
+    split = _split(default_split)
+    side = getattr(prepared.config, "image_side", 0)
+    digests = {file.name: file_digest(file) for file in prepared.files(split)}
+    return {"data_sha256": digests, "split": split} | ({"render_px": side} if side else {})
+
+
+def places() -> dict[str, str | None]:
+    """Return where the data stands."""
+    found = {flag.name: flag.value for flag in (DATA, TFDS_DIR, IMAGE_FOLDER)}
+    return {
+        name: value if is_prepared(value) else value and str(pathlib.Path(value).absolute())
+        for name, value in found.items()
+    }
+
+
+def _split(default: str | None) -> str:
+    split = SPLIT.value or default
+    if split is None or (SPLIT.value and SCENE_SEEDS.value):
+        raise ValueError("--split, --scene_seeds: give one of them")
+    return split
+
+
+def _refuse(what: str, *refused: flags.FlagHolder) -> None:
+    for flag in refused:
+        if flag.value is not None:
+            raise ValueError(f"--{flag.name}: is not for --benchmark={what}; leave it out")
