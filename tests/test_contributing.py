@@ -94,7 +94,7 @@ def test_the_selection_and_the_figure_are_drawn(tmp_path):
     subject = Subject(
         model.configured(model.cfg.with_settings(selection="middle")), pixels, [Ask("Any ships?")], max_new_tokens=1
     )
-    kept = np.asarray(subject.ask(subject.asks[0]).answer.selections[0][0].index)
+    kept = np.asarray(subject.ask(subject.asks[0]).answer.selections[0][0].keep_index)
     places = subject.scene().grids[0].rows_and_cols()[kept[kept >= 0]]
     assert len(places) == 12 and places.min() >= 2 and places.max() <= 5, "of 8 x 8 cells, 12 in the middle 4 x 4"
     record = {"packages": {}, "seed": 0, "device": "", "cpu_count": 1, "bat_jax": "", "python": "", "date": ""}

@@ -126,9 +126,7 @@ def convert(
     values = read_json(source / CONFIG_NAME)
     clip_values, clip_where = hf_config.find_clip_config(source, vision_tower, values)
     notes += [f"the vision tower's sizes come from {clip_where}", *ignored_fields(values)]
-    preprocessor = hf_config.find_preprocessor(source, vision_tower)
-    absent = f"are CLIP's: no {hf_config.PREPROCESSOR_NAME} in the source or with the tower"
-    notes.append(f"mean, std and rescaling of pixels {f'come from {preprocessor}' if preprocessor else absent}")
+    notes.append(hf_config.preprocessing_note(source, vision_tower))
     with _staged(output, (source, vision_tower), overwrite, leaves) as stage:
         params = stage / PARAMS_FOLDER
         _write_params(params, plan, leaves, progress)

@@ -123,6 +123,13 @@ def find_preprocessor(source: pathlib.Path, vision_tower: pathlib.Path | None) -
     return next((path for path in paths if path.is_file()), None)
 
 
+def preprocessing_note(source: pathlib.Path, vision_tower: pathlib.Path | None) -> str:
+    """Say where the pixel values of the tower's config are from."""
+    path = find_preprocessor(source, vision_tower)
+    absent = f"are CLIP's: no {PREPROCESSOR_NAME} in the source or with the tower"
+    return f"mean, std and rescaling of pixels {f'come from {path}' if path else absent}"
+
+
 def find_clip_config(
     source: pathlib.Path, vision_tower: pathlib.Path | None, values: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
