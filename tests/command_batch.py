@@ -6,6 +6,7 @@ A command line is what a user types; importing the libraries anew for every one 
 starts before JAX has made a device, so it is as fresh as a process of its own.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -14,23 +15,27 @@ import sys
 import tempfile
 
 
+@functools.cache
+def _compiled_programs() -> tempfile.TemporaryDirectory:
+    """Return the folder of what commands compiled: one for all batches of a test process, until it ends."""
+    return tempfile.TemporaryDirectory()
+
+
 def run_commands(module: str, cases: list[list[str]]) -> list[tuple[int, str, str]]:
     """Run `python -m MODULE ARGS...` for every list of arguments: (exit code, stdout, stderr)."""
-    with tempfile.TemporaryDirectory() as cache:
-        # The forks share what one of them compiled.
-        settings = {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.command_batch", module],
-            input=json.dumps(cases),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | settings,
-        )
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": _compiled_programs().name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.command_batch", module],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | settings,
+    )
     assert done.returncode == 0, done.stderr
     return [tuple(result) for result in json.loads(done.stdout)]
 
