@@ -11,7 +11,7 @@
 `settings` is everything that can change a result: config, recipe, seeds and prompts by value, weights and data by
 content. A directory is opened again only under equal settings; what differs is named and nothing is touched. The
 version of bat_jax is one of them; other source files of the same version are a warning, and each start holds their
-digest. Where files stand (`places`), flags, device and packages are kept with the start and never compared.
+digest. Where files stand, flags, device and packages are kept with the start and never compared.
 """
 
 import contextlib
@@ -111,7 +111,7 @@ def stored_runs(path: pathlib.Path, command: str) -> list[dict[str, Any]]:
 
 
 def _foreign(path: pathlib.Path) -> ValueError:
-    return ValueError(f"--output_dir={path}: is not empty and no run of this command; choose another")
+    return ValueError(f"{path}: is not empty and no run of this command; choose another")
 
 
 def working_path(path: pathlib.Path) -> pathlib.Path:
@@ -143,7 +143,7 @@ class RunDirectory:
         settings: Mapping[str, Any],
         *,
         seed: int,
-        places: Mapping[str, str | None] | None = None,
+        facts: Mapping[str, Any] | None = None,
         inputs: Mapping[str, int | None] | None = None,
         shard: tuple[int, int] = (1, 1),
         resume: bool = True,
@@ -156,7 +156,7 @@ class RunDirectory:
 
         Args:
           command: whose run it is. settings: see above. seed: for the start's record.
-          places: where checkpoint and data stand now.
+          facts: what else to keep of this start, such as where checkpoint and data stand now.
           inputs: of `input_sizes`; one that was missing may have come back, one of another size is refused.
           shard: (i, n) where n processes share the run, each with its own lock and run file.
           resume: go on with a run that is there; False refuses one.
@@ -170,14 +170,14 @@ class RunDirectory:
         """
         path = pathlib.Path(path)
         if path.exists() and not path.is_dir():
-            raise ValueError(f"--output_dir={path}: is a file")
+            raise ValueError(f"{path}: is a file")
         stored = json.loads(json.dumps({"command": command, "bat_jax": bat_jax.__version__} | dict(settings)))
         sizes = dict(inputs or {})
         restore(path)
         with contextlib.ExitStack() as on_error:
             work, is_new = _choose(path, stored, sizes, resume, overwrite, own, ignored)
             if finished and work == path and (path / finished).exists():
-                raise ValueError(f"--output_dir={path}: is finished; nothing is left to do")
+                raise ValueError(f"{path}: is finished; nothing is left to do")
             run = cls(path, work, own)
             on_error.callback(run.close)
             if work != path:
@@ -191,16 +191,16 @@ class RunDirectory:
             run._locks.append(_locked(work / shard_file(f".{RUN}", ".lock", *shard)))
             # Another process may have begun a run since.
             _check_same(path, work, stored, sizes, own)
-            run._record_start(shard_file(RUN, ".json", *shard), stored, sizes, dict(places or {}), seed)
+            run._record_start(shard_file(RUN, ".json", *shard), stored, sizes, dict(facts or {}), seed)
             on_error.pop_all()
         return run
 
     def _record_start(
-        self, name: str, settings: dict[str, Any], inputs: dict[str, int | None], places: dict[str, Any], seed: int
+        self, name: str, settings: dict[str, Any], inputs: dict[str, int | None], facts: dict[str, Any], seed: int
     ) -> None:
         file = self.path / name
         before = json.loads(file.read_text())["starts"] if file.exists() else []
-        start = {"flags": sys.argv[1:], "places": places} | run_record(seed)
+        start = {"flags": sys.argv[1:]} | facts | run_record(seed)
         if before and before[-1]["source"] != start["source"]:
             print(
                 f"warning: {self._target}: bat_jax's source files have changed since the run's last start "
@@ -246,7 +246,7 @@ def _choose(
     if not has_run and path.exists() and not all(fits(item, (".*", *ignored)) for item in path.iterdir()):
         raise _foreign(path)
     if has_run and not resume and not overwrite:
-        raise ValueError(f"--output_dir={path}: is not empty; give --overwrite or --resume")
+        raise ValueError(f"{path}: is not empty; give --overwrite or --resume")
     goes_on = resume and other != path and not _changes(other, settings, inputs)
     if goes_on or (overwrite and has_run):
         return beside(path, "new"), not goes_on
@@ -275,7 +275,7 @@ def _check_same(
     changes = _changes(work, settings, inputs)
     if changes:
         hint = "choose another directory" + (", or give --overwrite" if own else "")
-        raise ValueError(f"--output_dir={path}: holds a run with other settings ({'; '.join(changes)}); {hint}")
+        raise ValueError(f"{path}: holds a run with other settings ({'; '.join(changes)}); {hint}")
 
 
 def _stored_inputs(work: pathlib.Path) -> dict[str, int | None]:

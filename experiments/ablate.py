@@ -112,7 +112,7 @@ def main(_: list[str]) -> None:
         (file for picture in pictures for file in picture.files), pathlib.Path(benchmark_flags.DATA.value or ".")
     )
     with RunDirectory.open(
-        pathlib.Path(OUTPUT_DIR.value), "ablate", settings, seed=0, places=places, inputs=inputs
+        pathlib.Path(OUTPUT_DIR.value), "ablate", settings, seed=0, facts={"places": places}, inputs=inputs
     ) as directory:
         model = BatModel.load(CHECKPOINT.value)
         grids = [GRIDS[name](model.cfg) for name in names]

@@ -266,7 +266,7 @@ def evaluate() -> results.Summary:
         _COMMAND,
         settings,
         seed=compressor.SEED.value,
-        places=places,
+        facts={"places": places},
         inputs=input_sizes(
             (file for picture in pictures for file in picture.files),
             pathlib.Path(benchmark_flags.DATA.value or LABEL_MAPS.value or "."),

@@ -3,12 +3,15 @@
     python -m experiments.finetune --checkpoint=DIR --data=sft.json --image_dir=IMAGES --output_dir=DIR [--set=...]
 
 The recipe starts from a preset; --recipe=FILE reads one from JSON, --train name=value changes single fields. Progress
-and the state for --resume are kept under OUTPUT_DIR/train. On several hosts, start the same command on each with
---coordinator, --num_processes and --process_id; all need the output directory on a file system they share.
+and the state for --resume are kept under OUTPUT_DIR/train, settings and starts in OUTPUT_DIR/run.json. On several
+hosts, start the same command on each with --coordinator, --num_processes and --process_id; all need the output
+directory on a file system they share.
 """
 
 import ast
+import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -21,12 +24,14 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.data.llava import LlavaFile, RecordRange
-from bat_jax.io.output_files import write_json
+from bat_jax.config import BatConfig
+from bat_jax.data.llava import LlavaFile, RecordError, RecordRange, RecordSource
+from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes
+from bat_jax.io.output_files import staged_file
 from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.pipeline import BatModel
-from bat_jax.runs import run_record
+from bat_jax.runs import RUN_FILE, RunDirectory, working_path
 from bat_jax.train.loop import LoopSettings, TrainResult, train
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
@@ -57,13 +62,14 @@ MESH = flags.DEFINE_string("mesh", None, "Devices along each axis of the mesh, a
 CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between checkpoints.", lower_bound=1)
 KEEP_CHECKPOINTS = flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints that stay.", lower_bound=1)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with the training in --output_dir.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier fine-tuning in --output_dir.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier fine-tuning in --output_dir once it is complete.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for training on several hosts.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes in all.", lower_bound=1)
 PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 
 TRAIN_FOLDER = "train"
 _RECIPE_NAME = "train_config.json"
+_OWN = (RUN_FILE, TRAIN_FOLDER, PARAMS_FOLDER, "config.json", "source_config.json", "tokenizer")
 
 
 def recipe_of_flags() -> TrainConfig:
@@ -92,33 +98,51 @@ def recipe_of_flags() -> TrainConfig:
     return TrainConfig.from_json(json.dumps(values))
 
 
-def prepare_output(output: pathlib.Path, checkpoint: pathlib.Path, recipe: TrainConfig) -> None:
-    """Make the output directory, or refuse it; only process 0 writes.
+def images_digest(source: RecordSource, folder: pathlib.Path) -> str:
+    """Return a digest of the names and sizes of the images that a source's records name."""
+    names: set[str] = set()
+    for index in range(len(source)):
+        with contextlib.suppress(RecordError):  # is left out of the training, too
+            names.update(source[index].images)
+    sizes = input_sizes([folder / name for name in sorted(names)], folder)
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def settings_of_flags(cfg: BatConfig, recipe: TrainConfig, source: LlavaFile) -> dict[str, Any]:
+    """Return everything that decides the trained weights, ready for JSON."""
+    return {
+        "config": json.loads(cfg.to_json()),
+        "recipe": dataclasses.asdict(recipe),
+        "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
+        "data_sha256": file_digest(source.path),
+        "num_records": len(source),
+        "held_out": HELD_OUT.value,
+        "images": images_digest(source, pathlib.Path(IMAGE_DIR.value)),
+    }
+
+
+def open_output(output: pathlib.Path, cfg: BatConfig, recipe: TrainConfig, source: LlavaFile) -> RunDirectory:
+    """Open the output directory, or refuse it; for process 0, which alone writes its files.
 
     Raises:
       ValueError: it holds something and neither --resume nor --overwrite fits.
     """
-    if output.exists() and checkpoint.resolve().is_relative_to(output.resolve()):
+    if output.exists() and pathlib.Path(CHECKPOINT.value).resolve().is_relative_to(output.resolve()):
         raise ValueError(f"--output_dir={output}: holds the checkpoint that is to be trained; choose another")
-    stored = output / TRAIN_FOLDER / _RECIPE_NAME
-    if RESUME.value and stored.exists():
-        if (output / PARAMS_FOLDER).exists():
-            raise ValueError(f"--resume: {output} is finished; nothing is left to do")
-        before = dataclasses.asdict(TrainConfig.from_json(stored.read_text()))
-        changed = [name for name, value in dataclasses.asdict(recipe).items() if before[name] != value]
-        if changed:
-            raise ValueError(f"--resume: the recipe in {output} has other values of {', '.join(changed)}")
-        return
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        is_ours = (output / TRAIN_FOLDER).is_dir()
-        if not OVERWRITE.value or not is_ours:
-            hint = "give --overwrite or --resume" if is_ours else "it is no fine-tuning of this command; choose another"
-            raise ValueError(f"--output_dir={output}: is not empty; {hint}")
-        if jax.process_index() == 0:
-            shutil.rmtree(output)
-    if jax.process_index() == 0:
-        (output / TRAIN_FOLDER).mkdir(parents=True, exist_ok=True)
-        stored.write_text(recipe.to_json())
+    run = RunDirectory.open(
+        output,
+        "finetune",
+        settings_of_flags(cfg, recipe, source),
+        seed=recipe.seed,
+        facts={flag.name: flag.value for flag in (CHECKPOINT, DATA, IMAGE_DIR)},
+        resume=RESUME.value,
+        overwrite=OVERWRITE.value,
+        own=_OWN,
+        finished=PARAMS_FOLDER,
+    )
+    with staged_file(run.path / TRAIN_FOLDER / _RECIPE_NAME) as stage:
+        stage.write_text(recipe.to_json())
+    return run
 
 
 def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: str, params: dict[str, Any]) -> None:
@@ -134,7 +158,8 @@ def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: s
         if (checkpoint / "source_config.json").is_file():
             shutil.copyfile(checkpoint / "source_config.json", output / "source_config.json")
         shutil.copytree(checkpoint / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
-        (output / "config.json").write_text(cfg_text)
+        with staged_file(output / "config.json") as stage:
+            stage.write_text(cfg_text)
     # Last, and renamed into place by Orbax when it is whole: a folder with params/ is a finished one.
     with orbax_context():
         ocp.save(output.absolute() / PARAMS_FOLDER, traverse_util.unflatten_dict(arrays, sep="/"))
@@ -151,7 +176,7 @@ def finetune() -> TrainResult:
     recipe = recipe_of_flags()
     cfg = compressor.configure(BatModel.read_config(checkpoint))
     training_config(cfg, recipe)  # what training cannot run is refused before anything is written
-    source = LlavaFile(DATA.value)
+    source = records = LlavaFile(DATA.value)
     held_out = None
     if HELD_OUT.value:
         if HELD_OUT.value >= len(source):
@@ -163,25 +188,27 @@ def finetune() -> TrainResult:
         raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
     tokenizer = load_tokenizer(checkpoint / "tokenizer")
     mesh = make_mesh(compressor.whole_numbers(MESH.value, "mesh") if MESH.value else None)
-    if not PROCESS_ID.value:
-        prepare_output(output, checkpoint, recipe)
-    if NUM_PROCESSES.value > 1:
-        multihost_utils.sync_global_devices("output directory")
     is_first = jax.process_index() == 0
-    if is_first:
-        write_json(output / TRAIN_FOLDER / "run.json", {"flags": sys.argv[1:]} | run_record(recipe.seed))
-        num_steps = recipe.num_steps(len(source))
-        print(f"{len(source)} records, {num_steps} steps of {recipe.batch_size}, {mesh.size} device(s)", flush=True)
-    settings = LoopSettings(
-        directory=output / TRAIN_FOLDER,
-        checkpoint_every=CHECKPOINT_EVERY.value,
-        keep_checkpoints=KEEP_CHECKPOINTS.value,
-        resume=RESUME.value,
-        progress=is_first and sys.stderr.isatty(),
-    )
-    params = load_params(checkpoint)
-    result = train(cfg, recipe, params, tokenizer, source, IMAGE_DIR.value, settings, mesh, held_out=held_out)
-    write_checkpoint(checkpoint, output, cfg.to_json(), result.params)
+    with contextlib.ExitStack() as stack:
+        if not PROCESS_ID.value:
+            stack.enter_context(open_output(output, cfg, recipe, records))
+        wait_for_all("output directory")
+        work = working_path(output)
+        if is_first:
+            num_steps = recipe.num_steps(len(source))
+            print(f"{len(source)} records, {num_steps} steps of {recipe.batch_size}, {mesh.size} device(s)", flush=True)
+        settings = LoopSettings(
+            directory=work / TRAIN_FOLDER,
+            checkpoint_every=CHECKPOINT_EVERY.value,
+            keep_checkpoints=KEEP_CHECKPOINTS.value,
+            resume=RESUME.value,
+            progress=is_first and sys.stderr.isatty(),
+        )
+        params = load_params(checkpoint)
+        result = train(cfg, recipe, params, tokenizer, source, IMAGE_DIR.value, settings, mesh, held_out=held_out)
+        if not (work / PARAMS_FOLDER).exists():  # else it was killed before it took its place
+            write_checkpoint(checkpoint, work, cfg.to_json(), result.params)
+        wait_for_all("checkpoint")
     if is_first:
         loss = "" if result.last_loss is None else f", last loss {result.last_loss:.4f}"
         print(f"{result.num_steps} steps{loss}; {result.num_skipped} records left out; wrote {output}")
@@ -190,6 +217,12 @@ def finetune() -> TrainResult:
         if result.num_skipped:
             print(f"why: {output / TRAIN_FOLDER}/skipped-*.jsonl")
     return result
+
+
+def wait_for_all(what: str) -> None:
+    """Wait until every process is here."""
+    if NUM_PROCESSES.value > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def main(_: list[str]) -> None:

@@ -160,7 +160,7 @@ def main(_: list[str]) -> None:
     }
     # A fresh clone holds the tables of the project's own run.
     with RunDirectory.open(
-        output, "study", settings, seed=0, places={"checkpoint": str(checkpoint)}, ignored=("*.md",)
+        output, "study", settings, seed=0, facts={"checkpoint": str(checkpoint)}, ignored=("*.md",)
     ) as directory:
         study(what, seeds, directory)
 

@@ -69,11 +69,11 @@ def test_another_version_is_refused_and_other_sources_of_the_same_one_are_a_warn
 
 def test_every_start_is_kept_with_versions_device_flags_and_places(done, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["command", "--checkpoint_every=3"])
-    begin(done, places={"data": "/somewhere/else"}).close()
+    begin(done, facts={"data": "/somewhere/else"}).close()
     (run,) = stored_runs(done, "test")
     first, second = run["starts"]
     assert run["settings"] == SETTINGS | {"command": "test", "bat_jax": bat_jax.__version__}
-    assert second["flags"] == ["--checkpoint_every=3"] and second["places"] == {"data": "/somewhere/else"}
+    assert second["flags"] == ["--checkpoint_every=3"] and second["data"] == "/somewhere/else"
     assert first["device"].startswith("cpu") and first["packages"]["jax"] and first["date"] <= second["date"]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bat_jax.pipeline import BatModel
+from tests.command_batch import run_commands
 from tests.train.sft_files import command, environment, metrics, run, weights, write_sft
 
 STEPS = 16
@@ -81,6 +82,47 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights_bit_for_bit
     ours, theirs = metrics(folder, "killed"), metrics(folder, "plain")
     assert [(row["step"], row["loss"]) for row in ours] == [(row["step"], row["loss"]) for row in theirs]
     assert "nothing is left to do" in run(folder, "killed", *flags, "--resume").stderr
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_no_run_is_resumed_into_another(folder, plain):
+    """A run that was stopped before it wrote its result; what differs is named and nothing is touched."""
+    stopped, other = folder / "stopped", folder / "other"
+    shutil.copytree(folder / "plain", stopped, ignore=shutil.ignore_patterns("params"))
+    shutil.copytree(folder / "checkpoint", other)
+    for path in (other / "params").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[::-1])  # the same names and sizes
+    records = json.loads((folder / "sft.json").read_text())
+    (folder / "turned.json").write_text(json.dumps(records[::-1]))
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for number in range(len(records)):
+        (pictures / f"{number}.png").write_bytes((folder / f"{number}.png").read_bytes() + bytes(number == 3))
+    changed = {
+        "data_sha256": f"--data={folder / 'turned.json'}",
+        "held_out": "--held_out=1",
+        "config.compressor.scales": "--budgets=3,5",
+        "config.compressor.partition": "--partition=grid",
+        "recipe.decoder": "--train=decoder=1e-3",
+        "checkpoint": f"--checkpoint={other}",
+        "images": f"--image_dir={pictures}",
+    }
+    arguments = [*command(folder, "stopped", "--train=epochs=8", "--resume")[3:]]
+    before = contents(stopped)
+    refused = run_commands("experiments.finetune", [[*arguments, flag] for flag in changed.values()])
+    for name, (code, _, err) in zip(changed, refused, strict=True):
+        assert code == 1 and f"{name}: " in err and err.count("\n") == 1, (name, err)
+    assert contents(stopped) == before
+    # How often the state is kept decides no weight.
+    ((code, _, err),) = run_commands("experiments.finetune", [[*arguments, "--checkpoint_every=5"]])
+    assert code == 0, err
+    same_weights(weights(folder, "plain"), weights(folder, "stopped"))
+    starts = json.loads((stopped / "run.json").read_text())["starts"]
+    assert len(starts) == 2 and starts[1]["flags"][-1] == "--checkpoint_every=5"
 
 
 def test_two_processes_reach_the_weights_of_one(folder, plain):
