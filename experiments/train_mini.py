@@ -3,21 +3,25 @@
     python -m experiments.train_mini --work_dir=results/train_mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
 
 Without --stage all stages run, one after another (bat_jax/mini/curriculum/run.py lists them). Started again after it
-was stopped, at any moment, the command goes on where it was. The work folder grows to 27 GB.
+was stopped, at any moment, the command goes on where it was. A stage that was made with other settings, or from one
+that was made anew since, is named and refused; --remake makes it anew. The work folder grows to 27 GB.
 """
 
 import contextlib
 import dataclasses
+import json
 import pathlib
 import time
+from collections.abc import Sequence
 
 from absl import flags
 
-from bat_jax.io.output_files import write_json
+from bat_jax.config import BatConfig
+from bat_jax.io.output_files import check_output_dir
 from bat_jax.mini.curriculum.recipe import MiniRecipe
-from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool, exported_stages
 from bat_jax.mini.curriculum.stage import StageSettings
-from bat_jax.runs import run_record
+from bat_jax.runs import RunDirectory
 from experiments import cli
 
 WORK_DIR = flags.DEFINE_string("work_dir", "results/train_mini", "Pictures, features, states and metrics go here.")
@@ -31,6 +35,8 @@ STEPS = flags.DEFINE_multi_string("steps", [], "STAGE=N: other steps than the re
 SET = flags.DEFINE_multi_string(
     "set", [], "NAME=N: another number of the recipe, such as num_pictures=500; may be repeated."
 )
+REMAKE = flags.DEFINE_bool("remake", False, "Make stages anew that are stale or were made with other settings.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the checkpoint in --output_dir.")
 WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
 LOADERS = flags.DEFINE_integer("loaders", 0, "Processes that make batches; 0: a thread does.", lower_bound=0)
 
@@ -40,17 +46,35 @@ def main(_: list[str]) -> None:
     stages = STAGE.value or STAGES
     if "export" in stages and not OUTPUT_DIR.value:
         raise ValueError("--output_dir: give the folder of the checkpoint")
-    work = pathlib.Path(WORK_DIR.value)
+    work, output = pathlib.Path(WORK_DIR.value), pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None
     recipe = recipe_of_flags()
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(work / "run.json", {"stages": list(stages), "recipe": dataclasses.asdict(recipe)} | run_record(seed=0))
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(batch_pool(LOADERS.value)) if LOADERS.value else None
         training = MiniTraining(work, recipe, workers=WORKERS.value, pool=pool)
+        check(training, stages, output)
+        # The recipe is each stage's (stages.json), and this start's.
+        start = {"stages": list(stages), "recipe": dataclasses.asdict(recipe)}
+        settings = {"config": json.loads(BatConfig.mini().to_json())}
+        stack.enter_context(RunDirectory.open(work, "train_mini", settings, seed=0, facts=start))
         for stage in stages:
             began = time.perf_counter()
-            training.run(stage, pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None, EXPORTED.value)
+            training.run(stage, output, EXPORTED.value, REMAKE.value)
             print(f"stage {stage}: {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def check(training: MiniTraining, stages: Sequence[str], output: pathlib.Path | None) -> None:
+    """Refuse what must not be gone on with or replaced, before anything is touched.
+
+    Raises:
+      ValueError: a stage is stale or was made with other settings, or --output_dir holds another checkpoint.
+    """
+    if not REMAKE.value:
+        problems = [text for stage in stages if stage != "export" for text in training.provenance.problems(stage)]
+        if problems:
+            raise ValueError(f"--work_dir={WORK_DIR.value}: {problems[0]}; give --remake, or another folder")
+    is_ours = output and training.provenance.has_exported(output, exported_stages(EXPORTED.value))
+    if output and "export" in stages and not is_ours:
+        check_output_dir(output, OVERWRITE.value)
 
 
 def recipe_of_flags() -> MiniRecipe:

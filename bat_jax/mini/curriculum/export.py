@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bat_jax.config import BatConfig
 from bat_jax.io.conversion_plan import DTYPES
+from bat_jax.io.output_files import beside, replace_dir
 from bat_jax.io.params import PARAMS_FOLDER, orbax_context
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.mini.world.questions import vocabulary
@@ -31,9 +32,9 @@ def write_tokenizer(directory: pathlib.Path, vocab_size: int) -> None:
 
 
 def write_checkpoint(directory: pathlib.Path, cfg: BatConfig, params: Params, dtype: str = "bfloat16") -> None:
-    """Write a checkpoint folder beside its name and move it in when it is whole; other files of the folder stay."""
+    """Write a checkpoint folder beside its name, then swap it in whole; other files of the folder stay."""
     directory = directory.absolute()
-    stage = directory.with_name(f".{directory.name}.unfinished")
+    stage = beside(directory, "unfinished")
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     write_tokenizer(stage / TOKENIZER_FOLDER, cfg.decoder.vocab_size)
@@ -42,8 +43,4 @@ def write_checkpoint(directory: pathlib.Path, cfg: BatConfig, params: Params, dt
     leaves = {path: leaf.astype(DTYPES[dtype]) for path, leaf in leaves.items()}
     with orbax_context():
         ocp.save(stage / PARAMS_FOLDER, traverse_util.unflatten_dict(leaves, sep="/"))
-    directory.mkdir(exist_ok=True)
-    for part in (TOKENIZER_FOLDER, CONFIG_NAME, PARAMS_FOLDER):
-        shutil.rmtree(directory / part, ignore_errors=True)
-        (stage / part).replace(directory / part)
-    stage.rmdir()
+    replace_dir(stage, directory, (TOKENIZER_FOLDER, CONFIG_NAME, PARAMS_FOLDER))

@@ -1,5 +1,7 @@
 """The mini model from nothing to a checkpoint, stage by stage; every stage resumes where it was killed.
 
+A stage whose settings or inputs have changed is never taken for the one that is wanted (provenance.py).
+
 stage      learns                                 from                              leaves in DIR
 pictures   -                                      scenes, rendered and labelled     pictures/
 questions  -                                      scenes, asked and tokenised       tokenizer/, bank.npz
@@ -20,7 +22,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ import numpy as np
 from flax import traverse_util
 
 from bat_jax.config import BatConfig
+from bat_jax.io.output_files import staged_file
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.mini.curriculum import export, features, tower
 from bat_jax.mini.curriculum.attention import attention_loss
@@ -41,6 +43,7 @@ from bat_jax.mini.curriculum.initial_weights import init_params
 from bat_jax.mini.curriculum.lookups import LookupBatches, lookups_loss
 from bat_jax.mini.curriculum.options import OptionBatches, options_loss
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
+from bat_jax.mini.curriculum.provenance import Provenance
 from bat_jax.mini.curriculum.recipe import MiniRecipe
 from bat_jax.mini.curriculum.selected import held_out_accuracy, selected_loss
 from bat_jax.mini.curriculum.stage import Loss, run_stage
@@ -89,23 +92,36 @@ class MiniTraining:
         self.directory, self.recipe, self.workers = directory, recipe, workers
         self.cfg = BatConfig.mini() if cfg is None else cfg
         self._pool, self._device_features = pool, ("", None)
-        directory.mkdir(parents=True, exist_ok=True)
+        self.provenance = Provenance(directory, recipe)
 
-    def run(self, stage: str, output: pathlib.Path | None = None, exported: str = "mixed") -> None:
+    def run(
+        self, stage: str, output: pathlib.Path | None = None, exported: str = "mixed", remake: bool = False
+    ) -> None:
         """Run one stage; a finished one is left as it is.
 
         Args:
           output: the folder that "export" writes. exported: the stage whose decoder goes into it.
+          remake: make the stage anew if it was made with other settings, or from an input that was made anew since.
 
         Raises:
-          ValueError: there is no such stage, or a stage before it is missing.
+          ValueError: there is no such stage, a stage before it is missing, or one is stale; says which and why.
         """
         if stage not in STAGES:
             raise ValueError(f"stage={stage!r}: must be one of {', '.join(STAGES)}")
         if stage == "export":
             self.export(output, exported)
-        elif not (self.directory / f"{stage}.npz").exists():
-            self.train(stage) if stage in _TRAINED else getattr(self, stage)()
+            return
+        if remake:
+            self.provenance.forget(stage)
+        self.provenance.check(stage)
+        if not self.provenance.is_done(stage):
+            self.provenance.begin(stage)
+            self.make(stage)
+            self.provenance.finish(stage)
+
+    def make(self, stage: str) -> None:
+        """Make a stage, or go on with it."""
+        self.train(stage) if stage in _TRAINED else getattr(self, stage)()
 
     def pictures(self) -> None:
         self.store.fill(self.workers)
@@ -114,29 +130,26 @@ class MiniTraining:
         tokenizer = self.directory / "tokenizer"
         if not tokenizer.exists():
             export.write_tokenizer(tokenizer, self.cfg.decoder.vocab_size)
-        path = self.directory / "bank.npz"
-        if not path.exists():
-            make_bank(self.cfg, tokenizer, range(self.recipe.num_pictures), self.recipe.num_rounds, self.workers).save(
-                path
-            )
+        seeds = range(self.recipe.num_pictures)
+        make_bank(self.cfg, tokenizer, seeds, self.recipe.num_rounds, self.workers).save(self.directory / "bank.npz")
 
     def features(self) -> None:
         store, directory = self.store, self.directory / "features"
         features.encode_pictures(self.cfg, self.saved("tower"), store, self.recipe.num_pictures, directory)
 
     def tokens(self) -> None:
-        directory = self.directory / "features"
-        if not (directory / "tokens.done").exists():
-            params = self.saved(_LAST_WITH_PROJECTOR)
-            features.project_pictures(self.cfg, params, self.feature_array("vision"), directory)
-            (directory / "tokens.done").touch()
+        params, directory = self.saved(_LAST_WITH_PROJECTOR), self.directory / "features"
+        features.project_pictures(self.cfg, params, self.feature_array("vision"), directory)
 
     def export(self, output: pathlib.Path | None, stage: str) -> None:
         """Write the checkpoint: decoder of a stage, the other parts as they were when they were trained last."""
         if output is None:
             raise ValueError("output: give the folder of the checkpoint")
+        for name in exported_stages(stage):
+            self.provenance.check(name)
         params = self.saved(_LAST_WITH_PROJECTOR) | self.saved(stage)
         params["vision_tower"] = self.saved("tower")["vision_tower"]
+        self.provenance.begin_export(output, exported_stages(stage))
         export.write_checkpoint(output, self.cfg, params)
 
     def batches(self, stage: str) -> Batches:
@@ -160,9 +173,8 @@ class MiniTraining:
             pool=self._pool,
         )
         leaves = traverse_util.flatten_dict(jax.tree.map(np.asarray, trained), sep="/")
-        unfinished = self.directory / f".{name}.npz"
-        np.savez(unfinished, **leaves)
-        os.replace(unfinished, self.directory / f"{name}.npz")
+        with staged_file(self.directory / f"{name}.npz") as unfinished:
+            np.savez(unfinished, **leaves)
 
     @property
     def training_pictures(self) -> range:
@@ -233,6 +245,11 @@ class MiniTraining:
             self._device_features = (name, None)  # room for the new one
             self._device_features = (name, jnp.asarray(self.feature_array(name)))
         return self._device_features[1]
+
+
+def exported_stages(stage: str) -> tuple[str, ...]:
+    """Return the stages whose weights a checkpoint holds with the decoder of `stage`."""
+    return ("tower", _LAST_WITH_PROJECTOR, stage)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
