@@ -202,6 +202,24 @@ def test_a_failing_question_is_wrong_and_the_others_are_answered(model):
         texts(model, [([image], long, generation)])
 
 
+def test_a_damaged_picture_and_no_memory_are_wrong_answers_and_the_evaluation_goes_on(model, tmp_path, monkeypatch):
+    Image.fromarray(pixels(1)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
+    generation = {"max_new_tokens": NEW}
+    fine, too_large = Image.fromarray(pixels(0)), Image.fromarray(pixels(2))
+    encode = model.model.encode
+
+    def out_of_memory(picture, **options):
+        if np.array_equal(picture, pixels(2)):
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        return encode(picture, **options)
+
+    monkeypatch.setattr(model.model, "encode", out_of_memory)
+    shown = [Image.open(tmp_path / "cut.png"), str(tmp_path / "missing.png"), too_large, fine]
+    answers = texts(model, [([image], "Any boats?", generation) for image in shown])
+    assert answers == ["", "", "", encode(pixels(0)).ask("Any boats?", max_new_tokens=NEW).text]
+
+
 @pytest.mark.parametrize(
     ("visuals", "generation", "message"),
     [

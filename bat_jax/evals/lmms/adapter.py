@@ -5,8 +5,8 @@ same order. Every picture is looked at first, so that what this model cannot do 
 questions on the same pictures are found by what the pixels are; then each picture is encoded once and asked all of its
 questions. A picture is thus loaded twice; only those of the questions at hand are in memory.
 
-A question that fails (too long for the decoder, say) is logged with its reason and answered with an empty text, which
-counts as wrong; where all fail, the run stops.
+A question that fails, as the runner's do (a damaged picture, one too long for the decoder, no memory), is logged with
+its reason and answered with an empty text, which counts as wrong; where all fail, the run stops.
 """
 
 import collections
@@ -38,6 +38,10 @@ _VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".we
 # Pillow's modes of 8 bits a band or fewer; `convert` would cut the others' values off instead of scaling them.
 _PIXEL_MODES = ("1", "CMYK", "HSV", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")
 _GENERATION_NAMES = frozenset({"do_sample", "max_new_tokens", "num_beams", "temperature", "top_p", "until"})
+
+
+class UnsupportedRequestError(ValueError):
+    """A request that this model cannot answer whatever its pictures hold."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,17 +144,17 @@ class BatJax(lmms):
         """Refuse: `BatModel` answers each question by itself."""
         raise NotImplementedError(_refusal(requests, "generate_until_multi_round"))
 
-    def _answer(self, questions: Sequence[Request]) -> Iterator[GenerationResult | ValueError]:
+    def _answer(self, questions: Sequence[Request]) -> Iterator[GenerationResult | Exception]:
         """Yield the answers to questions about the same pictures, or the reasons why there are none."""
         try:
             scenes = [self.model.encode(picture, seed=self.seed) for picture in questions[0].load()]
-        except ValueError as error:
+        except Exception as error:  # whatever a picture of a benchmark makes fail
             yield from [error] * len(questions)
             return
         for question in questions:
             try:
                 answer = self.model.ask(scenes, question.text, **question.options)
-            except ValueError as error:
+            except Exception as error:
                 yield error
                 continue
             counts = TokenCounts(input_tokens=answer.prompt_tokens, output_tokens=answer.token_ids.size)
@@ -171,7 +175,12 @@ class BatJax(lmms):
             num_asked[task, doc_id, request.idx, context] += 1
 
             load = functools.partial(load_pictures, doc_to_visual, self.task_dict[task][split], doc_id, name)
-            keys = tuple(picture_key(picture) for picture in load())
+            try:
+                keys = tuple(picture_key(picture) for picture in load())
+            except UnsupportedRequestError:
+                raise
+            except Exception:  # fails again when its turn comes, and is recorded then
+                keys = (f"unread {name}",)
             text = place_images(context, len(keys))
             questions.append(Request(name=name, text=text, load=load, keys=keys, options=options, until=until))
         if unused:
@@ -209,10 +218,12 @@ def read_generation(generation: Mapping[str, Any], name: str) -> tuple[dict[str,
       generation: a task's `generation_kwargs`. name: the request's.
 
     Raises:
-      ValueError: beam search.
+      UnsupportedRequestError: beam search.
     """
     if generation.get("num_beams") not in (None, 1):
-        raise ValueError(f"{name}: num_beams={generation['num_beams']}: no beam search; --gen_kwargs num_beams=1")
+        raise UnsupportedRequestError(
+            f"{name}: num_beams={generation['num_beams']}: no beam search; --gen_kwargs num_beams=1"
+        )
     options: dict[str, Any] = {"max_new_tokens": int(generation.get("max_new_tokens") or MAX_NEW_TOKENS)}
     temperature, do_sample = generation.get("temperature"), generation.get("do_sample")
     if do_sample or (do_sample is None and temperature):
@@ -238,11 +249,11 @@ def load_pictures(doc_to_visual: Callable[[Any], Any], documents: Any, index: in
     """Return what a task's `doc_to_visual` gives for a document as BatModel takes it: files, or Pillow's pixels.
 
     Raises:
-      ValueError: there is no picture, or one is no still image of up to 8 bits a band.
+      UnsupportedRequestError: there is no picture, or one is no still image of up to 8 bits a band.
     """
     visuals = doc_to_visual(documents[index])
     if not visuals:
-        raise ValueError(f"{name}: has no image; {NAME} answers questions about images")
+        raise UnsupportedRequestError(f"{name}: has no image; {NAME} answers questions about images")
     pictures: list[Picture] = []
     for visual in visuals:
         if isinstance(visual, Image.Image) and visual.mode in _PIXEL_MODES:
@@ -255,7 +266,7 @@ def load_pictures(doc_to_visual: Callable[[Any], Any], documents: Any, index: in
                 what = f"the video {visual}"
             elif isinstance(visual, Image.Image):
                 what = f"an image of mode {visual.mode}"
-            raise ValueError(
+            raise UnsupportedRequestError(
                 f"{name}: gives {what}; {NAME} takes still images of up to 8 bits a band, no video or audio"
             )
     return pictures
