@@ -29,12 +29,10 @@ from bat_jax.encoding import TILE_BATCH, EncodedViews, ImageLike, SceneData, Sce
 from bat_jax.engine.generate import generate
 from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params
-from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, build_prompt, end_of_turn_id, load_tokenizer
+from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Params
 
-# Text is padded to one of these lengths (then on by doubling), so that questions share compiled programs.
-SHORTEST_TEXT = 64
 MAX_NEW_TOKENS = 64
 
 
@@ -356,9 +354,6 @@ def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: Array, anchor_valid:
 
 
 def _padded_text(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pad ids to SHORTEST_TEXT doubled as often as needed: (ids, is_text)."""
-    length = SHORTEST_TEXT
-    while length < ids.size:
-        length *= 2
-    padded = np.pad(np.asarray(ids, np.int32), (0, length - ids.size))
-    return padded, np.arange(length) < ids.size
+    """Pad ids to their bucket: (ids, is_text)."""
+    length = bucket(ids.size)
+    return padded(np.asarray(ids, np.int32), length), np.arange(length) < ids.size

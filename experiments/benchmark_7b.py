@@ -33,12 +33,12 @@ from bat_jax.encoding import TILE_BATCH
 from bat_jax.engine import cost
 from bat_jax.engine.stages import Stages
 from bat_jax.io.output_files import write_json
-from bat_jax.io.prompts import load_tokenizer
+from bat_jax.io.prompts import SHORTEST_TEXT, load_tokenizer
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.io.views import make_tiles
 from bat_jax.model import init_params, modules
 from bat_jax.ops.attention import causal_attention, full_attention
-from bat_jax.pipeline import SHORTEST_TEXT, BatModel, Scene
+from bat_jax.pipeline import BatModel, Scene
 from bat_jax.runs import run_record
 from bat_jax.typing import Array, Float, Params
 from experiments import cli

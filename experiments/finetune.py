@@ -32,7 +32,8 @@ from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import RUN_FILE, RunDirectory, working_path
-from bat_jax.train.loop import LoopSettings, TrainResult, train
+from bat_jax.train.finetune import TrainResult, train
+from bat_jax.train.loop import LoopSettings
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.sharding import make_mesh
@@ -40,7 +41,10 @@ from experiments import cli
 from experiments import compressor_flags as compressor
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
-DATA = flags.DEFINE_string("data", None, "LLaVA conversations: a JSON list or JSON lines.")
+DATA = flags.DEFINE_string("data", None, "LLaVA conversations (a JSON list or JSON lines), or tfds:NAME.")
+TFDS_DIR = flags.DEFINE_string(
+    "tfds_dir", None, "Where --data=tfds:NAME is kept. Default: TFDS_DATA_DIR or TFDS's own."
+)
 HELD_OUT = flags.DEFINE_integer(
     "held_out", 0, "The last so many records are not trained on; their loss is printed before and after.", lower_bound=0
 )
@@ -108,20 +112,28 @@ def images_digest(source: RecordSource, folder: pathlib.Path) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
-def settings_of_flags(cfg: BatConfig, recipe: TrainConfig, source: LlavaFile) -> dict[str, Any]:
+def data_settings(source: Any) -> dict[str, Any]:
+    """Return what the data of --data is: a file by content, its images and a TensorFlow dataset by names and sizes."""
+    if isinstance(source, LlavaFile):
+        images = images_digest(source, pathlib.Path(IMAGE_DIR.value))
+        return {"data_sha256": file_digest(source.path), "images": images}
+    files = sorted(path for path in source.folder.rglob("*") if path.is_file())
+    return {"data_files": input_sizes(files, source.folder)}
+
+
+def settings_of_flags(cfg: BatConfig, recipe: TrainConfig, source: RecordSource) -> dict[str, Any]:
     """Return everything that decides the trained weights, ready for JSON."""
     return {
         "config": json.loads(cfg.to_json()),
         "recipe": dataclasses.asdict(recipe),
         "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
-        "data_sha256": file_digest(source.path),
         "num_records": len(source),
         "held_out": HELD_OUT.value,
-        "images": images_digest(source, pathlib.Path(IMAGE_DIR.value)),
+        **data_settings(source),
     }
 
 
-def open_output(output: pathlib.Path, cfg: BatConfig, recipe: TrainConfig, source: LlavaFile) -> RunDirectory:
+def open_output(output: pathlib.Path, cfg: BatConfig, recipe: TrainConfig, source: RecordSource) -> RunDirectory:
     """Open the output directory, or refuse it; for process 0, which alone writes its files.
 
     Raises:
@@ -134,7 +146,7 @@ def open_output(output: pathlib.Path, cfg: BatConfig, recipe: TrainConfig, sourc
         "finetune",
         settings_of_flags(cfg, recipe, source),
         seed=recipe.seed,
-        facts={flag.name: flag.value for flag in (CHECKPOINT, DATA, IMAGE_DIR)},
+        facts={flag.name: flag.value for flag in (CHECKPOINT, DATA, IMAGE_DIR, TFDS_DIR)},
         resume=RESUME.value,
         overwrite=OVERWRITE.value,
         own=_OWN,
@@ -165,6 +177,22 @@ def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: s
         ocp.save(output.absolute() / PARAMS_FOLDER, traverse_util.unflatten_dict(arrays, sep="/"))
 
 
+def open_data() -> tuple[RecordSource, Any]:
+    """Return the records of --data, and the folder of their images or what reads them.
+
+    Raises:
+      ValueError: there are none; names the flag.
+    """
+    if DATA.value.startswith("tfds:"):
+        from bat_jax.benchmarks.prepared import PreparedConversations  # slow, and seldom wanted
+
+        prepared = PreparedConversations(DATA.value.removeprefix("tfds:"), TFDS_DIR.value)
+        return prepared, prepared.image
+    if not pathlib.Path(IMAGE_DIR.value).is_dir():
+        raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
+    return LlavaFile(DATA.value), IMAGE_DIR.value
+
+
 def finetune() -> TrainResult:
     """Do what the flags ask: check everything, train, write the checkpoint."""
     for flag in (CHECKPOINT, DATA, OUTPUT_DIR):
@@ -176,7 +204,8 @@ def finetune() -> TrainResult:
     recipe = recipe_of_flags()
     cfg = compressor.configure(BatModel.read_config(checkpoint))
     training_config(cfg, recipe)  # what training cannot run is refused before anything is written
-    source = records = LlavaFile(DATA.value)
+    records, images = open_data()
+    source = records
     held_out = None
     if HELD_OUT.value:
         if HELD_OUT.value >= len(source):
@@ -184,8 +213,6 @@ def finetune() -> TrainResult:
         num_trained = len(source) - HELD_OUT.value
         held_out = RecordRange(source=source, numbers=range(num_trained, len(source)))
         source = RecordRange(source=source, numbers=range(num_trained))
-    if not pathlib.Path(IMAGE_DIR.value).is_dir():
-        raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
     tokenizer = load_tokenizer(checkpoint / "tokenizer")
     mesh = make_mesh(compressor.whole_numbers(MESH.value, "mesh") if MESH.value else None)
     is_first = jax.process_index() == 0
@@ -205,7 +232,7 @@ def finetune() -> TrainResult:
             progress=is_first and sys.stderr.isatty(),
         )
         params = load_params(checkpoint)
-        result = train(cfg, recipe, params, tokenizer, source, IMAGE_DIR.value, settings, mesh, held_out=held_out)
+        result = train(cfg, recipe, params, tokenizer, source, images, settings, mesh, held_out=held_out)
         if not (work / PARAMS_FOLDER).exists():  # else it was killed before it took its place
             write_checkpoint(checkpoint, work, cfg.to_json(), result.params)
         wait_for_all("checkpoint")

@@ -17,12 +17,26 @@ from bat_jax.config import PromptConfig
 IMAGE_TOKEN = "<image>"
 IMAGE_ID = -200  # the placeholder in token id lists, as in LLaVA's code
 END_OF_TURN = "<|im_end|>"
+# Text is padded to this length or on by doubling, so that questions share compiled programs.
+SHORTEST_TEXT = 64
 
 
 class Prompt(NamedTuple):
     """pieces: num_images + 1 arrays of int32 ids, the visual tokens stand between them."""
 
     pieces: tuple[np.ndarray, ...]
+
+
+def bucket(length: int, shortest: int = SHORTEST_TEXT) -> int:
+    """Return the smallest of shortest, 2 * shortest, 4 * shortest, ... that holds `length`."""
+    while shortest < length:
+        shortest *= 2
+    return shortest
+
+
+def padded(ids: np.ndarray, length: int, fill: int | float = 0) -> np.ndarray:
+    """Return the array filled up to `length` at its end."""
+    return np.pad(ids, (0, length - ids.size), constant_values=fill)
 
 
 def load_tokenizer(directory: str | pathlib.Path) -> Any:

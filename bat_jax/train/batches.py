@@ -1,10 +1,11 @@
-"""From records to a batch of arrays: text tokenised, images cut into tiles, wrong records left out and told of.
+"""From records to a batch of arrays: text tokenised, images cut into tiles, wrong records left out and named.
 
 Every process tokenises the text of the whole batch, which makes all agree on shapes, and reads only its own images. A
 record that cannot be used leaves an empty slot of weight 0: the batch keeps its shape, the data position its meaning.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +14,13 @@ import jax
 import numpy as np
 
 from bat_jax import model as bat
+from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import Record, RecordError, RecordSource, batch_indices
-from bat_jax.io.images import fill_nodata, read_image
+from bat_jax.io.images import fill_nodata
+from bat_jax.io.prompts import padded
 from bat_jax.io.views import make_tiles, token_valid_mask
-from bat_jax.train.labels import IGNORE, Conversation, common_buckets, padded, tokenize_conversation
+from bat_jax.train.labels import IGNORE, Conversation, common_buckets, tokenize_conversation
 from bat_jax.train.loss import TrainingSample
 from bat_jax.train.recipe import TrainConfig
 
@@ -68,7 +71,7 @@ class BatchMaker:
         recipe: TrainConfig,
         tokenizer: Any,
         source: RecordSource,
-        image_dir: str | pathlib.Path,
+        images: str | pathlib.Path | Callable[[str], StoredImage],
         *,
         columns: Sequence[int] | None = None,
         budgets: Callable[[int], Sequence[int]] | None = None,
@@ -76,7 +79,8 @@ class BatchMaker:
         """Wrap a source of records.
 
         Args:
-          cfg: from `loss.training_config`. image_dir: what the records' image names are relative to.
+          cfg: from `loss.training_config`. images: the folder that the records' image names are
+            relative to, or what gives the image of a name.
           columns: which samples of every micro-batch are this process's (`sharding.local_columns`); all by default.
           budgets: number of the sample -> B_s per scale, for random budgets; the config's by default.
         """
@@ -84,7 +88,7 @@ class BatchMaker:
         self.recipe = recipe
         self.tokenizer = tokenizer
         self.source = source
-        self.image_dir = pathlib.Path(image_dir)
+        self._image = images if callable(images) else functools.partial(image_in, pathlib.Path(images))
         self.num_columns = recipe.batch_size // recipe.accumulation
         self.columns = list(range(self.num_columns)) if columns is None else list(columns)
         self.budgets = budgets
@@ -153,7 +157,7 @@ class BatchMaker:
 
     def _views(self, name: str) -> Views:
         cfg, sizes = self.cfg, self.cfg.compressor.sizes_px
-        source = fill_nodata(read_image(self.image_dir / name, largest_view=max(sizes)), cfg.vision.pad_colour)
+        source = fill_nodata(self._image(name).load(largest_view=max(sizes)), cfg.vision.pad_colour)
         height, width = source.pixels.shape[:2]
         tiles = make_tiles(source.pixels, sizes, cfg.vision)
         valid = []
@@ -204,6 +208,19 @@ class BatchMaker:
             has_image=np.bool_(views is not None),
             weight=np.float32(slot is not None),
         )
+
+
+def image_in(folder: pathlib.Path, name: str) -> StoredImage:
+    """Return the image of a name that is relative to a folder.
+
+    Raises:
+      ValueError: the name leads out of the folder.
+    """
+    relative = pathlib.PurePath(name)
+    if relative.is_absolute() or ".." in relative.parts:
+        raise ValueError(f"{name}: leads out of the folder of images")
+    path = folder / relative
+    return StoredImage(name=name, path=path, read=path.read_bytes)
 
 
 def boxes_mask(

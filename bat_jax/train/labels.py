@@ -21,10 +21,10 @@ import numpy as np
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.config import PromptConfig
 from bat_jax.data.llava import Record, RecordError
-from bat_jax.io.prompts import END_OF_TURN, IMAGE_TOKEN, end_of_turn_id, user_text
+from bat_jax.io.prompts import END_OF_TURN, IMAGE_TOKEN, bucket, end_of_turn_id, user_text
 
 IGNORE = -100
-SHORTEST_TEXT, SHORTEST_PREFIX = 64, 16
+_SHORTEST_PREFIX = 16
 _START_OF_TURN = "<|im_start|>"
 
 
@@ -150,21 +150,8 @@ def _token_stream(
     return ids, labels, query_end
 
 
-def bucket(length: int, shortest: int) -> int:
-    """Return the smallest of shortest, 2 * shortest, 4 * shortest, ... that holds `length`."""
-    size = shortest
-    while size < length:
-        size *= 2
-    return size
-
-
 def common_buckets(conversations: Sequence[Conversation]) -> tuple[int, int]:
     """Return (prefix, suffix) lengths that all conversations of a batch are padded to."""
     prefix = max((item.prefix_ids.size for item in conversations), default=0)
     suffix = max((item.suffix_ids.size for item in conversations), default=0)
-    return bucket(prefix, SHORTEST_PREFIX), bucket(suffix, SHORTEST_TEXT)
-
-
-def padded(ids: np.ndarray, length: int, fill: int | float = 0) -> np.ndarray:
-    """Return the array filled up to `length` at its end."""
-    return np.pad(ids, (0, length - ids.size), constant_values=fill)
+    return bucket(prefix, _SHORTEST_PREFIX), bucket(suffix)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bat_jax.train.recipe import TrainConfig
+from bat_jax.train.recipe import AdamWSettings, TrainConfig
 from bat_jax.typing import Params
 
 # Leaves with these names are matrices; biases, norms and learned positions do not decay.
@@ -45,8 +45,8 @@ def schedule(peak: float, num_steps: int, warmup_ratio: float) -> Callable[[Any]
     return rate
 
 
-def make_optimizer(recipe: TrainConfig, num_steps: int) -> optax.GradientTransformation:
-    """Return the optimiser over the trained parts of `split_params`.
+def make_optimizer(settings: AdamWSettings, rates: Mapping[str, float], num_steps: int) -> optax.GradientTransformation:
+    """Return the optimiser over weights that are one dict a part; `rates` are the peaks of the parts that are trained.
 
     The gradient's norm is clipped over all of them together, then every part takes its own AdamW. Moments are float32
     where gradients are (see `apply_gradients`).
@@ -54,20 +54,19 @@ def make_optimizer(recipe: TrainConfig, num_steps: int) -> optax.GradientTransfo
 
     def group(rate: float) -> optax.GradientTransformation:
         return optax.adamw(
-            schedule(rate, num_steps, recipe.warmup_ratio),
-            b1=recipe.b1,
-            b2=recipe.b2,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
+            schedule(rate, num_steps, settings.warmup_ratio),
+            b1=settings.b1,
+            b2=settings.b2,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
             mask=_decays,
         )
 
-    rates = {part: rate for part, rate in recipe.rates.items() if rate}
     parts = optax.multi_transform(
-        {part: group(rate) for part, rate in rates.items()},
+        {part: group(rate) for part, rate in rates.items() if rate},
         lambda params: {part: jax.tree.map(lambda _, part=part: part, leaves) for part, leaves in params.items()},
     )
-    clip = optax.clip_by_global_norm(recipe.clip_norm) if recipe.clip_norm else optax.identity()
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return optax.chain(clip, parts)
 
 
@@ -85,10 +84,12 @@ def apply_gradients(
     return new, opt_state
 
 
-def learning_rates(recipe: TrainConfig, num_steps: int, step: int) -> dict[str, float]:
-    """Return the rate of every trained part at a step, for the log."""
+def learning_rates(settings: AdamWSettings, rates: Mapping[str, float], num_steps: int, step: int) -> dict[str, float]:
+    """Return {"rate_PART": the rate that step number `step` used}, for the log; the schedule counts from 0."""
     return {
-        part: float(schedule(rate, num_steps, recipe.warmup_ratio)(step)) for part, rate in recipe.rates.items() if rate
+        f"rate_{part}": float(schedule(rate, num_steps, settings.warmup_ratio)(step - 1))
+        for part, rate in rates.items()
+        if rate
     }
 
 

@@ -19,15 +19,30 @@ Sharding = Literal["data", "zero2", "zero3"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class AdamWSettings:
+    """The optimiser and its schedule.
+
+    Attributes:
+      warmup_ratio: fraction of all steps with a rate that rises from 0; then half a cosine down to 0.
+      b1, b2, eps, weight_decay: AdamW. Biases, norms and embeddings of scale do not decay.
+      clip_norm: largest global norm of the gradient over all trained parts; 0 does not clip.
+    """
+
+    warmup_ratio: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(AdamWSettings):
     """Everything that decides what training does to the weights, apart from the model's own config.
 
     Attributes:
       vision_tower, projector, decoder, scale_embedding, token_mlp: peak learning rate of the part; 0 freezes it: no
         gradient is computed for it and the optimiser holds no state of it. A part that the checkpoint lacks is ignored.
-      warmup_ratio: fraction of all steps with a rate that rises from 0; then half a cosine down to 0.
-      b1, b2, eps, weight_decay: AdamW. Biases, norms and embeddings of scale do not decay.
-      clip_norm: largest global norm of the gradient over all trained parts; 0 does not clip.
       batch_size: samples of an optimiser step, over all devices and hosts.
       accumulation: the batch goes through in this many parts one after another; the result is the same.
       epochs: passes over the data. max_steps: stop after so many optimiser steps; 0: at the end of the data.
@@ -50,12 +65,6 @@ class TrainConfig:
     decoder: float = 2e-6
     scale_embedding: float = 2e-6
     token_mlp: float = 2e-6
-    warmup_ratio: float = 0.2
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 0.5
     batch_size: int = 16
     accumulation: int = 1
     epochs: int = 2

@@ -1,36 +1,25 @@
 """The state of a training and its checkpoints: everything that decides what comes next, saved together.
 
-A checkpoint holds the trained weights (frozen ones are read from the model's checkpoint), optimiser, key, step and data
-position, so that a run killed at any moment goes on as if nothing had happened. Orbax writes it in the background; one
-that was not written to its end is never read.
+A checkpoint holds the trained weights (frozen ones are read from the model's checkpoint), the optimiser and the step,
+which is the data position, too; random keys come from the recipe's seed. So a run killed at any moment goes on as if
+nothing had happened. Orbax writes it in the background; one that was not written to its end is never read.
 """
 
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.typing import Array, Int, Key, Params
+from bat_jax.typing import Array, Int, Params
 
 
 class TrainState(NamedTuple):
-    """step (): optimiser steps done. params: the trained parts. opt_state: of optax. key: of the training, constant.
-
-    position (): batches of data consumed since the beginning of training.
-    """
+    """step (): optimiser steps done, and batches consumed. params: the trained parts. opt_state: of optax."""
 
     step: Int[Array, ""]
     params: Params
     opt_state: Any
-    key: Key[Array, ""]
-    position: Int[Array, ""]
-
-
-def new_state(trained: Params, opt_state: Any, seed: int) -> TrainState:
-    """Return the state before the first step."""
-    return TrainState(jnp.int32(0), trained, opt_state, jax.random.key(seed), jnp.int32(0))
 
 
 class Checkpoints:
@@ -76,20 +65,14 @@ class Checkpoints:
             different = sorted(found ^ set(abstract))
             raise ValueError(f"checkpoint: trained other parts than the recipe: {', '.join(different[:4])} ...")
         leaves = self._checkpointer.load(abstract_state=abstract)
-        state = jax.tree.unflatten(jax.tree.structure(_with_key_data(like)), [leaves[name] for name in abstract])
-        return state._replace(key=jax.random.wrap_key_data(state.key))
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in abstract])
 
     def close(self) -> None:
         """Wait until everything is on the disk."""
         self._checkpointer.close()
 
 
-def _with_key_data(state: TrainState) -> TrainState:
-    """Return the state with the key as plain numbers, which is what is stored."""
-    return state._replace(key=jax.random.key_data(state.key))
-
-
 def _named_leaves(state: TrainState) -> dict[str, Any]:
     """Return path -> leaf; plain names, so that no class of optax is part of the files."""
-    leaves = jax.tree_util.tree_leaves_with_path(_with_key_data(state))
+    leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -18,7 +18,7 @@ from bat_jax.io.params import load_params
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.train import sharding
 from bat_jax.train.batches import BatchMaker
-from bat_jax.train.loop import Trainer
+from bat_jax.train.finetune import FineTuning
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
 
@@ -49,7 +49,7 @@ def main(directory: pathlib.Path) -> None:
         recipe = dataclasses.replace(RECIPE, sharding=mode)
         columns = sharding.local_columns(mesh, 8)
         maker = BatchMaker(cfg, recipe, tokenizer, source, directory, columns=columns)
-        trainer = Trainer(cfg, recipe, params, maker, mesh, num_steps=STEPS)
+        trainer = FineTuning(cfg, recipe, params, maker, mesh, num_steps=STEPS)
         losses = [float(trainer.step(maker(step)).loss) for step in range(STEPS)]
         weights = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(trainer.state.params)])
         np.save(directory / f"weights_{name}.npy", weights)

@@ -69,7 +69,7 @@ def test_updates_equal_torchs_adamw_with_its_own_rate_a_part_and_one_norm_for_al
     scheduled = torch.optim.lr_scheduler.LambdaLR(
         theirs, lambda step: step / 2 if step < 2 else 0.5 * (1 + np.cos(np.pi * (step - 2) / 2))
     )
-    optimizer = make_optimizer(recipe, num_steps=4)
+    optimizer = make_optimizer(recipe, recipe.rates, num_steps=4)
     state = init_optimizer(optimizer, params)
     for _ in range(4):
         gradients = {part: {"kernel": rng.standard_normal((3, 4)).astype(np.float32)} for part in rates}
@@ -88,7 +88,7 @@ def test_frozen_parts_have_no_optimiser_state_and_bf16_weights_have_float32_mome
     recipe = TrainConfig(decoder=0.0)
     trained, frozen = split_params(recipe, params)
     assert set(trained) == {"projector"} and set(frozen) == {"vision_tower", "decoder"}
-    state = init_optimizer(make_optimizer(recipe, 4), trained)
+    state = init_optimizer(make_optimizer(recipe, recipe.rates, 4), trained)
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (7, 5)]
     assert [leaf.dtype for leaf in moments] == [jnp.float32] * 2
     with pytest.raises(ValueError, match="vision_tower, projector"):

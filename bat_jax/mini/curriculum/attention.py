@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from bat_jax.mini.curriculum.group_batches import GroupBatch
 from bat_jax.mini.curriculum.lookups import lookups_loss
 from bat_jax.mini.curriculum.packed import position_embeddings, question_rows, weighted_mean
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.curriculum.word_bag import project
+from bat_jax.train.loop import Loss
 from bat_jax.train.loss import importance_loss
 from bat_jax.typing import Array, Params
 

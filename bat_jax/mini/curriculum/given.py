@@ -2,9 +2,9 @@
 
 from bat_jax.mini.curriculum.group_batches import GroupBatch
 from bat_jax.mini.curriculum.packed import position_embeddings
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.curriculum.word_bag import project
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Array, Params
 
 

@@ -18,12 +18,12 @@ from bat_jax.io.prompts import END_OF_TURN, build_prompt
 from bat_jax.mini.curriculum.bank import FORMS
 from bat_jax.mini.curriculum.packed import Texts
 from bat_jax.mini.curriculum.picture_store import TokenTruth
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.curriculum.word_bag import corner_words, true_words
 from bat_jax.mini.world.question import LETTERS, SUB_TASKS
 from bat_jax.mini.world.questions import CORNERS, TEMPLATES, YES_NO
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, MOVING_KINDS, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Params
 
 _NUM_TOKENS, _LENGTH = 14, 40

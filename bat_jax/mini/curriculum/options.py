@@ -13,11 +13,11 @@ import numpy as np
 
 from bat_jax.io.prompts import END_OF_TURN
 from bat_jax.mini.curriculum.packed import Texts
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.world.question import LETTERS
 from bat_jax.mini.world.questions import CORNERS, COUNTS, DIRECTIONS, YES_NO
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Params
 
 _LISTS = (COLOURS, OBJECT_KINDS, SITE_KINDS, LAND_USES, EVENT_KINDS, COUNTS, DIRECTIONS, YES_NO, STATES, CORNERS)

@@ -46,9 +46,10 @@ from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
 from bat_jax.mini.curriculum.provenance import Provenance
 from bat_jax.mini.curriculum.recipe import MiniRecipe
 from bat_jax.mini.curriculum.selected import held_out_accuracy, selected_loss
-from bat_jax.mini.curriculum.stage import Loss, run_stage
+from bat_jax.mini.curriculum.stage import run_stage
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.curriculum.word_bag import WordBagBatches, corner_grid, word_bag_loss
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Params
 
 STAGES = (

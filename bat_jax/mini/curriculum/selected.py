@@ -17,9 +17,9 @@ from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.mini.curriculum.bank import Bank
 from bat_jax.mini.curriculum.group_batches import ANCHOR, GroupBatch, GroupBatches, Mix
 from bat_jax.mini.curriculum.packed import AnswerLoss
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.curriculum.teaching import Teaching
 from bat_jax.mini.world.question import SUB_TASKS
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
 _HELD_OUT_BATCHES, _HELD_OUT_SEED = 12, 12345

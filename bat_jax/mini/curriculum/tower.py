@@ -15,8 +15,8 @@ from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.io.views import normalisation_table
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth, grids
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Array, Key, Params
 
 # Kind of label -> (classes with "none", weight of its loss, weight of a token that shows none).

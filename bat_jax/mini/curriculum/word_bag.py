@@ -8,9 +8,9 @@ import numpy as np
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.mini.curriculum.picture_store import TokenTruth
-from bat_jax.mini.curriculum.stage import Loss
 from bat_jax.mini.world.questions import CORNERS
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
+from bat_jax.train.loop import Loss
 from bat_jax.typing import Array, Float, Params, UInt8
 
 # The words that describe what a token shows, per kind of label, and how strongly they count in its embedding.

@@ -54,5 +54,5 @@ def test_evaluation_is_logged_and_a_loss_that_is_no_number_stops(tmp_path):
     _run(tmp_path / "seen", num_steps=5, evaluate=lambda params: {"held_out": float(jnp.sum(params["kernel"] != 0))})
     assert json.loads((tmp_path / "seen" / "metrics.jsonl").read_text())["held_out"] == 12
 
-    with pytest.raises(NonFiniteLossError, match="stage broken, step 5"):
+    with pytest.raises(NonFiniteLossError, match="broken, step 5: loss nan"):
         _run(tmp_path / "broken", batch_of=lambda position: np.full((16, 3), np.nan, np.float32))

@@ -7,8 +7,8 @@ import pytest
 
 from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.evals.runner import select_tasks
-from bat_jax.io.prompts import build_prompt
-from bat_jax.pipeline import SHORTEST_TEXT, BatModel
+from bat_jax.io.prompts import SHORTEST_TEXT, build_prompt
+from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.study.measured.grids import Cell, Grid
 from bat_jax.study.measured.sweep import Sweep
