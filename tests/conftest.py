@@ -1,6 +1,15 @@
 """Settings of all tests."""
 
+import os
 import warnings
+
+# Compiling is most of the tests' time, and their programs run on a few numbers: without LLVM's optimisation, loop
+# fusion in MLIR and the split into modules for threads it takes a third. Commands that tests start inherit this.
+# `XLA_FLAGS= make test` runs the programs that users run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 
 import jax
 import pytest
