@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.nn.clip_vit import TowerAttention
+from bat_jax.nn.clip_vit import TowerAttention, VisionOutput
 from bat_jax.nn.decoder import DecoderOutput, KVCache
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
@@ -100,6 +100,16 @@ def embed(cfg: BatConfig, params: Params, ids: Int[Array, "*B T"], dtype: Any) -
     return _apply(cfg, params, "decoder", ids, method="embed").astype(dtype)
 
 
+def run_tower(cfg: BatConfig, params: Params, pixels: Float[Array, "B t t 3"], **kwargs: Any) -> VisionOutput:
+    """Run the vision tower over normalised tiles; the other arguments are those of `nn.clip_vit.ClipVit`."""
+    return _apply(cfg, params, "vision_tower", pixels, **kwargs)
+
+
+def project(cfg: BatConfig, params: Params, vision: Float[Array, "*B E"]) -> Float[Array, "*B D"]:
+    """Bring vision features to the decoder's width (Eq. 1)."""
+    return _apply(cfg, params, "projector", vision)
+
+
 def run_decoder(
     cfg: BatConfig,
     params: Params,
@@ -157,9 +167,9 @@ def encode_tiles_with_attention(
 def _encode_tiles(cfg, params, tiles, table, *, return_attention: bool) -> TileFeatures:
     with jax.named_scope("vision_tower"):
         pixels = table[tiles.astype(jnp.int32), jnp.arange(3)].astype(cfg.compute_dtype)
-        output = _apply(cfg, params, "vision_tower", pixels, return_attention=return_attention)
+        output = run_tower(cfg, params, pixels, return_attention=return_attention)
     with jax.named_scope("projector"):
-        return TileFeatures(output.patches, _apply(cfg, params, "projector", output.patches), output.attention)
+        return TileFeatures(output.patches, project(cfg, params, output.patches), output.attention)
 
 
 def scale_embedding(cfg: BatConfig, scale_px: int, params: Params) -> Float[Array, "_ D"]:

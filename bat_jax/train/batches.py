@@ -204,9 +204,9 @@ class BatchMaker:
             valid=valid,
             target_mask=target,
             budgets=np.asarray(budgets, np.int32),
-            draw=np.int32(number),
-            has_image=np.bool_(views is not None),
-            weight=np.float32(slot is not None),
+            draw=np.array(number, np.int32),
+            has_image=np.array(views is not None),
+            weight=np.array(slot is not None, np.float32),
         )
 
 

@@ -98,7 +98,8 @@ class FineTuning(Trainer):
           num_steps: of the whole training, for the schedule.
         """
         self.recipe, self.mesh, self.maker, self.num_steps = recipe, mesh, maker, num_steps
-        self.num_skipped, self.last_loss = 0, None
+        self.num_skipped = 0
+        self.last_loss: float | None = None
         trained, frozen = split_params(recipe, params)
         if recipe.master_weights:
             trained = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained)
@@ -129,7 +130,7 @@ class FineTuning(Trainer):
             optimizer,
             TrainState(shard.put(np.int32(0), whole), trained, opt_state),
             fixed,
-            (TrainState(whole, weights_shards, opt_shards), whole),
+            (TrainState._make([whole, weights_shards, opt_shards]), whole),
         )
         self._held_out_losses = jax.jit(held_out_losses, out_shardings=whole)
 

@@ -26,6 +26,7 @@ from bat_jax.io.prompts import END_OF_TURN, IMAGE_TOKEN, bucket, end_of_turn_id,
 IGNORE = -100
 _SHORTEST_PREFIX = 16
 _START_OF_TURN = "<|im_start|>"
+_IMAGE = -1  # stands for the image among token ids
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,10 +81,9 @@ def tokenize_conversation(
         raise RecordError(
             f"shows {len(record.images)} images; training takes one (prompt setting images='first' uses the first)"
         )
-    ids, labels, query_end = _token_stream(tokenizer, record, prompt, label_rule)
+    ids, labels, place, query_end = _token_stream(tokenizer, record, prompt, label_rule)
     cut = min(len(ids), max_length)
     if record.images:
-        place = ids.index(None)
         if query_end > cut:
             raise RecordError(f"its first question ends at token {query_end}, max_length is {max_length}")
         prefix, query = ids[:place], ids[place + 1 : query_end]
@@ -113,9 +113,10 @@ def tokenize_conversation(
 
 def _token_stream(
     tokenizer: Any, record: Record, prompt: PromptConfig, label_rule: str
-) -> tuple[list[int | None], list[int], int]:
-    """Return (ids with None for the image, labels, end of the first question's prompt)."""
-    ids: list[int | None] = []
+) -> tuple[list[int], list[int], int, int]:
+    """Return (ids with _IMAGE for the image, labels, the image's place, end of the first question's prompt)."""
+    ids: list[int] = []
+    place = 0
     labels: list[int] = []
     frame = label_rule == "release"
 
@@ -125,9 +126,9 @@ def _token_stream(
         labels.extend(tokens if is_target else [IGNORE] * len(tokens))
 
     turns = record.turns
-    system = turns[0].text if turns[0].role == "system" else prompt.system
+    system = turns[0].text.replace(IMAGE_TOKEN, "") if turns[0].role == "system" else prompt.system
     turns = turns[1:] if turns[0].role == "system" else turns
-    query_end = None
+    query_end = 0
     for number, (role, text) in enumerate([("system", system), *((turn.role, turn.text) for turn in turns)]):
         if role == "user":
             # The first question carries the image's place as for answering; placeholders of further images fall away.
@@ -135,19 +136,20 @@ def _token_stream(
         add(_START_OF_TURN, frame)
         if role == "assistant":
             add("assistant\n", False)
-            query_end = len(ids) if query_end is None else query_end
+            query_end = query_end or len(ids)
             add(text, True)
             add(END_OF_TURN, True)
         else:
             before, *after = f"{role}\n{text}".split(IMAGE_TOKEN)
             add(before, False)
             for piece in after:
-                ids.append(None)
+                place = place or len(ids)
+                ids.append(_IMAGE)
                 labels.append(IGNORE)
                 add(piece, False)
             add(END_OF_TURN, frame)
         add("\n", frame)
-    return ids, labels, query_end
+    return ids, labels, place, query_end
 
 
 def common_buckets(conversations: Sequence[Conversation]) -> tuple[int, int]:

@@ -209,7 +209,8 @@ class Log:
     def __init__(self, directory: pathlib.Path, start: int):
         directory.mkdir(parents=True, exist_ok=True)
         self._skipped = _reopened(directory / f"skipped-{jax.process_index():05d}.jsonl", start)
-        self._metrics = self._board = None
+        self._metrics: Any = None
+        self._board: Any = None
         if jax.process_index() == 0:
             self._metrics = _reopened(directory / "metrics.jsonl", start)
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)

@@ -92,8 +92,8 @@ def training_config(cfg: BatConfig, recipe: TrainConfig) -> BatConfig:
     if cfg.compressor.reads_tower_attention:
         name = cfg.compressor.selection
         raise ValueError(f"selection={name!r}: reads the vision tower's attention, which training does not compute")
-    settings = {} if recipe.num_clusters is None else {"num_clusters": recipe.num_clusters}
-    cfg = cfg.with_settings(**settings)
+    if recipe.num_clusters is not None:
+        cfg = cfg.with_settings(num_clusters=recipe.num_clusters)
     return dataclasses.replace(cfg, compute_dtype=recipe.compute_dtype)
 
 
@@ -214,6 +214,7 @@ def anchor_importance(
         remat=recipe.remat,
         row_weight=sample.row_weight[None],
     )
+    assert output.importance is not None
     start = sample.prefix_ids.shape[0]
     row = output.importance[cfg.compressor.attention_layer, 0]
     return row[start : start + anchor_tokens.shape[0]]
@@ -223,22 +224,22 @@ def _features(
     cfg: BatConfig, recipe: TrainConfig, table: Float[Array, "256 3"], params: Params, sample: TrainingSample
 ) -> tuple[list[Float[Array, "_ E"]], list[Float[Array, "_ D"]]]:
     """Return every scale's vision features and projected tokens; the tower runs in micro-batches of tiles."""
-    modules = bat.modules(cfg)
 
     def tower(tile):
         # Eight of these are one call of the tower: lax.map vmaps them.
         pixels = jnp.asarray(table)[tile.astype(jnp.int32), jnp.arange(3)].astype(cfg.compute_dtype)
-        return modules["vision_tower"].apply({"params": params["vision_tower"]}, pixels[None]).patches[0]
+        return bat.run_tower(cfg, params, pixels[None]).patches[0]
 
     def project(vision):
-        return modules["projector"].apply({"params": params["projector"]}, vision)
+        return bat.project(cfg, params, vision)
 
     if recipe.remat:
         tower, project = jax.checkpoint(tower), jax.checkpoint(project)
     vision, projected = [], []
     for scale in range(len(cfg.compressor.scales)):
         with jax.named_scope("vision_tower"):
-            if sample.vision is not None:
+            if sample.tiles is None:
+                assert sample.vision is not None
                 features = sample.vision[scale].astype(cfg.compute_dtype)
             else:
                 patches = jax.lax.map(tower, sample.tiles[scale], batch_size=TILE_BATCH)

@@ -101,7 +101,7 @@ class TrainConfig(AdamWSettings):
     @classmethod
     def release_7b(cls, **overrides: Any) -> "TrainConfig":
         """The authors' release (K-means script): 2e-6 for all parts but CLIP, which is frozen."""
-        settings = {"num_clusters": 3000, "max_length": 5000, "label_rule": "release"}
+        settings: dict[str, Any] = {"num_clusters": 3000, "max_length": 5000, "label_rule": "release"}
         return cls(**(settings | overrides))
 
     @classmethod

@@ -96,7 +96,8 @@ def local_columns(mesh: Mesh, num_columns: int) -> list[int]:
             f"batch_size / accumulation={num_columns}: must be a multiple of the {mesh.size} devices of the mesh"
         )
     indices = batch_sharding(mesh).addressable_devices_indices_map((1, num_columns))
-    return sorted({column for _, part in indices.values() for column in range(*part.indices(num_columns))})
+    parts = [index[1] for index in indices.values() if index is not None]
+    return sorted({column for part in parts for column in range(*part.indices(num_columns))})
 
 
 def global_batch(mesh: Mesh, local: Any, columns: list[int], num_columns: int) -> Any:

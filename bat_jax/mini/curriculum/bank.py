@@ -156,7 +156,11 @@ def _group_key(question: Question) -> tuple:
 
 
 def _make_group(cfg: BatConfig, tokenizer, scene: WorldScene, kind: str, asked: list[Question]) -> QuestionGroup:
-    boxes = [tuple(value / SIDE_DM for value in box) for item in asked for box in target_boxes(scene, item)]
+    boxes = [
+        (x0 / SIDE_DM, y0 / SIDE_DM, x1 / SIDE_DM, y1 / SIDE_DM)
+        for item in asked
+        for x0, y0, x1, y1 in target_boxes(scene, item)
+    ]
     tasks = list(SUB_TASKS)
     ids: dict[str, np.ndarray] = {}
     question_end: dict[str, np.ndarray] = {}
@@ -217,7 +221,7 @@ class Bank:
             for form in FORMS:
                 arrays[f"{name}_{form}"] = np.concatenate([getattr(group, name)[form] for _, group in flat])
         stage = path.with_suffix(".partial.npz")
-        np.savez(stage, **arrays)
+        np.savez(stage, allow_pickle=False, **arrays)
         os.replace(stage, path)
 
     @classmethod

@@ -20,7 +20,7 @@ from bat_jax.mini.curriculum.packed import position_embeddings
 from bat_jax.mini.curriculum.picture_store import PictureStore, grids, open_array
 from bat_jax.mini.curriculum.tower import patch_features
 from bat_jax.mini.curriculum.word_bag import project
-from bat_jax.typing import Params
+from bat_jax.typing import Array, Float, Int, Key, Params
 
 _TILES_AT_ONCE = 38
 
@@ -73,7 +73,7 @@ def project_pictures(cfg: BatConfig, params: Params, vision: np.ndarray, directo
     return tokens
 
 
-def _regions(cfg: BatConfig, scale: int, key: jax.Array, features: jax.Array) -> jax.Array:
+def _regions(cfg: BatConfig, scale: int, key: Key[Array, ""], features: Float[Array, "M E"]) -> Int[Array, "M"]:
     settings = cfg.compressor
     spec, grid = settings.scales[scale], grids(cfg)[scale]
     valid = jnp.ones(grid.num_tokens, bool)

@@ -121,7 +121,7 @@ class GroupBatches:
             token_index=np.stack(given),
             objects=np.stack(objects),
             budgets=np.stack(budgets),
-            selection=np.int32(selection),
+            selection=np.array(selection, np.int32),
             text_only=self.text_only(position),
             sub_task=np.stack(sub_task),
             form=np.stack(form),

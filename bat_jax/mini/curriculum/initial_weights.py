@@ -21,7 +21,7 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     group of heads are its keys) and by copying what it finds (the way out is the way in, transposed). The scale
     embedding's base grid begins as sinusoids.
     """
-    params = bat.init_params(cfg, key)
+    params = dict(bat.init_params(cfg, key))
     layers = params["decoder"]["layers"]
     layers["mlp"]["down_proj"]["kernel"] *= _BRANCH_SIZE
     attention, dec = layers["self_attn"], cfg.decoder

@@ -92,6 +92,7 @@ def question_importance(
     is_text = jnp.arange(length) < texts.end[:, None]
     embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
     output = bat.run_decoder(cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight)
+    assert output.importance is not None
     start = prefix_ids.shape[0]
     return output.importance[-1][:, start : start + anchor.shape[0]]
 
@@ -120,6 +121,7 @@ def answer_loss(
     output = bat.run_decoder(
         cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True
     )
+    assert output.importance is not None and output.hidden_states is not None
     logits = bat.logits(cfg, params, output.hidden[:, :-1])
     answering = texts.question_end[:, None] - 1
     early = jnp.take_along_axis(output.hidden_states[-2], answering[..., None], axis=1)[:, 0]

@@ -92,7 +92,8 @@ class MiniTraining:
         """
         self.directory, self.recipe, self.workers = directory, recipe, workers
         self.cfg = BatConfig.mini() if cfg is None else cfg
-        self._pool, self._device_features = pool, ("", None)
+        self._pool = pool
+        self._device_features: dict[str, jax.Array] = {}
         self.provenance = Provenance(directory, recipe)
 
     def run(
@@ -242,10 +243,10 @@ class MiniTraining:
 
     def on_device(self, name: str) -> jax.Array:
         """Return `feature_array` as one array on the device; the last one asked for is kept there."""
-        if self._device_features[0] != name:
-            self._device_features = (name, None)  # room for the new one
-            self._device_features = (name, jnp.asarray(self.feature_array(name)))
-        return self._device_features[1]
+        if name not in self._device_features:
+            self._device_features.clear()  # room for the new one
+            self._device_features[name] = jnp.asarray(self.feature_array(name))
+        return self._device_features[name]
 
 
 def exported_stages(stage: str) -> tuple[str, ...]:

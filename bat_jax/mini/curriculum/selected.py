@@ -51,8 +51,7 @@ def selecting_config(cfg: BatConfig, mix: Mix, selection: str) -> BatConfig:
     """Return the config that a batch's tokens are selected under."""
     if selection == ANCHOR:
         px = cfg.compressor.sizes_px[0]
-        scales = (ScaleSpec(size_px=px, budget=cfg.num_tokens(px)),)
-        return cfg.with_settings(selection="topk", scales=scales)
+        return cfg.with_settings(selection="topk", scales=(ScaleSpec(size_px=px, budget=cfg.num_tokens(px)),))
     budgets = mix.budgets or cfg.compressor.budgets
     scales = tuple(ScaleSpec(size_px=px, budget=b) for px, b in zip(cfg.compressor.sizes_px, budgets, strict=True))
     return cfg.with_settings(selection=selection, scales=scales)
@@ -139,13 +138,13 @@ def held_out_accuracy(
         return selected_answers(teaching, mix, params, fixed, groups)[0].is_right
 
     def evaluate(params: Params) -> dict[str, float]:
-        right, task = [], []
+        hits, tasks = [], []
         for position in range(_HELD_OUT_BATCHES):
             groups = batches(position)
             used = groups.texts.weight > 0
-            right.append(np.asarray(answers_of(params, fixed, groups))[used])
-            task.append(groups.sub_task[used])
-        right, task = np.concatenate(right), np.concatenate(task)
+            hits.append(np.asarray(answers_of(params, fixed, groups))[used])
+            tasks.append(groups.sub_task[used])
+        right, task = np.concatenate(hits), np.concatenate(tasks)
         return {
             f"held_out_{name}": float(right[task == index].mean())
             for index, name in enumerate(SUB_TASKS)

@@ -80,6 +80,9 @@ def run_stage(
         resume=True,
         progress=sys.stderr.isatty(),
     )
-    measure = evaluate and (lambda: evaluate(trainer.state.params))
+
+    def measure() -> dict[str, float]:
+        return evaluate(trainer.state.params) if evaluate else {}
+
     run(kept, settings.num_steps, trainer, batch_of, row_of, measure, pool)
     return trainer.state.params

@@ -17,7 +17,7 @@ from bat_jax.io.views import normalisation_table
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth, grids
 from bat_jax.mini.world.world import COLOURS, EVENT_KINDS, LAND_USES, OBJECT_KINDS, SITE_KINDS, STATES
 from bat_jax.train.loop import Loss
-from bat_jax.typing import Array, Key, Params
+from bat_jax.typing import Array, Float, Key, Params, UInt8
 
 # Kind of label -> (classes with "none", weight of its loss, weight of a token that shows none).
 HEADS = {
@@ -45,11 +45,11 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     return {"vision_tower": tower, "heads": heads}
 
 
-def patch_features(cfg: BatConfig, params: Params, tiles: jax.Array) -> jax.Array:
+def patch_features(cfg: BatConfig, params: Params, tiles: UInt8[Array, "B t t 3"]) -> Float[Array, "B P E"]:
     """Return (B, P, E), the tower's features of (B, t, t, 3) uint8 tiles."""
     table = jnp.asarray(normalisation_table(cfg.vision))
     pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
-    return bat.modules(cfg)["vision_tower"].apply({"params": params["vision_tower"]}, pixels).patches
+    return bat.run_tower(cfg, params, pixels).patches
 
 
 def head_logits(cfg: BatConfig, params: Params, tiles: jax.Array) -> dict[str, jax.Array]:
@@ -65,7 +65,7 @@ def tower_loss(cfg: BatConfig) -> Loss:
         del fixed
         logits = head_logits(cfg, params, batch["tiles"])
         truth = TokenTruth.of(batch["labels"])
-        total, facts = 0.0, {}
+        total, facts = jnp.float32(0), {}
         for name, (_, weight, weight_of_none) in HEADS.items():
             label = getattr(truth, name).astype(jnp.int32)
             entropy = -jnp.take_along_axis(jax.nn.log_softmax(logits[name]), label[..., None], axis=-1)[..., 0]
@@ -111,7 +111,7 @@ class TileBatches:
                 view = self.view_tiles[rng.integers(len(self.view_tiles))]
                 chosen.append((rng.choice(self.pictures), rng.choice(view)))
         patches = self.side**2
-        tiles, labels = [], []
+        pixels_of, labels_of = [], []
         for picture, tile in chosen:
             pixels = self.store.tiles[picture, tile]
             truth = self.store.labels[picture, tile * patches : (tile + 1) * patches]
@@ -120,15 +120,15 @@ class TileBatches:
             pixels, truth = np.rot90(pixels, turn), np.rot90(truth, turn)
             if flip:
                 pixels, truth = pixels[:, ::-1], truth[:, ::-1]
-            tiles.append(pixels)
-            labels.append(truth.reshape(patches, -1))
-        return {"tiles": np.stack(tiles), "labels": np.stack(labels)}
+            pixels_of.append(pixels)
+            labels_of.append(truth.reshape(patches, -1))
+        return {"tiles": np.stack(pixels_of), "labels": np.stack(labels_of)}
 
 
 def held_out_accuracy(cfg: BatConfig, store: PictureStore, pictures: range, params: Params) -> dict[str, float]:
     """Return per view and kind of label the share of tokens that show something and are named right."""
     logits_of = jax.jit(lambda params, tiles: head_logits(cfg, params, tiles))
-    right = {name: [] for name in HEADS}
+    right: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
     for index in pictures:
         tiles = store.tiles[index]
         logits = [logits_of(params, tiles[start : start + 76]) for start in range(0, len(tiles), 76)]

@@ -32,7 +32,7 @@ _TOKENS_SEEN, _OBJECT_CHANCE = 256, 60.0
 def true_words(tokenizer: Any, embedding: Float[Array, "V D"], labels: UInt8[Array, "*M 9"]):
     """Return (*M, D): the sum of the words' embeddings that are true of each token."""
     truth = TokenTruth.of(labels)
-    total = 0.0
+    total = jnp.float32(0)
     for name, (words, weight) in _WORDS.items():
         ids = tokenizer.convert_tokens_to_ids(list(words))
         table = jnp.concatenate([jnp.zeros((1, embedding.shape[1])), embedding[jnp.asarray(ids)]])
@@ -58,7 +58,7 @@ def corner_grid(tokenizer: Any, embedding: Float[Array, "V D"], side: int) -> Fl
 
 def project(cfg: BatConfig, params: Params, vision: Float[Array, "*B E"]) -> Float[Array, "*B D"]:
     """Return the projector's embeddings of vision features."""
-    return bat.modules(cfg)["projector"].apply({"params": params["projector"]}, vision.astype(jnp.float32))
+    return bat.project(cfg, params, vision.astype(jnp.float32))
 
 
 class WordBagBatches:
