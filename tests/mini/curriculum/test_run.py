@@ -23,11 +23,11 @@ from bat_jax.pipeline import BatModel
 from tests.command_batch import run_commands
 
 # Fewer layers than the mini model has compile in less time.
-_MINI = BatConfig.mini().with_settings(importance_layer=1)
+_MINI = BatConfig.mini().with_settings(importance_layer=0)
 CFG = dataclasses.replace(
     _MINI,
     vision=dataclasses.replace(_MINI.vision, num_layers=2),
-    decoder=dataclasses.replace(_MINI.decoder, num_layers=3),
+    decoder=dataclasses.replace(_MINI.decoder, num_layers=2),
 )
 SHORT = StageSettings(num_steps=2, rate=1e-3, log_every=1)
 SMALL = Mix(num_pictures=2, num_questions=2, num_text_only=2)
