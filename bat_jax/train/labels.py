@@ -75,13 +75,16 @@ def tokenize_conversation(
 
     Raises:
       RecordError: several images where every image wants its place; nothing to learn is left within max_length; the
-        first question alone is longer than that.
+        first question alone is longer than that; the image has no place, or several.
     """
     if len(record.images) > 1 and prompt.images == "all":
         raise RecordError(
             f"shows {len(record.images)} images; training takes one (prompt setting images='first' uses the first)"
         )
     ids, labels, place, query_end = _token_stream(tokenizer, record, prompt, label_rule)
+    num_places = ids.count(_IMAGE)
+    if num_places != bool(record.images):
+        raise RecordError(f"has {num_places} places for {min(len(record.images), 1)} image")
     cut = min(len(ids), max_length)
     if record.images:
         if query_end > cut:

@@ -111,6 +111,26 @@ def test_several_images_are_the_first_or_an_error(tokenizer):
         tokenized(tokenizer, turns, images=("a.png", "b.png"))
 
 
+def test_an_image_that_no_question_shows_is_named(tokenizer):
+    turns = (
+        Turn(role="assistant", text="Ready."),
+        Turn(role="user", text="Which?"),
+        Turn(role="assistant", text="Red."),
+    )
+    with pytest.raises(RecordError, match="has 0 places for 1 image"):
+        tokenized(tokenizer, turns)
+
+
+def test_a_placeholder_in_the_system_message_is_no_place(tokenizer):
+    turns = (
+        Turn(role="system", text="Look at <image>"),
+        Turn(role="user", text="Which?"),
+        Turn(role="assistant", text="Red."),
+    )
+    assert tokenized(tokenizer, turns).prefix_ids.min() >= 0
+    assert tokenized(tokenizer, turns, images=()).suffix_ids.min() >= 0
+
+
 def test_buckets_double_and_hold_the_longest(tokenizer):
     assert [bucket(n, 64) for n in (0, 64, 65, 300)] == [64, 64, 128, 512]
     conversation = tokenized(tokenizer, MORE)
