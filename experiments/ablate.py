@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -26,6 +26,7 @@ from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.evals.runner import select_tasks
 from bat_jax.io.digests import checkpoint_digest, input_sizes
+from bat_jax.io.views import RESAMPLING
 from bat_jax.mini.world.render import NATIVE_PX
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
@@ -77,6 +78,7 @@ def settings_of_flags() -> dict[str, Any]:
     return {
         "benchmark": record.name,
         **benchmark_flags.source_settings(record, default_split="validation"),
+        **({} if "render_px" in record.settings else {"resampling": RESAMPLING.name.lower()}),
         "prompt": next(iter(record.prompts)),
         "leak_hint": False,
         "max_pixels": MAX_PIXELS.value,
@@ -95,6 +97,16 @@ def without_masks(grid: Grid) -> Grid:
     return dataclasses.replace(grid, cells=cells, note="SAM is left out: the pictures come without masks")
 
 
+def sizes_of(sweep: Sweep, grid: Grid) -> Iterator[str]:
+    """Yield a line for every size that a grid asks of files, with the number of pictures that were smaller."""
+    by_size = {cell.picture_px: cell for cell in grid.cells if cell.picture_px is not None}
+    for px, cell in by_size.items():
+        shown = {line["picture"]: line["picture_px"] for line in sweep.records(cell).values() if line["picture_px"]}
+        num_smaller = sum(min(sides) < px for sides in shown.values())
+        smaller = f"; {num_smaller} of {len(shown)} are smaller and stay as they are" if num_smaller else ""
+        yield f"pictures are down-sampled to at most {px} px a side ({RESAMPLING.name.lower()}){smaller}"
+
+
 def main(_: list[str]) -> None:
     """Answer all cells of the grids, write each grid's numbers, table and plot, and print its table."""
     names, settings = grid_names(), settings_of_flags()
@@ -103,7 +115,8 @@ def main(_: list[str]) -> None:
     is_scenes = "render_px" in record.settings
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
-        found, description = record.open(places | settings | {"render_px": px or settings.get("render_px", NATIVE_PX)})
+        size = {"render_px": px or settings.get("render_px", NATIVE_PX)} if is_scenes else {"most_px": px}
+        found, description = record.open(places | settings | size)
         return select_tasks(found, limit=settings["limit"]), description
 
     pictures, description = opened(None)
@@ -128,7 +141,8 @@ def main(_: list[str]) -> None:
             print(f"{num_again} answers failed before and were asked for again", flush=True)
         facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}"]
         for grid in sweep.grids:
-            print(sweep_tables.write_grid(directory.path, grid, sweep.results(grid), facts), flush=True)
+            sizes = () if is_scenes else sizes_of(sweep, grid)
+            print(sweep_tables.write_grid(directory.path, grid, sweep.results(grid), [*facts, *sizes]), flush=True)
 
 
 if __name__ == "__main__":

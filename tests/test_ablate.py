@@ -3,7 +3,9 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bat_jax.config import BatConfig
 from tests.command_batch import run_commands
@@ -16,6 +18,7 @@ def done(tmp_path_factory):
     """Run all command lines in one process: name -> (code, stdout, stderr)."""
     folder = tmp_path_factory.mktemp("ablate")
     (folder / "full").mkdir()
+    write_pictures(folder / "pictures")
     (folder / "full" / "file").write_text("kept")
     mini, output = f"--checkpoint={MINI}", f"--output_dir={folder / 'out'}"
     grid = [mini, output, "--ours=layers", "--scene_seeds=3000000:3000001", "--limit=2"]
@@ -23,6 +26,13 @@ def done(tmp_path_factory):
         "grid": grid,
         "again": grid,
         "other settings": [*grid[:-1], "--limit=3"],
+        "sizes": [
+            mini,
+            f"--output_dir={folder / 'sizes'}",
+            "--table=5",
+            "--benchmark=llava",
+            f"--data={folder / 'pictures'}",
+        ],
         "no grid": [mini, output],
         "no checkpoint": [output, "--table=7"],
         "no data": [mini, output, "--table=7", "--benchmark=xlrs"],
@@ -30,6 +40,31 @@ def done(tmp_path_factory):
         "full folder": [mini, f"--output_dir={folder / 'full'}", "--table=7"],
     }
     return folder, dict(zip(cases, run_commands("experiments.ablate", list(cases.values())), strict=True))
+
+
+def write_pictures(folder):
+    """Write two questions: about a picture of 2800 pixels, and about one of 48."""
+    folder.mkdir()
+    records = []
+    for name, side in (("large", 2800), ("small", 48)):
+        ramp = np.linspace(0, 255, side).astype(np.uint8)
+        Image.fromarray(np.stack([np.broadcast_to(ramp, (side // 2, side))] * 3, axis=-1)).save(folder / f"{name}.png")
+        turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a ramp"}]
+        records.append({"id": name, "image": f"{name}.png", "conversations": turns})
+    (folder / "questions.json").write_text(json.dumps(records))
+
+
+def test_table_5_shows_files_in_the_sizes_that_its_cells_name(done):
+    folder, results = done
+    code, stdout, err = results["sizes"]
+    assert code == 0, err
+    shown = {}
+    for path in (folder / "sizes" / "answers").glob("*/predictions.jsonl"):
+        for line in map(json.loads, path.read_text().splitlines()):
+            shown.setdefault(path.parent.name.rpartition("px-")[2], {})[line["id"]] = line["picture_px"]
+    assert shown == {"2731": {"large": [2731], "small": [48]}, "1365": {"large": [1365], "small": [48]}}
+    for px in (2731, 1365):
+        assert f"at most {px} px a side (bicubic); 1 of 2 are smaller and stay as they are" in stdout
 
 
 def test_a_grid_leaves_its_answers_and_its_table(done):

@@ -50,7 +50,7 @@ class FileBenchmark(Benchmark):
     parse: Callable[[Mapping[str, Any], int], dict[str, Any]] = read_row
     reason_to_leave_out: Callable[[Mapping[str, Any]], str | None] = lambda fields: None
     text_options: tuple[str, ...] = ()
-    settings: ClassVar[tuple[str, ...]] = ("data", "tfds_dir", "image_folder", "leak_hint", "max_pixels")
+    settings: ClassVar[tuple[str, ...]] = ("data", "tfds_dir", "image_folder", "leak_hint", "max_pixels", "most_px")
 
     def open(self, settings: Mapping[str, Any]) -> tuple[Iterable[Picture], str]:
         left_out: Mapping[str, int] = {}
@@ -63,7 +63,11 @@ class FileBenchmark(Benchmark):
             data = BenchmarkData(self, settings["data"], settings["image_folder"])
             samples, left_out, where = list(data), data.left_out, settings["data"]
         found = self.pictures(
-            samples, settings["prompt"], leak_hint=settings["leak_hint"], max_pixels=settings["max_pixels"]
+            samples,
+            settings["prompt"],
+            leak_hint=settings["leak_hint"],
+            max_pixels=settings["max_pixels"],
+            most_px=settings.get("most_px"),
         )
         variant = self.variant_of(len(samples))
         facts = [f"{where}: {len(samples)} questions{variant and f' ({variant})'}"]
@@ -76,13 +80,19 @@ class FileBenchmark(Benchmark):
         return found, ", ".join(facts)
 
     def pictures(
-        self, samples: Sequence[Sample], prompt_style: str, *, leak_hint: bool = False, max_pixels: int = 300_000_000
+        self,
+        samples: Sequence[Sample],
+        prompt_style: str,
+        *,
+        leak_hint: bool = False,
+        max_pixels: int = 300_000_000,
+        most_px: int | None = None,
     ) -> Iterator[Picture]:
         """Return pictures with their questions; every question is checked at once, no picture is decoded.
 
         Args:
           prompt_style: one of `prompts`. leak_hint: see `prompt`.
-          max_pixels: larger images fail.
+          max_pixels: larger images fail. most_px: of an image's long side; larger ones are down-sampled.
 
         Raises:
           ValueError: a sample cannot be asked; names file, row and field.
@@ -93,7 +103,7 @@ class FileBenchmark(Benchmark):
             for key, group in by_images(samples):
                 yield Picture(
                     key=key,
-                    load=functools.partial(load_images, group[0].images, max_pixels),
+                    load=functools.partial(load_images, group[0].images, max_pixels, most_px),
                     files=tuple(image.path for image in group[0].images if image.path is not None),
                     tasks=tuple(self._in_dialogue(tasks[sample.id], key) for sample in group),
                 )

@@ -8,6 +8,7 @@ with their reason; the run goes on, every new start asks them once more, and a q
 
     {"id", "picture", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output", "truth",
      "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale, over its pictures],
+     "picture_px": [long side of the pixels that each image's views are cut from],
      "seconds", "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds", "error", "facts"}
 
 Seconds are those of the clock; `compile_seconds` are a part of `seconds`. What loading and encoding took is the
@@ -304,18 +305,23 @@ def answer_picture(
     Args:
       load: returns what the model encodes, and the seconds that loading it took.
     """
-    times: dict[str, float | None] = dict.fromkeys(("load_seconds", "encode_seconds", "encode_compile_seconds"))
+    of_picture: dict[str, Any] = dict.fromkeys(
+        ("picture_px", "load_seconds", "encode_seconds", "encode_compile_seconds")
+    )
     try:
-        loaded, times["load_seconds"] = load()
+        loaded, of_picture["load_seconds"] = load()
         regions = {} if picture.label_map is None else {"label_map": picture.label_map()}
         start = time.perf_counter()
         images = loaded if isinstance(loaded, tuple) else (loaded,)
         scenes = [model.encode(image, **encode_options, **regions) for image in images]
-        times["encode_seconds"] = time.perf_counter() - start
-        times["encode_compile_seconds"] = math.fsum(s for scene in scenes for s in scene.compile_seconds.values())
+        of_picture["encode_seconds"] = time.perf_counter() - start
+        of_picture["encode_compile_seconds"] = math.fsum(
+            seconds for scene in scenes for seconds in scene.compile_seconds.values()
+        )
+        of_picture["picture_px"] = [max(scene.pixels.shape[:2]) for scene in scenes]
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail
         for task in picture.tasks:
-            yield _record(task, picture, times, error=_reason("picture", error))
+            yield _record(task, picture, of_picture, error=_reason("picture", error))
         return
     for task in picture.tasks:
         shared = {"shared_with": task.shared_with} if task.shared_with else {}
@@ -327,12 +333,12 @@ def answer_picture(
             )
             seconds = time.perf_counter() - start
         except Exception as error:
-            yield _record(task, picture, times, error=_reason("question", error))
+            yield _record(task, picture, of_picture, error=_reason("question", error))
             continue
         yield _record(
             task,
             picture,
-            times,
+            of_picture,
             output=answer.text,
             tokens_kept=[sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
             seconds=seconds,
@@ -347,7 +353,7 @@ def _reason(what: str, error: Exception) -> str:
 def _record(
     task: Task,
     picture: Picture,
-    times: Mapping[str, float | None],
+    of_picture: Mapping[str, Any],
     *,
     output: str | None = None,
     tokens_kept: list[int] | None = None,
@@ -371,7 +377,7 @@ def _record(
         "tokens_kept": tokens_kept,
         "seconds": seconds,
         "compile_seconds": compile_seconds,
-        **times,
+        **of_picture,
         "error": error,
         "facts": dict(task.facts),
     }

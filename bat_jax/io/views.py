@@ -17,6 +17,9 @@ from PIL import Image
 
 from bat_jax.config import VisionConfig
 
+# Pillow's default, which the release resizes with: bicubic, antialiased where it shrinks.
+RESAMPLING = Image.Resampling.BICUBIC
+
 
 def normalisation_table(cfg: VisionConfig) -> np.ndarray:
     """Tabulate the tower's input for every byte value, by the config's rescale, mean and std.
@@ -83,7 +86,7 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> 
 
     def view(scale: int) -> np.ndarray:
         grid = scale // tile
-        resized = np.asarray(square.resize((scale, scale), Image.Resampling.BICUBIC))
+        resized = np.asarray(square.resize((scale, scale), RESAMPLING))
         tiles = resized.reshape(grid, tile, grid, tile, 3).transpose(0, 2, 1, 3, 4)
         return np.ascontiguousarray(tiles.reshape(grid * grid, tile, tile, 3))
 

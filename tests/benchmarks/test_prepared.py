@@ -78,6 +78,18 @@ def test_the_dataset_gives_the_pictures_and_tasks_of_the_files(name, folder):
 
 
 @pytest.mark.parametrize("name", WRITE)
+def test_pictures_are_down_sampled_to_the_asked_side_from_files_and_from_the_dataset(name, folder):
+    pixels = {}
+    for data in (str(folder / name), "tfds"):
+        for most_px in (None, 24, 12):
+            found, _ = BENCHMARKS[name].open(settings_of(folder, name, data) | {"most_px": most_px})
+            loaded = next(iter(found)).load()
+            pixels[data, most_px] = loaded.pixels
+            assert loaded.pixels.shape[:2] == {None: (40, 48), 24: (20, 24), 12: (10, 12)}[most_px]
+            assert np.array_equal(loaded.pixels, pixels[str(folder / name), most_px])
+
+
+@pytest.mark.parametrize("name", WRITE)
 def test_samples_come_back_whole_and_in_order_with_their_images_byte_for_byte(name, folder):
     stored = open_prepared(BENCHMARKS[name], "tfds", folder / "tfds").samples(BENCHMARKS[name].sample_of)
     samples = list(BenchmarkData(BENCHMARKS[name], folder / name))

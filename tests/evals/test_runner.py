@@ -42,7 +42,7 @@ class FakeModel:
     def encode(self, image, **options):
         assert image.shape == (4, 4, 3) and options in ({}, {"seed": 3})
         self.num_encoded += 1
-        return types.SimpleNamespace(ask=self.ask, compile_seconds={})
+        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image)
 
     def ask(self, text, **options):
         self.asked.append(text.removeprefix("ask "))
@@ -72,7 +72,12 @@ def test_one_encoded_picture_serves_all_of_its_questions(tmp_path):
     first = lines[0]
     assert (first["status"], first["output"], first["truth"], first["is_right"]) == ("answered", "A", "A", True)
     assert first["verdicts"]["strict"] == {"letters": "A", "is_right": True} and len(first["verdicts"]) == 4
-    assert first["tokens_kept"] == [3, 4] and first["sub_task"] == "object_colour" and first["error"] is None
+    assert (
+        first["picture_px"] == [4]
+        and first["tokens_kept"] == [3, 4]
+        and first["sub_task"] == "object_colour"
+        and first["error"] is None
+    )
     assert first["seconds"] > 0 and first["encode_seconds"] > 0 and first["load_seconds"] >= 0
 
 

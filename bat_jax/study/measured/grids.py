@@ -36,7 +36,7 @@ class Cell:
       name: of the row. column: of the table that it makes with others; "" where there is one only.
       settings: fields of CompressorConfig that differ from the checkpoint's.
       budgets: tokens kept of every view, coarse to fine; 0 leaves a view out.
-      picture_px: pixels a side of the picture, where the grid varies it.
+      picture_px: most pixels of the picture's long side, where the grid varies it.
       seed: of K-means' first centres.
       published: the paper's numbers for this cell, by column of its table (percent); empty for our own.
     """
@@ -123,7 +123,7 @@ def table_5(cfg: BatConfig) -> Grid:
         name="table5",
         title="Resolution of the picture and kept tokens",
         cells=tuple(cells),
-        note="pictures are painted at the size; the views are the same",
+        note="scenes are painted at the size, files down-sampled to it; the views are the same",
     )
 
 
