@@ -135,6 +135,8 @@ def config_of_flags() -> BatConfig:
     for flag in (compressor.BUDGETS, LABEL_MAPS):
         if flag.value:
             raise ValueError(f"--{flag.name}: --views=anchor keeps all tokens of the anchor view; leave it out")
+    if any(item.startswith("selection=") for item in compressor.SET.value):
+        raise ValueError("--set=selection: --views=anchor keeps all tokens of the anchor view; leave it out")
     return anchor_view(compressor.configure(cfg))
 
 

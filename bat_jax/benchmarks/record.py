@@ -77,6 +77,7 @@ class Picture:
 
     Attributes:
       key: unique. load: returns the pixels, (H, W, 3) uint8 or a SourceImage; a tuple of them for several.
+      scene: the same for pictures whose questions lean the same way, since they show the same; by default the key.
       label_map: returns the region labels of a single picture for partition "sam", (H, W); None under the others.
       files: what `load` and `label_map` read on their own, apart from the data's files.
     """
@@ -84,8 +85,12 @@ class Picture:
     key: str
     load: Callable[[], Loaded]
     tasks: tuple[Task, ...]
+    scene: str = ""
     label_map: Callable[[], np.ndarray] | None = None
     files: tuple[pathlib.Path, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "scene", self.scene or self.key)
 
 
 Breakdowns = Mapping[str, Callable[[Task], str | None]]

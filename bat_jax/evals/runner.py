@@ -6,10 +6,10 @@ the disk before the next one is asked: a run that is killed loses the question i
 run started again leaves out what was answered. A picture that cannot be read and a question that fails are lines too,
 with their reason; the run goes on, every new start asks them once more, and a question's last line counts.
 
-    {"id", "picture", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output", "truth",
-     "verdicts": {rule: {"letters", "is_right"}}, "is_right", "tokens_kept": [one number a scale, over its pictures],
-     "picture_px": [long side of the pixels that each image's views are cut from],
-     "seconds", "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds", "error", "facts"}
+    {"id", "picture", "scene", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output",
+     "truth", "verdicts": {rule: {"letters", "is_right"}}, "is_right", "error", "facts", "tokens_kept": [one number a
+     scale, over its pictures], "picture_px": [long side of the pixels that each image's views are cut from], "seconds",
+     "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds"}
 
 Seconds are those of the clock; `compile_seconds` are a part of `seconds`. What loading and encoding took is the
 picture's and the same in all of its lines.
@@ -46,12 +46,12 @@ _PICTURE_COST = 5
 def anchor_view(cfg: BatConfig) -> BatConfig:
     """Return the config with the anchor view alone and every token of it kept: plain down-sampling, no selection.
 
-    Each token is a region of its own, so nothing is merged whatever the importance.
+    Pooling to as many cells as there are tokens leaves every token as it is, in raster order whatever the question.
     """
     anchor = cfg.compressor.scales[0].size_px
     num_tokens = cfg.num_tokens(anchor)
     scales = (ScaleSpec(size_px=anchor, budget=num_tokens),)
-    return cfg.with_settings(scales=scales, partition="grid", num_clusters=num_tokens)
+    return cfg.with_settings(scales=scales, selection="pooling", partition="one")
 
 
 def select_tasks(
@@ -366,6 +366,7 @@ def _record(
     return {
         "id": task.id,
         "picture": picture.key,
+        "scene": picture.scene,
         "sub_task": task.sub_task,
         "category": task.category,
         "prompt_style": task.prompt_style,

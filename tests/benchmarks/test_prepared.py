@@ -125,7 +125,7 @@ def test_evaluate_asks_the_dataset_as_it_asks_the_files_and_the_seeds(folder):
         for output in (plain, f"{name} tfds"):
             assert done[output][0] == 0, done[output][2]
             records = (folder / "runs" / output / "predictions.jsonl").read_text().splitlines()
-            kept = ("id", "picture", "output", "verdicts", "tokens_kept", "facts")
+            kept = ("id", "picture", "scene", "output", "verdicts", "tokens_kept", "facts")
             answers.append([{key: json.loads(line)[key] for key in kept} for line in records])
         assert answers[0] == answers[1] and len(answers[0]) == (4 if name == "xlrs" else 2)
     table = (folder / "runs" / "scenes tfds" / "table.md").read_text()

@@ -29,6 +29,7 @@ def test_every_question_stands_under_the_picture_that_shows_its_circle(scenes):
     ids = [task.id for picture in pictures for task in picture.tasks]
     assert sorted(ids) == sorted(question.question_id for _, questions in scenes for question in questions)
     assert len({picture.key for picture in pictures}) == len(pictures) == 3 * len(SEEDS)
+    assert [picture.scene for picture in pictures] == [str(seed) for seed in SEEDS for _ in range(3)]
     scene, questions = scenes[0]
     markers = {question.question_id: question.marker for question in questions}
     for picture in pictures[:3]:

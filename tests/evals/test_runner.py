@@ -5,15 +5,19 @@ import json
 import threading
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bat_jax.benchmarks.letters import AnswerKey
 from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
-from bat_jax.config import BatConfig
+from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
 from bat_jax.evals import results, runner
 from bat_jax.evals.runner import Pace, PredictionLog
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.study.measured.grids import GRIDS
 from tests.tiny_model import tiny_config
 
 UHR_MINI = dataclasses.replace(BENCHMARKS["uhr_mini"], breakdowns={"Kind": lambda task: task.facts.get("kind")})
@@ -68,7 +72,9 @@ def test_one_encoded_picture_serves_all_of_its_questions(tmp_path):
     model = run_all(path, pictures, encode_options={"seed": 3}, ask_options={"max_new_tokens": 2})
     assert model.num_encoded == 2 and model.asked == ["a0", "a1", "a2", "b0", "b1"]
     lines = lines_of(path)
-    assert [(line["id"], line["picture"]) for line in lines] == [(id, id[0]) for id in model.asked]
+    assert [(line["id"], line["picture"], line["scene"]) for line in lines] == [
+        (id, id[0], id[0]) for id in model.asked
+    ]
     first = lines[0]
     assert (first["status"], first["output"], first["truth"], first["is_right"]) == ("answered", "A", "A", True)
     assert first["verdicts"]["strict"] == {"letters": "A", "is_right": True} and len(first["verdicts"]) == 4
@@ -243,8 +249,28 @@ def test_the_time_left_is_judged_without_the_first_picture():
 def test_the_anchor_view_keeps_every_token_of_any_checkpoint():
     for cfg, size, num_tokens in ((BatConfig.mini(), 224, 256), (BatConfig.uhr_bat_7b("paper"), 672, 2304)):
         anchor = runner.anchor_view(cfg).compressor
-        assert (anchor.sizes_px, anchor.budgets, anchor.num_clusters) == ((size,), (num_tokens,), num_tokens)
+        assert (anchor.sizes_px, anchor.budgets) == ((size,), (num_tokens,))
     assert runner.anchor_view(tiny_config()).compressor.budgets == (64,)
+
+
+@pytest.mark.parametrize("grid", [TokenGrid(1, 4), TokenGrid(2, 2)])
+def test_the_anchor_alone_enters_in_raster_order_whatever_is_asked(grid):
+    """As one tile of 4 x 4 patches and as 2 x 2 tiles: `evaluate --views=anchor` and the cell of the grid."""
+    [cell] = [cell for cell in GRIDS["selections"](BatConfig.mini()).cells if cell.name == "anchor view alone"]
+    settings = {runner.anchor_view(tiny_config()).compressor.selection, cell.settings["selection"]}
+    rng = np.random.default_rng(0)
+    count = grid.num_tokens
+    tokens = jnp.asarray(rng.normal(size=(count, 3)), jnp.float32)
+    scale = ScaleTokens(tokens, jnp.zeros(count, jnp.int32), jnp.ones(count, bool))
+    for selection in settings:
+        cfg = CompressorConfig.paper(scales=(ScaleSpec(size_px=4, budget=count),), selection=selection)
+        for importance in (np.arange(count), rng.random(count)):
+            anchor = jnp.asarray(importance, jnp.float32)
+            [rows] = select(cfg, (grid,), (1,), (scale,), anchor, jnp.asarray([count]))
+            assert np.all(rows.mask)
+            places = np.flatnonzero(np.ones((4, 4))).reshape(4, 4)
+            assert np.asarray(rows.keep_index).tolist() == np.argsort(grid.to_tiles(places)).tolist()
+            np.testing.assert_array_equal(rows.tokens, tokens[rows.keep_index])
 
 
 def test_a_summary_is_counted_by_hand(tmp_path):

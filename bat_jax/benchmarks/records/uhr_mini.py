@@ -175,6 +175,7 @@ def scene_pictures(
         if asked:
             yield Picture(
                 key=f"{seed}-{number}" if number else str(seed),
+                scene=str(seed),
                 load=functools.partial(load, marker),
                 tasks=tuple(task_of(question, prompt_style) for question in asked),
             )

@@ -67,8 +67,14 @@ def form_of(record: Record) -> str:
 
 
 def scene_of(record: Record) -> str:
-    """Return the name of what questions share: the scene, or the picture."""
-    return record["picture"].partition("-")[0]
+    """Return the name of what questions share (`Picture.scene`).
+
+    Raises:
+      ValueError: the line is of a version that did not write it.
+    """
+    if "scene" not in record:
+        raise ValueError(f"question {record['id']!r}: its line names no scene (an older version wrote it); ask anew")
+    return record["scene"]
 
 
 def right_of(records: Records, ids: Sequence[str]) -> list[bool]:

@@ -256,11 +256,15 @@ def differences(cfg: BatConfig) -> Grid:
 
 
 def selections(cfg: BatConfig) -> Grid:
-    """What UHR-BAT is compared with, at the checkpoint's own budgets, and all of the anchor's tokens alone."""
+    """What UHR-BAT is compared with, at the checkpoint's own budgets, and all of the anchor's tokens alone.
+
+    These come in raster order, as down-sampling yields them, and by importance, as the small model was trained on them.
+    """
     settings = cfg.compressor
     cells = [Cell(name=name, settings={"selection": name}, budgets=settings.budgets) for name in shown_in("grids")]
     anchor = (cfg.num_tokens(settings.sizes_px[0]), *(0 for _ in settings.sizes_px[1:]))
-    cells.append(Cell(name="anchor view alone", settings={"selection": "topk"}, budgets=anchor))
+    cells.append(Cell(name="anchor view alone", settings={"selection": "pooling"}, budgets=anchor))
+    cells.append(Cell(name="anchor view alone, by importance", settings={"selection": "topk"}, budgets=anchor))
     return Grid(name="selections", title="Selection at the same budget", cells=tuple(cells))
 
 

@@ -112,7 +112,7 @@ def plain_questions(scene: WorldScene, scattered_rounds: int = 0) -> tuple[tuple
 
 def scene_masks(picture: Picture) -> np.ndarray:
     """Return the masks of the scene that a picture shows: what a perfect segmentation would find."""
-    return instance_map(generate_scene(int(picture.key.partition("-")[0])), NATIVE_PX)
+    return instance_map(generate_scene(int(picture.scene)), NATIVE_PX)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

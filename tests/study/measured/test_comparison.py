@@ -4,11 +4,42 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bat_jax.study.measured.comparison import Interval, compare, form_of, mean_interval, paired_difference
+from bat_jax.benchmarks.record import Picture
+from bat_jax.benchmarks.records import uhr_mini
+from bat_jax.study.measured.comparison import (
+    Interval,
+    compare,
+    form_of,
+    mean_interval,
+    paired_difference,
+    scene_of,
+)
 
 
-def record(is_right, picture="7", template="object_class/site/0"):
-    return {"is_right": is_right, "picture": picture, "facts": {"template": template}}
+def record(is_right, scene="7", template="object_class/site/0"):
+    return {"id": "q", "is_right": is_right, "scene": scene, "facts": {"template": template}}
+
+
+def line_of(picture):
+    return record(True, picture.scene)
+
+
+def test_questions_of_one_file_or_of_one_scene_are_a_cluster_whatever_the_names():
+    def clusters(pictures):
+        return len({scene_of(line_of(picture)) for picture in pictures})
+
+    def picture(name):
+        return Picture(key=name, load=lambda: None, tasks=())
+
+    assert clusters(picture(f"img-{number:04}.png") for number in range(1, 200)) == 199
+    assert clusters(map(picture, ("DOTA-v2_P1", "DOTA-v2_P2", "DOTA-v2_P1"))) == 2
+    of_a_scene = list(uhr_mini.pictures(range(3_000_000, 3_000_001), 224))
+    assert len({one.key for one in of_a_scene}) == 3 and clusters(of_a_scene) == 1
+
+
+def test_a_line_without_a_scene_is_refused_by_its_question():
+    with pytest.raises(ValueError, match="question '4': its line names no scene"):
+        scene_of({"id": "4", "picture": "2000000-1"})
 
 
 def test_differences_are_paired():

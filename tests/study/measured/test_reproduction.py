@@ -31,7 +31,7 @@ class MadeUpSweep(Sweep):
         return {
             id: {
                 "id": id,
-                "picture": scene,
+                "scene": scene,
                 "facts": {"template": f"{form}/0"} | facts,
                 "is_right": (FORMS.index(form) + int(scene)) % len(FORMS) < last,
                 "status": "answered",
