@@ -28,7 +28,7 @@ from bat_jax.config import BatConfig
 from bat_jax.encoding import TILE_BATCH, EncodedViews, ImageLike, SceneData, SceneEncoder
 from bat_jax.engine.generate import generate
 from bat_jax.engine.stages import Stages
-from bat_jax.io.params import load_params
+from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Params
@@ -95,19 +95,7 @@ class BatModel:
         self.stages = stages or Stages()
         self.encoder = SceneEncoder(cfg, params, tokenizer, self.stages, tile_batch)
 
-    @staticmethod
-    def read_config(directory: str | pathlib.Path) -> BatConfig:
-        """Read the config of a converted checkpoint without its weights.
-
-        Raises:
-          ValueError: the directory is no such checkpoint.
-        """
-        path = pathlib.Path(directory)
-        if not path.is_dir():
-            raise ValueError(f"checkpoint={path}: does not exist or is no directory")
-        if not (path / "config.json").is_file() or not (path / "params").is_dir():
-            raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
-        return BatConfig.load(path / "config.json")
+    read_config = staticmethod(read_config)
 
     @classmethod
     def load(cls, directory: str | pathlib.Path, *, cfg: BatConfig | None = None) -> "BatModel":

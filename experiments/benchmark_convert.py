@@ -39,15 +39,10 @@ def write_checkpoint(folder: pathlib.Path, config: BatConfig) -> int:
     """Write a random bfloat16 checkpoint of the config's sizes in the release's layout; return its bytes."""
     specs: list[safetensors.TensorSpec] = []
     dtype = np.dtype(ml_dtypes.bfloat16)
-    for path, shape in table.expected_shapes(config, with_unused=True).items():
-        if path == "unused/image_newline":  # LongVA's image layout has none
-            continue
-        is_stacked = table.is_stacked(path)
-        for index in range(shape[0]) if is_stacked else (None,):
-            name, row = table.source_of(path, index, config.vision.num_run_layers)
-            specs.append(
-                safetensors.TensorSpec(name, row.layout.shape_to_hf(shape[1:] if is_stacked else shape), dtype)
-            )
+    for path, shape in table.expected_shapes(config).items():
+        if path != "unused/image_newline":  # LongVA's image layout has none
+            tensors = table.tensors_of(path, shape, config.vision.num_run_layers)
+            specs += [safetensors.TensorSpec(name, wanted, dtype) for name, _, wanted, _ in tensors]
     # The order of a real checkpoint: layer after layer, so that a stacked leaf is gathered from many shards.
     specs.sort(key=lambda spec: [int(part) if part.isdecimal() else -1 for part in spec.name.split(".")])
     folder.mkdir(parents=True)

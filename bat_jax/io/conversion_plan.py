@@ -28,8 +28,6 @@ DTYPES: dict[str, np.dtype] = {
 }
 _FLOATS = (*DTYPES.values(), np.dtype(np.float64))
 
-_PLAIN: tuple[str, ...] = ("",)
-
 
 class Piece(NamedTuple):
     """A tensor of the source and its row; `layer` is its place along axis 0 of a stacked leaf, else None."""
@@ -173,10 +171,10 @@ def plan_checkpoint(
     """
     planner = _Planner(config.vision.num_run_layers)
     tied = table.TIED_ALIASES if config.decoder.tie_word_embeddings else ()
-    rows = [(row, _PLAIN) for row in table.DECODER_ROWS + table.BRIDGE_ROWS]
+    rows: list[tuple[Rule, tuple[str, ...]]] = [(row, ("",)) for row in table.DECODER_ROWS + table.BRIDGE_ROWS]
     rows += [(row, table.LLAVA_VISION_PREFIXES) for row in table.VISION_ROWS]
     planner.assign(open_folder(source), rows, table.IGNORED, table.ALIASES + tied)
-    shapes = table.expected_shapes(config, with_unused=True)
+    shapes = table.expected_shapes(config)
     has_tower = any(path.startswith(("vision_tower/", f"{table.UNUSED}vision_tower/")) for path in planner.plan)
     if has_tower and vision_tower is not None:
         planner.notes.append(f"the vision tower's weights are those in {source}; {vision_tower} gave its config only")
@@ -193,7 +191,7 @@ def plan_decoder(tensors: TensorFolder, cfg: DecoderConfig) -> Plan:
     """Plan a decoder alone; paths start with "decoder/". Raises ValueError with all problems."""
     planner = _Planner(0)
     tied = table.TIED_ALIASES if cfg.tie_word_embeddings else ()
-    planner.assign(tensors, [(row, _PLAIN) for row in table.DECODER_ROWS], table.IGNORED, tied)
+    planner.assign(tensors, [(row, ("",)) for row in table.DECODER_ROWS], table.IGNORED, tied)
     shapes = table.decoder_shapes(cfg)
     planner.check(shapes, None)
     return planner.finish(shapes)

@@ -9,7 +9,7 @@ Tensors of rows with `{layer}` are stacked over layers along axis 0. E, P, D, L 
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -66,17 +66,24 @@ class Rule(NamedTuple):
     layout: Layout
 
 
+def _linear(source: str, target: str) -> tuple[Rule, Rule]:
+    """Return the rows of a linear layer with a bias."""
+    return Rule(f"{source}.weight", f"{target}/kernel", LINEAR), Rule(f"{source}.bias", f"{target}/bias", KEEP)
+
+
+def _norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Return the rows of a layer norm."""
+    return Rule(f"{source}.weight", f"{target}/scale", KEEP), Rule(f"{source}.bias", f"{target}/bias", KEEP)
+
+
 # The Llama family, alike in LLaVA checkpoints (LongVA, UHR-BAT) and in plain ones such as Qwen2ForCausalLM; biases are
 # Qwen2's, q_norm and k_norm Qwen3's.
 DECODER_ROWS = (
     Rule("model.embed_tokens.weight", "decoder/embed_tokens/embedding", KEEP),
     Rule("model.layers.{layer}.input_layernorm.weight", "decoder/layers/input_layernorm/scale", KEEP),
-    Rule("model.layers.{layer}.self_attn.q_proj.weight", "decoder/layers/self_attn/q_proj/kernel", LINEAR),
-    Rule("model.layers.{layer}.self_attn.q_proj.bias", "decoder/layers/self_attn/q_proj/bias", KEEP),
-    Rule("model.layers.{layer}.self_attn.k_proj.weight", "decoder/layers/self_attn/k_proj/kernel", LINEAR),
-    Rule("model.layers.{layer}.self_attn.k_proj.bias", "decoder/layers/self_attn/k_proj/bias", KEEP),
-    Rule("model.layers.{layer}.self_attn.v_proj.weight", "decoder/layers/self_attn/v_proj/kernel", LINEAR),
-    Rule("model.layers.{layer}.self_attn.v_proj.bias", "decoder/layers/self_attn/v_proj/bias", KEEP),
+    *_linear("model.layers.{layer}.self_attn.q_proj", "decoder/layers/self_attn/q_proj"),
+    *_linear("model.layers.{layer}.self_attn.k_proj", "decoder/layers/self_attn/k_proj"),
+    *_linear("model.layers.{layer}.self_attn.v_proj", "decoder/layers/self_attn/v_proj"),
     Rule("model.layers.{layer}.self_attn.q_norm.weight", "decoder/layers/self_attn/q_norm/scale", KEEP),
     Rule("model.layers.{layer}.self_attn.k_norm.weight", "decoder/layers/self_attn/k_norm/scale", KEEP),
     Rule("model.layers.{layer}.self_attn.o_proj.weight", "decoder/layers/self_attn/o_proj/kernel", LINEAR),
@@ -94,39 +101,25 @@ VISION_ROWS = (
     Rule("embeddings.class_embedding", "vision_tower/class_embedding", KEEP),
     Rule("embeddings.patch_embedding.weight", "vision_tower/patch_embedding/kernel", CONV),
     Rule("embeddings.position_embedding.weight", "vision_tower/position_embedding", KEEP),
-    Rule("pre_layrnorm.weight", "vision_tower/pre_layernorm/scale", KEEP),
-    Rule("pre_layrnorm.bias", "vision_tower/pre_layernorm/bias", KEEP),
-    Rule("encoder.layers.{layer}.layer_norm1.weight", "vision_tower/layers/layer_norm1/scale", KEEP),
-    Rule("encoder.layers.{layer}.layer_norm1.bias", "vision_tower/layers/layer_norm1/bias", KEEP),
-    Rule("encoder.layers.{layer}.self_attn.q_proj.weight", "vision_tower/layers/self_attn/q_proj/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.self_attn.q_proj.bias", "vision_tower/layers/self_attn/q_proj/bias", KEEP),
-    Rule("encoder.layers.{layer}.self_attn.k_proj.weight", "vision_tower/layers/self_attn/k_proj/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.self_attn.k_proj.bias", "vision_tower/layers/self_attn/k_proj/bias", KEEP),
-    Rule("encoder.layers.{layer}.self_attn.v_proj.weight", "vision_tower/layers/self_attn/v_proj/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.self_attn.v_proj.bias", "vision_tower/layers/self_attn/v_proj/bias", KEEP),
-    Rule("encoder.layers.{layer}.self_attn.out_proj.weight", "vision_tower/layers/self_attn/out_proj/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.self_attn.out_proj.bias", "vision_tower/layers/self_attn/out_proj/bias", KEEP),
-    Rule("encoder.layers.{layer}.layer_norm2.weight", "vision_tower/layers/layer_norm2/scale", KEEP),
-    Rule("encoder.layers.{layer}.layer_norm2.bias", "vision_tower/layers/layer_norm2/bias", KEEP),
-    Rule("encoder.layers.{layer}.mlp.fc1.weight", "vision_tower/layers/mlp/fc1/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.mlp.fc1.bias", "vision_tower/layers/mlp/fc1/bias", KEEP),
-    Rule("encoder.layers.{layer}.mlp.fc2.weight", "vision_tower/layers/mlp/fc2/kernel", LINEAR),
-    Rule("encoder.layers.{layer}.mlp.fc2.bias", "vision_tower/layers/mlp/fc2/bias", KEEP),
-    Rule("post_layernorm.weight", "unused/vision_tower/post_layernorm/scale", KEEP),
-    Rule("post_layernorm.bias", "unused/vision_tower/post_layernorm/bias", KEEP),
+    *_norm("pre_layrnorm", "vision_tower/pre_layernorm"),
+    *_norm("encoder.layers.{layer}.layer_norm1", "vision_tower/layers/layer_norm1"),
+    *_linear("encoder.layers.{layer}.self_attn.q_proj", "vision_tower/layers/self_attn/q_proj"),
+    *_linear("encoder.layers.{layer}.self_attn.k_proj", "vision_tower/layers/self_attn/k_proj"),
+    *_linear("encoder.layers.{layer}.self_attn.v_proj", "vision_tower/layers/self_attn/v_proj"),
+    *_linear("encoder.layers.{layer}.self_attn.out_proj", "vision_tower/layers/self_attn/out_proj"),
+    *_norm("encoder.layers.{layer}.layer_norm2", "vision_tower/layers/layer_norm2"),
+    *_linear("encoder.layers.{layer}.mlp.fc1", "vision_tower/layers/mlp/fc1"),
+    *_linear("encoder.layers.{layer}.mlp.fc2", "vision_tower/layers/mlp/fc2"),
+    *_norm("post_layernorm", "unused/vision_tower/post_layernorm"),
 )
 
 # What LLaVA and UHR-BAT add. `model.scale_embedding.*` are our own names: the paper's form of the scale embedding (one
 # base grid and one vector per scale) is in no released checkpoint.
 BRIDGE_ROWS = (
-    Rule("model.mm_projector.0.weight", "projector/linear_1/kernel", LINEAR),
-    Rule("model.mm_projector.0.bias", "projector/linear_1/bias", KEEP),
-    Rule("model.mm_projector.2.weight", "projector/linear_2/kernel", LINEAR),
-    Rule("model.mm_projector.2.bias", "projector/linear_2/bias", KEEP),
-    Rule("model.multiscale_token_mlp.0.weight", "token_mlp/linear_1/kernel", LINEAR),
-    Rule("model.multiscale_token_mlp.0.bias", "token_mlp/linear_1/bias", KEEP),
-    Rule("model.multiscale_token_mlp.2.weight", "token_mlp/linear_2/kernel", LINEAR),
-    Rule("model.multiscale_token_mlp.2.bias", "token_mlp/linear_2/bias", KEEP),
+    *_linear("model.mm_projector.0", "projector/linear_1"),
+    *_linear("model.mm_projector.2", "projector/linear_2"),
+    *_linear("model.multiscale_token_mlp.0", "token_mlp/linear_1"),
+    *_linear("model.multiscale_token_mlp.2", "token_mlp/linear_2"),
     Rule("model.scale_pos_residuals.{scale}", "scale_embedding/residual_{scale}", GRID),
     Rule("model.scale_embedding.base", "scale_embedding/base", KEEP),
     Rule("model.scale_embedding.scale", "scale_embedding/scale", KEEP),
@@ -158,7 +151,7 @@ CLIP_IGNORED = (r"text_model\..+", r"logit_scale", r"text_projection\.weight", r
 UNUSED = "unused/"
 
 
-def name_pattern(row: Rule, prefixes: tuple[str, ...] = ("",)) -> re.Pattern[str]:
+def name_pattern(row: Rule, prefixes: tuple[str, ...]) -> re.Pattern[str]:
     """Return the regular expression, for `fullmatch`, of a row's names with any of the prefixes."""
     body = re.escape(row.source)
     for field in ("layer", "scale"):
@@ -201,23 +194,24 @@ def is_stacked(path: str) -> bool:
     return "/layers/" in path
 
 
-def expected_shapes(config: BatConfig, with_unused: bool = False) -> dict[str, Shape]:
+def tensors_of(path: str, shape: Shape, num_run_layers: int) -> Iterator[tuple[str, Layout, Shape, int | None]]:
+    """Yield (name in the release, layout, shape there, index along axis 0 or None) of the tensors that make a leaf."""
+    for index in range(shape[0]) if is_stacked(path) else (None,):
+        name, row = source_of(path, index, num_run_layers)
+        yield name, row.layout, row.layout.shape_to_hf(shape if index is None else shape[1:]), index
+
+
+def expected_shapes(config: BatConfig) -> dict[str, Shape]:
     """Return path -> shape of every leaf that a checkpoint of this config has, e.g. "decoder/norm/scale" -> (D,).
 
-    Args:
-      config: the sizes and the parts that are there.
-      with_unused: also the leaves under `unused` that a checkpoint may hold (vision layers that never run,
-        post_layernorm, image_newline).
+    Those under `unused` (vision layers that never run, post_layernorm, image_newline) it may have.
     """
-    shapes = vision_shapes(config.vision, with_unused) | _shapes("projector", config.projector)
+    shapes = vision_shapes(config.vision, with_unused=True) | _shapes("projector", config.projector)
     if config.has_token_mlp:
         shapes |= _shapes("token_mlp", config.token_mlp)
     if config.scale_embedding.form != "none":
         shapes |= _shapes("scale_embedding", config.scale_embedding)
-    shapes |= decoder_shapes(config.decoder)
-    if with_unused:
-        shapes["unused/image_newline"] = (config.decoder.width,)
-    return shapes
+    return shapes | decoder_shapes(config.decoder) | {f"{UNUSED}image_newline": (config.decoder.width,)}
 
 
 @functools.cache

@@ -12,7 +12,6 @@ scratch file, because Orbax keeps a leaf's size in buffers while it writes; with
 
 import contextlib
 import dataclasses
-import json
 import mmap
 import os
 import pathlib
@@ -29,34 +28,22 @@ from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import hf_config
 from bat_jax.io.conversion_plan import DTYPES, Piece, Plan, bits_equal, plan_checkpoint, plan_decoder, plan_vision_tower
-from bat_jax.io.conversion_table import Shape, expected_shapes
+from bat_jax.io.conversion_table import Shape
 from bat_jax.io.gguf import GgufFile
 from bat_jax.io.hf_config import CONFIG_NAME, TOWER_FOLDER, config_from_hf
 from bat_jax.io.hf_decoder import decoder_config, ignored_fields
 from bat_jax.io.hf_fields import read_json
+from bat_jax.io.output_files import beside, replace_dir, write_json
 from bat_jax.io.params import (
     PARAMS_FOLDER,
     Leaf,
     group_leaves,
     inspect_folder,
-    load_params,
     orbax_context,
     read_leaves,
     trim_memory,
 )
 from bat_jax.io.safetensors import TensorFolder, TensorSpec, open_folder, raise_problems, write_folder
-
-__all__ = [
-    "DTYPES",
-    "ConversionReport",
-    "config_from_hf",
-    "convert",
-    "convert_back",
-    "convert_decoder",
-    "convert_vision_tower",
-    "expected_shapes",
-    "load_params",
-]
 
 TOKENIZER_FOLDER, SOURCE_CONFIG_NAME = "tokenizer", "source_config.json"
 _TOKENIZER_PATTERNS = (
@@ -121,7 +108,7 @@ def convert(
     open_folder(source)  # weights that cannot be read are named before anything that their config lacks
     config = config_from_hf(source, vision_tower)
     plan, notes = plan_checkpoint(source, vision_tower, config, DTYPES[dtype] if dtype else None)
-    shapes = expected_shapes(config, with_unused=True)
+    shapes = table.expected_shapes(config)
     leaves = {path: Leaf(shapes[path], DTYPES[dtype] if dtype else plan[path][0].info.dtype) for path in plan}
     values = read_json(source / CONFIG_NAME)
     clip_values, clip_where = hf_config.find_clip_config(source, vision_tower, values)
@@ -131,7 +118,7 @@ def convert(
         params = stage / PARAMS_FOLDER
         _write_params(params, plan, leaves, progress)
         (stage / CONFIG_NAME).write_text(config.to_json())
-        _write_json(stage / SOURCE_CONFIG_NAME, values | {TOWER_FOLDER: clip_values})
+        write_json(stage / SOURCE_CONFIG_NAME, values | {TOWER_FOLDER: clip_values})
         if not _copy_tokenizer(source, stage / TOKENIZER_FOLDER):
             notes.append(f"no tokenizer files in {source}")
         max_abs_error = _check_written(plan, params, leaves, progress)
@@ -157,20 +144,18 @@ def convert_back(
     config, leaves = inspect_folder(source)
     values, clip_values = _source_config(source, config)
     num_run_layers = config.vision.num_run_layers
-    specs: list[TensorSpec] = []
-    for path, leaf in leaves.items():
-        is_stacked = table.is_stacked(path)
-        for index in range(leaf.shape[0]) if is_stacked else (None,):
-            name, row = table.source_of(path, index, num_run_layers)
-            shape = row.layout.shape_to_hf(leaf.shape[1:] if is_stacked else leaf.shape)
-            specs.append(TensorSpec(name, shape, leaf.dtype))
+    specs = [
+        TensorSpec(name, shape, leaf.dtype)
+        for path, leaf in leaves.items()
+        for name, _, shape, _ in table.tensors_of(path, leaf.shape, num_run_layers)
+    ]
     params = (source / PARAMS_FOLDER).absolute()
     with _staged(output, (source,), overwrite, leaves) as stage:
         write_folder(stage, specs, _hf_arrays(params, leaves, num_run_layers, progress))
-        _write_json(stage / CONFIG_NAME, values)
+        write_json(stage / CONFIG_NAME, values)
         (stage / TOWER_FOLDER).mkdir()
-        _write_json(stage / TOWER_FOLDER / CONFIG_NAME, clip_values)
-        _write_json(stage / TOWER_FOLDER / hf_config.PREPROCESSOR_NAME, hf_config.preprocessor_to_hf(config.vision))
+        write_json(stage / TOWER_FOLDER / CONFIG_NAME, clip_values)
+        write_json(stage / TOWER_FOLDER / hf_config.PREPROCESSOR_NAME, hf_config.preprocessor_to_hf(config.vision))
         _copy_tokenizer(source / TOKENIZER_FOLDER, stage)
         written = config_from_hf(stage)
         for field in ("vision", "decoder", "scale_embedding", "has_token_mlp"):
@@ -309,9 +294,8 @@ def _hf_arrays(
     for arrays in _read_groups("writing", params, leaves, progress):
         for path in list(arrays):
             array = arrays.pop(path)
-            for index in range(len(array)) if table.is_stacked(path) else (None,):
-                _, row = table.source_of(path, index, num_run_layers)
-                yield row.layout.to_hf(array if index is None else array[index])
+            for _, layout, _, index in table.tensors_of(path, array.shape, num_run_layers):
+                yield layout.to_hf(array if index is None else array[index])
             del array  # or it would stay while the next group is read
 
 
@@ -398,7 +382,7 @@ def _staged(
         for path in inputs:
             if path is not None and path.resolve().is_relative_to(output.resolve()):
                 raise FileExistsError(f"{output} holds what is to be converted; choose another folder")
-    stage = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    stage = beside(output, f"partial-{os.getpid()}")
     sizes = [leaf.num_bytes for leaf in leaves.values()]
     needed = sum(sizes) + max((size for size in sizes if size > _SCRATCH_BYTES), default=0)
     try:
@@ -410,24 +394,10 @@ def _staged(
         if free < needed:
             raise OSError(f"cannot write to {output}: {needed / 1e9:.1f} GB needed there, {free / 1e9:.1f} GB free")
         yield stage
-        if output.exists():
-            replaced = output.with_name(f".{output.name}.replaced-{os.getpid()}")
-            output.rename(replaced)
-            try:
-                stage.rename(output)
-            except OSError:
-                replaced.rename(output)
-                raise
-            shutil.rmtree(replaced)
-        else:
-            stage.rename(output)
+        replace_dir(stage, output, own=("*",))
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
-
-
-def _write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> int:

@@ -31,22 +31,8 @@ TOWER_FOLDER = "vision_tower"
 BASE_SIDE_KEY = "scale_embedding_base_side"
 PAD_COLOUR_KEY = "pad_colour"
 
-# What openai/clip-vit-large-patch14-336 says of its vision tower; LongVA and UHR-BAT name that checkpoint and hold its
-# (fine-tuned) weights, but not its config.
+# LongVA and UHR-BAT name this tower and hold its (fine-tuned) weights, but not its config: VisionConfig's defaults.
 _CLIP_VIT_LARGE = "clip-vit-large-patch14-336"
-_CLIP_VIT_LARGE_CONFIG = {
-    "hidden_act": "quick_gelu",
-    "hidden_size": 1024,
-    "image_size": 336,
-    "intermediate_size": 4096,
-    "layer_norm_eps": 1e-5,
-    "model_type": "clip_vision_model",
-    "num_attention_heads": 16,
-    "num_channels": 3,
-    "num_hidden_layers": 24,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
 
 _RESIDUAL_NAME = re.compile(r"model\.scale_pos_residuals\.(\d+)")
 _TOKEN_MLP_NAME = re.compile(r"(?:model\.)?multiscale_token_mlp\..+")
@@ -148,7 +134,7 @@ def find_clip_config(
         name = values.get("mm_vision_tower") or values.get("vision_tower")
         if not path.is_file():
             if isinstance(name, str) and name.rstrip("/").endswith(_CLIP_VIT_LARGE):
-                return dict(_CLIP_VIT_LARGE_CONFIG), f"mm_vision_tower={name}"
+                return clip_to_hf(VisionConfig()), f"mm_vision_tower={name}"
             raise ValueError(
                 f"{source / CONFIG_NAME}: the sizes of the vision tower mm_vision_tower={name!r} are not known; pass "
                 f"--vision_tower with a folder that holds its {CONFIG_NAME}, or put it at {path}"
@@ -276,7 +262,12 @@ def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         values["scale_residual_base"] = max(scale_embedding.sides)
     if scale_embedding.form == "base":
         values[BASE_SIDE_KEY] = scale_embedding.base_side
-    clip_values = {
+    return values, clip_to_hf(vision)
+
+
+def clip_to_hf(vision: VisionConfig) -> dict[str, Any]:
+    """Write what `vision_config` reads."""
+    return {
         "architectures": ["CLIPVisionModel"],
         "hidden_act": vision.activation,
         "hidden_size": vision.width,
@@ -289,4 +280,3 @@ def config_to_hf(config: BatConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         "num_hidden_layers": vision.num_layers,
         "patch_size": vision.patch_size_px,
     }
-    return values, clip_values

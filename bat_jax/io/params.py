@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bat_jax.config import BatConfig
 from bat_jax.io import conversion_table as table
-from bat_jax.io.conversion_table import Shape, expected_shapes
+from bat_jax.io.conversion_table import Shape
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.safetensors import cut_by_bytes, raise_problems
 
@@ -38,6 +38,23 @@ class Leaf:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+def read_config(directory: str | pathlib.Path) -> BatConfig:
+    """Read the config of a bat_jax folder without its weights.
+
+    Raises:
+      ValueError: no bat_jax folder, or a config that is not valid; names the folder or the file.
+    """
+    path = pathlib.Path(directory)
+    if not path.is_dir():
+        raise ValueError(f"checkpoint={path}: does not exist or is no directory")
+    if not (path / CONFIG_NAME).is_file() or not (path / PARAMS_FOLDER).is_dir():
+        raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
+    try:
+        return BatConfig.load(path / CONFIG_NAME)
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG_NAME}: {error}") from None
+
+
 def load_params(
     directory: str | pathlib.Path, *, place: Callable[[np.ndarray], Any] = lambda array: array
 ) -> dict[str, Any]:
@@ -50,8 +67,8 @@ def load_params(
       place: called on every leaf as it arrives, for instance to move it to a device; by default it stays a NumPy array.
 
     Raises:
-      FileNotFoundError: no bat_jax folder.
-      ValueError: leaves are missing, left over, or not of the shapes that config.json says; all of them together.
+      ValueError: no bat_jax folder, or leaves are missing, left over, or not of the shapes that config.json says: all
+        together.
     """
     _, leaves = inspect_folder(pathlib.Path(directory))
     wanted = {path: leaf for path, leaf in leaves.items() if not path.startswith(table.UNUSED)}
@@ -73,21 +90,12 @@ def inspect_folder(directory: pathlib.Path) -> tuple[BatConfig, dict[str, Leaf]]
     Returns:
       The config and path -> leaf, in the order of `expected_shapes`; leaves under `unused` where there are any.
     """
-    params = directory.absolute() / PARAMS_FOLDER
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: no such folder")
-    if not (directory / CONFIG_NAME).is_file() or not params.is_dir():
-        hint = " (a Hugging Face checkpoint; convert it first)" if any(directory.glob("*.safetensors")) else ""
-        raise FileNotFoundError(f"{directory}: no bat_jax folder, which has {CONFIG_NAME} and {PARAMS_FOLDER}/{hint}")
-    try:
-        config = BatConfig.load(directory / CONFIG_NAME)
-    except ValueError as error:
-        raise ValueError(f"{directory / CONFIG_NAME}: {error}") from None
+    config, params = read_config(directory), directory.absolute() / PARAMS_FOLDER
     if not ocp.is_orbax_checkpoint(params):
         raise ValueError(f"{params}: no Orbax checkpoint, or one that was not written to its end")
     tree = traverse_util.flatten_dict(ocp.metadata(params).metadata, sep="/")
     found = {path: Leaf(tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in tree.items()}
-    shapes = expected_shapes(config, with_unused=True)
+    shapes = table.expected_shapes(config)
     problems = [f"{path}: missing" for path in shapes if path not in found and not path.startswith(table.UNUSED)]
     problems += [f"{path}: no part of the model that {CONFIG_NAME} describes" for path in found if path not in shapes]
     problems += [

@@ -1,7 +1,6 @@
-"""Small tokenizers in Hugging Face format: byte-level BPE for the demo, word-level for a closed world.
+"""The word-level tokenizer of a closed world, in the Hugging Face format that `io.prompts.load_tokenizer` reads.
 
-Both write `tokenizer.json` and `tokenizer_config.json`, which `io.prompts.load_tokenizer` reads. Qwen2's special tokens
-are added after the base vocabulary, as in Qwen2, so that `vocab_size` leaves them out.
+Qwen2's special tokens are added after the base vocabulary, as in Qwen2, so that `vocab_size` leaves them out.
 """
 
 import json
@@ -14,20 +13,6 @@ SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 UNKNOWN = "<unk>"
 # The ChatML template's own words; a closed vocabulary needs them beside the world's.
 TEMPLATE_WORDS = ("\n", "system", "You", "are", "a", "helpful", "assistant", ".", "user")
-
-
-def write_byte_tokenizer(directory: pathlib.Path, corpus: Iterable[str], vocab_size: int) -> None:
-    """Write a byte-level BPE tokenizer trained on `corpus`, with at most `vocab_size` ids."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS),
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    _save(tokenizer, directory, {})
 
 
 def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
@@ -47,11 +32,12 @@ def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [split(tokenizers.Regex(r"\n|\w+(?:-\w+)*|[^\s\w]"), "isolated"), split(tokenizers.Regex(r"[ \t]+"), "removed")]
     )
-    _save(tokenizer, directory, {"unk_token": UNKNOWN})
+    save(tokenizer, directory, {"unk_token": UNKNOWN})
     return len(vocabulary) + len(SPECIAL_TOKENS)
 
 
-def _save(tokenizer: tokenizers.Tokenizer, directory: pathlib.Path, settings: dict[str, str]) -> None:
+def save(tokenizer: tokenizers.Tokenizer, directory: pathlib.Path, settings: dict[str, str]) -> None:
+    """Write tokenizer.json and tokenizer_config.json, with the special tokens and `settings`, into a new folder."""
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     directory.mkdir(parents=True)
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -16,10 +16,10 @@ import safetensors.numpy
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.config import BatConfig, DecoderConfig, VisionConfig
+from bat_jax.config import BatConfig, VisionConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import convert, hf_config
-from bat_jax.io.hf_decoder import decoder_config
+from bat_jax.io.params import load_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dev" / "checkpoint"
@@ -58,12 +58,12 @@ def converted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def params(converted):
-    return convert.load_params(converted[0])
+    return load_params(converted[0])
 
 
 def test_config_follows_the_source(converted):
     config = BatConfig.load(converted[0] / "config.json")
-    assert config == convert.config_from_hf(GOLDEN)
+    assert config == hf_config.config_from_hf(GOLDEN)
     vision, decoder = config.vision, config.decoder
     assert (vision.width, vision.num_layers, vision.num_heads, vision.mlp_dim) == (32, 3, 4, 64)
     assert (vision.image_size_px, vision.patch_size_px, vision.select_layer) == (336, 14, -2)
@@ -116,7 +116,8 @@ def test_leaves_equal_the_tensors_by_name(params, tensors):
 def test_loaded_leaves_are_exactly_the_expected_ones(converted, params):
     config = BatConfig.load(converted[0] / "config.json")
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-    assert shapes == convert.expected_shapes(config)
+    expected = table.expected_shapes(config)
+    assert shapes == {path: shape for path, shape in expected.items() if not path.startswith(table.UNUSED)}
     assert "unused" not in params
 
 
@@ -160,7 +161,7 @@ def test_round_trip_is_bit_equal(converted, tensors, tmp_path):
 
 def test_dtype_casts_once_and_round_trips_as_stored(tmp_path, tensors):
     report = convert.convert(GOLDEN, tmp_path / "half", dtype="bfloat16")
-    params = convert.load_params(tmp_path / "half")
+    params = load_params(tmp_path / "half")
     wanted = tensors["model.norm.weight"].astype(ml_dtypes.bfloat16)
     assert params["decoder"]["norm"]["scale"].tobytes() == wanted.tobytes()
     largest = max(
@@ -180,7 +181,7 @@ def test_longva_layout_converts_with_the_parts_off(tmp_path, tensors):
     assert config.scale_embedding.form == "none" and not config.has_token_mlp
     assert not config.compressor.scale_embedding and not config.compressor.token_mlp
     assert config.compressor.sizes_px == (672, 1344, 2688, 4032)
-    assert set(convert.load_params(tmp_path / "out")) == {"vision_tower", "projector", "decoder"}
+    assert set(load_params(tmp_path / "out")) == {"vision_tower", "projector", "decoder"}
 
 
 def _split_tower(tensors, prefix):
@@ -201,7 +202,7 @@ def test_vision_tower_from_a_folder_of_its_own(tmp_path, tensors, params, prefix
     safetensors.numpy.save_file(tower, clip / "model.safetensors")
     report = convert.convert(source, tmp_path / "out", clip)
     assert any("2 tensors" in note for note in report.notes)
-    found = traverse_util.flatten_dict(convert.load_params(tmp_path / "out"))
+    found = traverse_util.flatten_dict(load_params(tmp_path / "out"))
     for path, leaf in traverse_util.flatten_dict(params).items():
         np.testing.assert_array_equal(found[path], leaf)
 
@@ -222,13 +223,13 @@ def test_tower_inside_wins_and_the_folder_gives_its_config_only(tmp_path, tensor
 def test_unknown_tower_sizes_are_not_guessed(tmp_path, tensors):
     source = _write_source(tmp_path / "source", tensors, tower_config=False)
     with pytest.raises(ValueError, match="openai/clip-tiny-random-patch14-336' are not known; pass --vision_tower"):
-        convert.config_from_hf(source)
+        hf_config.config_from_hf(source)
 
 
 def test_the_known_tower_needs_no_config(tmp_path, tensors):
     known = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_hidden_size": 1024}
     source = _write_source(tmp_path / "source", tensors, tower_config=False, **known)
-    assert convert.config_from_hf(source).vision == VisionConfig()
+    assert hf_config.config_from_hf(source).vision == VisionConfig()
 
 
 def test_outer_alias_is_taken_when_equal_and_refused_when_not(tmp_path, tensors, params):
@@ -240,14 +241,14 @@ def test_outer_alias_is_taken_when_equal_and_refused_when_not(tmp_path, tensors,
         convert.convert(source, tmp_path / "out2")
     outer = {n.replace("model.multiscale_token_mlp", "multiscale_token_mlp"): a for n, a in tensors.items()}
     convert.convert(_write_source(tmp_path / "outer", outer), tmp_path / "out3")
-    found = convert.load_params(tmp_path / "out3")["token_mlp"]["linear_1"]["kernel"]
+    found = load_params(tmp_path / "out3")["token_mlp"]["linear_1"]["kernel"]
     np.testing.assert_array_equal(found, params["token_mlp"]["linear_1"]["kernel"])
 
 
 def test_tied_head_may_stand_in_the_file_or_not(tmp_path, tensors):
     tied = dict(tensors) | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
     convert.convert(_write_source(tmp_path / "with", tied, tie_word_embeddings=True), tmp_path / "out")
-    assert "lm_head" not in convert.load_params(tmp_path / "out")["decoder"]
+    assert "lm_head" not in load_params(tmp_path / "out")["decoder"]
     del tied["lm_head.weight"]
     convert.convert(_write_source(tmp_path / "without", tied, tie_word_embeddings=True), tmp_path / "out2")
     source = _write_source(tmp_path / "untied", tensors, tie_word_embeddings=True)
@@ -273,7 +274,7 @@ def test_the_papers_scale_embedding_goes_there_and_back(tmp_path, tensors):
     config = BatConfig.load(tmp_path / "out" / "config.json")
     assert config.scale_embedding.form == "base" and config.scale_embedding.base_side == 6
     convert.convert_back(tmp_path / "out", tmp_path / "back")
-    assert convert.config_from_hf(tmp_path / "back").scale_embedding == config.scale_embedding
+    assert hf_config.config_from_hf(tmp_path / "back").scale_embedding == config.scale_embedding
 
 
 def test_all_problems_come_in_one_error(tmp_path, tensors):
@@ -361,7 +362,7 @@ def test_broken_files_leave_no_output(tmp_path):
 def test_config_errors_name_the_field(tmp_path, tensors, change, message):
     source = _write_source(tmp_path / "source", {"x": np.zeros(1, np.float32)}, **change)
     with pytest.raises(ValueError, match=message):
-        convert.config_from_hf(source)
+        hf_config.config_from_hf(source)
 
 
 def test_existing_output_is_kept_unless_overwritten(tmp_path):
@@ -376,7 +377,7 @@ def test_existing_output_is_kept_unless_overwritten(tmp_path):
     (output / "letter.txt").unlink()
     convert.convert(GOLDEN, output, overwrite=True)
     convert.convert(GOLDEN, output, overwrite=True, dtype="bfloat16")
-    assert convert.load_params(output)["decoder"]["norm"]["scale"].dtype.name == "bfloat16"
+    assert load_params(output)["decoder"]["norm"]["scale"].dtype.name == "bfloat16"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -394,10 +395,10 @@ def test_unwritable_output_is_one_line(tmp_path):
 
 
 def test_load_params_reports_what_is_wrong(converted, tmp_path):
-    with pytest.raises(FileNotFoundError, match="a Hugging Face checkpoint; convert it first"):
-        convert.load_params(GOLDEN)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        convert.load_params(tmp_path / "absent")
+    with pytest.raises(ValueError, match="is no converted checkpoint; run experiments"):
+        load_params(GOLDEN)
+    with pytest.raises(ValueError, match="does not exist or is no directory"):
+        load_params(tmp_path / "absent")
     broken = tmp_path / "broken"
     shutil.copytree(converted[0], broken)
     values = json.loads((broken / "config.json").read_text())
@@ -405,7 +406,7 @@ def test_load_params_reports_what_is_wrong(converted, tmp_path):
     values["has_token_mlp"] = values["compressor"]["token_mlp"] = False
     (broken / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError) as info:
-        convert.load_params(broken)
+        load_params(broken)
     assert "6 problems" in str(info.value)
     assert "decoder/lm_head/kernel: shape (64, 512), config.json needs (64, 600)" in str(info.value)
     assert "token_mlp/linear_1/kernel: no part of the model" in str(info.value)
@@ -418,16 +419,16 @@ def test_load_params_reads_trees_of_jax_arrays_too(converted, params, tmp_path):
     output.mkdir()
     shutil.copyfile(converted[0] / "config.json", output / "config.json")
     ocp.save(output / "params", jax.tree.map(jax.numpy.asarray, params))
-    found = convert.load_params(output)
+    found = load_params(output)
     jax.tree.map(np.testing.assert_array_equal, found, params)
     convert.convert_back(output, tmp_path / "back")  # no source_config.json: the config is made from ours
-    assert convert.config_from_hf(tmp_path / "back").decoder == BatConfig.load(output / "config.json").decoder
+    assert hf_config.config_from_hf(tmp_path / "back").decoder == BatConfig.load(output / "config.json").decoder
 
 
 def test_every_leaf_has_one_source_name_and_place_inverts_it():
     config = BatConfig.uhr_bat_7b()
     names = set()
-    for path, shape in table.expected_shapes(config, with_unused=True).items():
+    for path, shape in table.expected_shapes(config).items():
         for index in range(shape[0]) if table.is_stacked(path) else (None,):
             name, row = table.source_of(path, index, config.vision.num_run_layers)
             prefixes = table.LLAVA_VISION_PREFIXES if row in table.VISION_ROWS else ("",)
@@ -440,93 +441,19 @@ def test_every_leaf_has_one_source_name_and_place_inverts_it():
     assert table.expected_shapes(config)["decoder/layers/mlp/gate_proj/kernel"] == (28, 3584, 18944)
 
 
-@pytest.mark.parametrize("flags", [{}, {"qkv_bias": False}, {"qkv_bias": False, "qk_norm": True, "head_dim": 64}])
-def test_config_to_hf_and_back(flags):
-    config = BatConfig.uhr_bat_7b(decoder=DecoderConfig(**flags))
-    values, clip_values = hf_config.config_to_hf(config)
-    assert decoder_config(values, "config.json") == config.decoder
-    assert hf_config.vision_config(clip_values, "config.json", values["mm_vision_select_layer"]) == config.vision
-
-
-def _decoder_values(model_type, **changes):
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
-    sizes |= {"vocab_size": 50, "max_position_embeddings": 4096, "model_type": model_type, "rope_theta": 5e5}
-    return sizes | changes
-
-
-YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
-MROPE = {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]}
-
-
-@pytest.mark.parametrize(
-    ("model_type", "change", "supported"),
-    [
-        ("llama4", {}, "'llava_qwen', 'llava_llama', 'llava_qwen3', 'qwen2', 'llama', 'mistral', 'qwen3'"),
-        (None, {}, "'llava_qwen', "),
-        (["llama"], {}, "'llava_qwen', "),
-        ("qwen2", {"rope_scaling": YARN}, "plain RoPE"),
-        ("qwen2", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, "plain RoPE"),
-        ("qwen2", {"rope_scaling": MROPE}, "plain RoPE"),
-        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "plain RoPE"),
-        ("llava_llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "plain RoPE"),
-        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "plain RoPE"),
-        ("llama", {"rope_scaling": "linear"}, "plain RoPE"),
-        ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0}}, "plain RoPE"),
-        ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "plain RoPE"),
-        ("llama", {"attention_bias": True}, "False"),
-        ("qwen3", {"attention_bias": True}, "False"),
-        ("llama", {"mlp_bias": True}, "False"),
-        ("llama", {"hidden_act": "gelu"}, "'silu'"),
-        ("qwen2", {"use_sliding_window": True}, "False"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "'full_attention' in every layer"),
-        ("qwen2", {"layer_types": 3}, "'full_attention' in every layer"),
-        ("mistral", {"sliding_window": 1024}, "none, or at least max_position_embeddings=4096"),
-        ("llama", {"partial_rotary_factor": 0.5}, "1.0"),
-        ("mistral", {"num_local_experts": 8}, "none of it"),
-        ("qwen3", {"num_experts": 128}, "none of it"),
-        ("llama", {"quantization_config": {"bits": 4}}, "none of it"),
-        ("llama", {"tie_word_embeddings": "yes"}, "True, False"),
-    ],
-    ids=str,
-)
-def test_a_decoder_that_is_not_computed_is_refused_in_one_line(model_type, change, supported):
-    with pytest.raises(ValueError) as info:
-        decoder_config(_decoder_values(model_type, **change), "config.json")
-    name, value = next(iter(change.items()), ("model_type", model_type))
-    assert str(info.value).startswith(f"config.json: {name}={value!r} is not supported; supported: {supported}")
-    assert "\n" not in str(info.value)
-
-
 def test_a_tower_that_is_no_clip_is_refused():
     values = json.loads((GOLDEN / "vision_tower" / "config.json").read_text()) | {"model_type": "siglip_vision_model"}
     with pytest.raises(ValueError, match=r"model_type='siglip_vision_model' is not supported; supported: 'clip_vision"):
         hf_config.vision_config(values, "config.json")
 
 
-@pytest.mark.parametrize(
-    ("model_type", "change", "expected"),
-    [
-        ("qwen2", {"sliding_window": 131072, "use_sliding_window": False}, (True, False, 16, 5e5)),
-        (
-            "qwen2",
-            {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
-            (True, False, 16, 1e6),
-        ),
-        ("qwen3", {"head_dim": 32, "attention_bias": False}, (False, True, 32, 5e5)),
-        ("mistral", {"sliding_window": 4096, "head_dim": None}, (False, False, 16, 5e5)),
-        ("llama", {"rope_theta": None, "mlp_bias": False, "rope_scaling": None}, (False, False, 16, 1e4)),
-    ],
-    ids=str,
-)
-def test_flags_of_a_decoder_follow_its_model_type_and_fields(model_type, change, expected):
-    cfg = decoder_config(_decoder_values(model_type, **change), "config.json")
-    assert (cfg.qkv_bias, cfg.qk_norm, cfg.head_dim, cfg.rope_theta) == expected
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 
 
 def test_rope_scaling_of_llava_qwen_is_ignored_with_a_note(tmp_path, tensors, params):
     report = convert.convert(_write_source(tmp_path / "source", tensors, rope_scaling=YARN), tmp_path / "out")
     assert any(note.startswith(f"rope_scaling={YARN!r} is ignored: the model class of") for note in report.notes)
-    assert BatConfig.load(tmp_path / "out" / "config.json").decoder == convert.config_from_hf(GOLDEN).decoder
+    assert BatConfig.load(tmp_path / "out" / "config.json").decoder == hf_config.config_from_hf(GOLDEN).decoder
 
 
 def test_a_llava_checkpoint_without_biases_converts_and_comes_back(tmp_path, tensors):
@@ -550,7 +477,7 @@ def test_any_odd_value_is_read_or_refused_in_one_line(tmp_path, tensors):
             for value in odd:
                 (source / name).write_text(json.dumps(whole | {field: value}))
                 try:
-                    convert.config_from_hf(source)
+                    hf_config.config_from_hf(source)
                 except ValueError as error:
                     assert "\n" not in str(error) and "=" in str(error), (name, field, value)
                     num_refused += 1
@@ -573,7 +500,7 @@ def test_preprocessing_follows_the_source_and_comes_back(tmp_path, tensors, plac
     assert f"come from {source / place / 'preprocessor_config.json'}" in "".join(report.notes)
     if not place:
         convert.convert_back(tmp_path / "out", tmp_path / "back")
-        assert convert.config_from_hf(tmp_path / "back").vision == vision
+        assert hf_config.config_from_hf(tmp_path / "back").vision == vision
 
 
 def test_a_source_without_preprocessing_gets_clips_and_a_note(converted, tmp_path, tensors):

@@ -4,7 +4,8 @@ import pytest
 
 from bat_jax.config import PromptConfig
 from bat_jax.io.prompts import build_prompt, end_of_turn_id, load_tokenizer, mask_added_tokens
-from bat_jax.io.small_tokenizers import TEMPLATE_WORDS, write_byte_tokenizer, write_word_tokenizer
+from bat_jax.io.small_tokenizers import TEMPLATE_WORDS, write_word_tokenizer
+from tests.tiny_model import write_byte_tokenizer
 
 WORDS = ["What", "colour", "is", "the", "ship", "at", "harbour", "?", "red", "A", "B"]
 

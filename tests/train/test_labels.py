@@ -6,8 +6,8 @@ import pytest
 from bat_jax.config import PromptConfig
 from bat_jax.data.llava import Record, RecordError, Turn
 from bat_jax.io.prompts import bucket, build_prompt, load_tokenizer, padded
-from bat_jax.io.small_tokenizers import write_byte_tokenizer
 from bat_jax.train.labels import IGNORE, common_buckets, tokenize_conversation
+from tests.tiny_model import write_byte_tokenizer
 
 QA = (Turn(role="user", text="<image>\nHow many ships?"), Turn(role="assistant", text="Two"))
 MORE = (*QA, Turn(role="user", text="Red?"), Turn(role="assistant", text="No"))
