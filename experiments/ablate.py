@@ -6,10 +6,9 @@
 
 Every picture goes through the tower once for all cells of all grids, a setting that several grids have is answered
 once, and programs are compiled once (bat_jax/study/measured/sweep.py). Budgets and cluster counts of the paper are
-scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). Scenes are uhr_mini's validation split
-unless flags name others. DIR/answers/ holds a predictions file a
-setting, DIR/GRID.md, .csv and .png the results. The same command started again goes on where the last one ended and
-asks once more what had failed.
+scaled to the checkpoint's number of tokens (bat_jax/study/measured/grids.py). Scenes are uhr_mini's development split
+unless flags name others. DIR/answers/ holds a predictions file a setting, DIR/GRID.md, .csv and .png the results. The
+same command started again goes on where the last one ended and asks once more what had failed.
 """
 
 import dataclasses
@@ -77,7 +76,7 @@ def settings_of_flags() -> dict[str, Any]:
     record = BENCHMARKS[BENCHMARK.value]
     return {
         "benchmark": record.name,
-        **benchmark_flags.source_settings(record, default_split="validation"),
+        **benchmark_flags.source_settings(record),
         **({} if "render_px" in record.settings else {"resampling": RESAMPLING.name.lower()}),
         "prompt": next(iter(record.prompts)),
         "leak_hint": False,

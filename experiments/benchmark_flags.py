@@ -10,7 +10,13 @@ from bat_jax.benchmarks.record import Benchmark, is_prepared
 from bat_jax.io.digests import file_digest
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 
-SPLIT = flags.DEFINE_enum("split", None, ["test", "validation"], "Fixed scenes of uhr_mini.")
+SPLIT = flags.DEFINE_enum(
+    "split",
+    None,
+    ["development", "validation", "test"],
+    "Fixed scenes of uhr_mini, development by default. test is for one run a released checkpoint: whoever looks "
+    "at its figures and then changes something has spent it.",
+)
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
 DATA = flags.DEFINE_string(
     "data",
@@ -26,17 +32,14 @@ IMAGE_FOLDER = flags.DEFINE_string(
 )
 
 
-def source_settings(record: Benchmark, default_split: str | None = None) -> dict[str, Any]:
+def source_settings(record: Benchmark) -> dict[str, Any]:
     """Return which data of a benchmark is asked about: by content for files, by seeds for scenes.
-
-    Args:
-      default_split: of uhr_mini, where no flag names scenes.
 
     Raises:
       ValueError: a flag is missing or belongs to other data, or the data is none that can be read.
     """
     if is_prepared(DATA.value):
-        return _prepared_settings(record, default_split)
+        return _prepared_settings(record)
     if TFDS_DIR.value:
         raise ValueError("--tfds_dir: give --data=tfds, or leave it out")
     if "scene_seeds" not in record.settings:
@@ -46,11 +49,11 @@ def source_settings(record: Benchmark, default_split: str | None = None) -> dict
         return {"data_sha256": data_digests(pathlib.Path(DATA.value))}
     _refuse(record.name, DATA, IMAGE_FOLDER)
     only_seeds = SCENE_SEEDS.value and not SPLIT.value
-    seeds = parse_seeds(SCENE_SEEDS.value) if only_seeds else seeds_of(_split(default_split))
+    seeds = parse_seeds(SCENE_SEEDS.value) if only_seeds else seeds_of(_split())
     return {"scene_seeds": f"{seeds.start}:{seeds.stop}"}
 
 
-def _prepared_settings(record: Benchmark, default_split: str | None) -> dict[str, Any]:
+def _prepared_settings(record: Benchmark) -> dict[str, Any]:
     """Return the settings of a TensorFlow dataset; its pictures' size too, where it holds painted ones."""
     from bat_jax.benchmarks.prepared import open_prepared  # tensorflow_datasets is imported where it is used
 
@@ -59,7 +62,7 @@ def _prepared_settings(record: Benchmark, default_split: str | None) -> dict[str
     if "split" not in record.settings:
         _refuse(record.name, SPLIT)
         return {"data_sha256": {file.name: file_digest(file) for file in prepared.files("test")}}
-    split = _split(default_split)
+    split = _split()
     side = getattr(prepared.config, "image_side", 0)
     digests = {file.name: file_digest(file) for file in prepared.files(split)}
     return {"data_sha256": digests, "split": split} | ({"render_px": side} if side else {})
@@ -74,11 +77,10 @@ def places() -> dict[str, str | None]:
     }
 
 
-def _split(default: str | None) -> str:
-    split = SPLIT.value or default
-    if split is None or (SPLIT.value and SCENE_SEEDS.value):
+def _split() -> str:
+    if SPLIT.value and SCENE_SEEDS.value:
         raise ValueError("--split, --scene_seeds: give one of them")
-    return split
+    return SPLIT.value or "development"
 
 
 def _refuse(what: str, *refused: flags.FlagHolder) -> None:

@@ -1,6 +1,6 @@
 """Ask a small trained UHR-BAT about an ultra-high-resolution picture, and write a report that shows how it got there.
 
-    python -m experiments.demo                                            # a scene of the UHR-Mini test split
+    python -m experiments.demo                                            # a scene of the UHR-Mini development split
     python -m experiments.demo --image=FILE --question="What is there?"   # a picture of yours
 
 The scene is rendered once, at 8192 x 8192. Its questions are chosen by a rule that knows nothing of the answers: of
@@ -31,10 +31,10 @@ OWN_PICTURE = (
 DEMO_DIR = flags.DEFINE_string("demo_dir", "demo", "Everything the demo makes goes here.")
 SCENE_SEED = flags.DEFINE_integer(
     "scene_seed",
-    SPLITS["test"][0],
-    f"Which scene: {SPLITS['test'][0]} to {SPLITS['test'][-1]}, the test split.",
-    lower_bound=SPLITS["test"][0],
-    upper_bound=SPLITS["test"][-1],
+    SPLITS["development"][0],
+    f"Which scene: {SPLITS['development'][0]} to {SPLITS['development'][-1]}, the development split.",
+    lower_bound=SPLITS["development"][0],
+    upper_bound=SPLITS["development"][-1],
 )
 RENDER_PX = flags.DEFINE_integer(
     "render_px", 8192, "Pixels a side of the rendered scene.", lower_bound=MIN_SIDE_PX, upper_bound=MAX_SIDE_PX
@@ -74,7 +74,7 @@ def ask_scene(checkpoint: str, folder: pathlib.Path) -> None:
     check_output_dir(pathlib.Path(output or folder / "report"), answer.OVERWRITE.value or output is None)
     session = answer.Session.open(checkpoint, [rendered_scene(folder, SCENE_SEED.value, RENDER_PX.value)])
     questions = first_of_each(generate_questions(generate_scene(SCENE_SEED.value)))
-    print(f"\n{len(questions)} questions about scene {SCENE_SEED.value} of UHR-Mini's test split")
+    print(f"\n{len(questions)} questions about scene {SCENE_SEED.value} of UHR-Mini's development split")
     asked = []
     for number, question in enumerate(questions, 1):
         prompt = question.prompt()

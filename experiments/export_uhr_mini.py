@@ -1,6 +1,6 @@
 """Write scenes of the UHR-Mini world as pictures, questions in the benchmarks' formats and label maps.
 
-python -m experiments.export_uhr_mini --output_dir=DIR [--split=test --num_scenes=10 | --scene_seeds=FROM:TO]
+python -m experiments.export_uhr_mini --output_dir=DIR [--split=development --num_scenes=10 | --scene_seeds=FROM:TO]
     [--side=1344] [--formats=llava,xlrs,label_maps] [--label_format=png] [--prompt_style=release]
 """
 
@@ -15,7 +15,7 @@ from bat_jax.mini.world.splits import SPLITS, parse_seeds, seeds_of
 from experiments import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder for everything.")
-_SPLIT = flags.DEFINE_enum("split", "test", list(SPLITS), "Which split to take scenes from.")
+_SPLIT = flags.DEFINE_enum("split", "development", list(SPLITS), "Which split to take scenes from.")
 _NUM_SCENES = flags.DEFINE_integer("num_scenes", 10, "The first so many scenes of the split.", lower_bound=1)
 _SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "FROM:TO instead of --split; TO is not included.")
 _SIDE = flags.DEFINE_integer("side", 1344, "Side of the pictures in pixels, 224 to 16384.")

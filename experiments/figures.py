@@ -41,7 +41,7 @@ FIGURE = flags.DEFINE_multi_enum(
 )
 SCENE_SEED = flags.DEFINE_integer(
     "scene_seed",
-    SPLITS["test"][0],
+    SPLITS["development"][0],
     "Which scene of UHR-Mini, where no --image is given.",
     lower_bound=0,
     upper_bound=MAX_SEED,

@@ -44,7 +44,9 @@ OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Results go here; an unfinished study in it goes on. Default: results/mini, results/mini-full."
 )
 FULL = flags.DEFINE_bool("full", False, "All cells of all grids, on more scenes.")
-SPLIT = flags.DEFINE_enum("split", "test", ["test", "validation"], "Scenes of UHR-Mini; the first ones are taken.")
+SPLIT = flags.DEFINE_enum(
+    "split", "development", ["development", "validation"], "Scenes of UHR-Mini; the first ones are taken."
+)
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes as FROM:TO, instead of --split.")
 SCENES = flags.DEFINE_multi_string(
     "scenes", [], "PART=N: other numbers of scenes than the plan's, for a part or coverage; may be repeated."

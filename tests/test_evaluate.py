@@ -207,7 +207,6 @@ BAD = {
     "no benchmark": ({"benchmark": None}, "--benchmark"),
     "no output": ({"output_dir": None}, "--output_dir"),
     "no such selection": ({"set": "selection=nonsense"}, "selection='nonsense': must be one of uhr_bat, topk"),
-    "no scenes": ({"scene_seeds": None}, "--split, --scene_seeds"),
     "both": ({"split": "test"}, "--split, --scene_seeds"),
     "seeds": ({"scene_seeds": "7:3"}, "scene_seeds"),
     "shard": ({"shard": "3/2"}, "--shard=3/2"),

@@ -15,7 +15,7 @@ from bat_jax.data.llava import Record, RecordSource
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import render
-from bat_jax.mini.world.splits import SPLITS, TEST_CHECKSUM
+from bat_jax.mini.world.splits import FIXED_SETS, SPLITS
 from tests.benchmarks import benchmark_files as files
 from tests.command_batch import run_commands
 from tests.tiny_model import write_tiny_checkpoint
@@ -49,7 +49,8 @@ def folder(tmp_path_factory):
     command = [sys.executable, "-c", PREPARE, str(folder), *WRITE, "uhr_mini"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"uhr_mini/tiny/1.1.0 in {folder}/tfds/uhr_mini/tiny/1.1.0: train 4, validation 2, test 2" in done.stdout
+    sizes = "train 4, validation 2, development 2, test 2"
+    assert f"uhr_mini/tiny/1.2.0 in {folder}/tfds/uhr_mini/tiny/1.2.0: {sizes}" in done.stdout
     (folder / "tfds" / "rshr").rename(folder / "tfds" / "rshr_bench")  # prepared under its old name
     return folder
 
@@ -57,7 +58,7 @@ def folder(tmp_path_factory):
 def settings_of(folder, name, data):
     prompt = next(iter(BENCHMARKS[name].prompts))
     own = {"data": data, "image_folder": None, "leak_hint": False, "max_pixels": 10**6}
-    scenes = {"scene_seeds": f"{SPLITS['test'].start}:{SPLITS['test'].start + 2}", "render_px": 224, "split": "test"}
+    scenes = {"scene_seeds": "2000000:2000002", "render_px": 224, "split": "development"}
     return {"prompt": prompt, "tfds_dir": str(folder / "tfds"), **own, **scenes}
 
 
@@ -75,6 +76,12 @@ def test_the_dataset_gives_the_pictures_and_tasks_of_the_files(name, folder):
         ]
         assert all(np.array_equal(*pair) for pair in zip(*pixels, strict=True)) and pixels[0]
     assert "TensorFlow dataset" in routes[1][1]
+
+
+def test_scenes_that_were_prepared_as_another_split_are_refused(folder, monkeypatch):
+    monkeypatch.setitem(SPLITS, "development", range(5, 205))
+    with pytest.raises(ValueError, match="its scenes are not of the development split; prepare it anew"):
+        BENCHMARKS["uhr_mini"].open(settings_of(folder, "uhr_mini", "tfds:uhr_mini/tiny"))
 
 
 @pytest.mark.parametrize("name", WRITE)
@@ -100,18 +107,17 @@ def test_samples_come_back_whole_and_in_order_with_their_images_byte_for_byte(na
         assert [image.read() for image in sample.images] == [image.read() for image in other.images]
 
 
-def test_evaluate_asks_the_dataset_as_it_asks_the_files_and_the_seeds(folder):
+def test_evaluate_asks_the_dataset_as_it_asks_the_files_and_the_seeds_of_the_development_split(folder):
     write_tiny_checkpoint(folder / "checkpoint")
-    seeds = f"--scene_seeds={SPLITS['test'].start}:{SPLITS['test'].start + 2}"
+    seeds = "--scene_seeds=2000000:2000002"
     cases = {
         "xlrs files": ["--benchmark=xlrs", f"--data={folder}/xlrs"],
         "xlrs tfds": ["--benchmark=xlrs", "--data=tfds"],
         "scenes": ["--benchmark=uhr_mini", seeds, "--render_px=224", "--limit=2"],
-        "scenes tfds": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny", "--split=test", "--limit=2"],
-        "no split": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny"],
+        "scenes tfds": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny", "--limit=2"],
         "other": ["--benchmark=xlrs", "--data=tfds:rshr"],
         "seeds": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/tiny", seeds],
-        "missing": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/images_1344", "--split=test"],
+        "missing": ["--benchmark=uhr_mini", "--data=tfds:uhr_mini/images_1344"],
     }
     shared = [f"--checkpoint={folder}/checkpoint", f"--tfds_dir={folder}/tfds", "--max_new_tokens=2"]
     lines = [
@@ -129,9 +135,8 @@ def test_evaluate_asks_the_dataset_as_it_asks_the_files_and_the_seeds(folder):
             answers.append([{key: json.loads(line)[key] for key in kept} for line in records])
         assert answers[0] == answers[1] and len(answers[0]) == (4 if name == "xlrs" else 2)
     table = (folder / "runs" / "scenes tfds" / "table.md").read_text()
-    assert "2 scenes of test, stored at 224 px" in table
+    assert "2 scenes of development, stored at 224 px" in table
     for name, message in {
-        "no split": "--split, --scene_seeds: give one of them",
         "other": "data=tfds:rshr: is not of xlrs",
         "seeds": "--scene_seeds: is not for --benchmark=uhr_mini with --data=tfds",
         "missing": "python -m experiments.prepare_tfds --benchmark=uhr_mini --config=images_1344",
@@ -167,7 +172,7 @@ def test_a_scene_is_a_record_of_all_questions_without_a_circle(folder):
 
 
 def test_scenes_without_pictures_are_refused_for_training(tmp_path):
-    few = UhrMiniConfig(name="scenes", num_train=1, num_validation=1, num_test=1)
+    few = UhrMiniConfig(name="scenes", num_train=1, num_validation=1, num_development=1, num_test=1)
     builder("uhr_mini", config=few, data_dir=tmp_path).download_and_prepare()
     with pytest.raises(ValueError, match="data=tfds:uhr_mini: holds no pictures to train on; take one of images_1344"):
         PreparedConversations("uhr_mini", tmp_path)
@@ -194,12 +199,13 @@ def test_scenes_are_those_of_their_split_with_pictures_and_all_fields(split, fol
 
 def test_files_are_array_records_and_carry_version_and_checksums(folder):
     made = builder("uhr_mini", config="tiny", data_dir=folder / "tfds")
-    path = folder / "tfds" / "uhr_mini" / "tiny" / "1.1.0"
+    path = folder / "tfds" / "uhr_mini" / "tiny" / "1.2.0"
     assert any(file.name.startswith("uhr_mini-test.array_record") for file in path.iterdir())
-    assert made.info.metadata["fixed_test_set_checksum"] == TEST_CHECKSUM
+    whole = {split: made.info.metadata[f"whole_{split}_checksum"] for split in FIXED_SETS}
+    assert whole == {split: fixed.checksum for split, fixed in FIXED_SETS.items()}
     stored = json.loads((path / "metadata.json").read_text())
     assert stored == dict(made.info.metadata)
-    assert len({stored[f"{split}_checksum"] for split in SPLITS}) == 3
+    assert len({stored[f"{split}_checksum"] for split in SPLITS}) == 4
 
 
 def test_configs_are_checked_and_one_of_your_own_is_taken(folder):

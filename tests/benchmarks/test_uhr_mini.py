@@ -38,13 +38,13 @@ def test_every_question_stands_under_the_picture_that_shows_its_circle(scenes):
     assert [markers[picture.tasks[0].id] is None for picture in pictures[:3]] == [True, False, False]
 
 
-def test_columns_are_the_worlds_sub_tasks_and_counts_those_of_its_test_split():
+def test_columns_are_the_worlds_sub_tasks_and_counts_those_of_its_development_split():
     entry = uhr_mini.BENCHMARK
     assert [item.abbreviation for item in entry.subtasks] == list(SUB_TASKS)
     assert [item.abbreviation for item in entry.in_group("reasoning")] == ["anomaly", "route_planning"]
     assert [item.abbreviation for item in entry.subtasks if item.is_multi_answer] == ["overall_land_use"]
     counts = collections.Counter()
-    for _, questions in scenes_with_questions(SPLITS["test"]):
+    for _, questions in scenes_with_questions(SPLITS["development"]):
         for question in questions:
             item = entry.subtask(question.category)
             assert item == entry.subtask(question.sub_task)
@@ -127,7 +127,8 @@ def test_texts_are_read_exactly_whatever_the_case():
 
 
 def test_seeds_are_described_by_their_split():
-    assert uhr_mini.describe_seeds(SPLITS["test"]) == "scenes 2000000 to 2000199, all of the test split"
+    assert uhr_mini.describe_seeds(SPLITS["test"]) == "scenes 4000000 to 4000199, all of the test split"
+    assert uhr_mini.describe_seeds(range(2_000_000, 2_000_012)).endswith("2000011, in the development split")
     assert uhr_mini.describe_seeds(range(5, 10)) == "scenes 5 to 9, in the train split"
     assert uhr_mini.describe_seeds(range(999_999, 1_000_001)).endswith("partly in the train split")
     assert uhr_mini.describe_seeds(SEEDS).endswith("in no split")

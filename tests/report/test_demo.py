@@ -18,7 +18,7 @@ from bat_jax.report.answer_page import Truth
 from experiments import demo
 from tests.command_batch import run_commands
 
-SEED = SPLITS["test"][0]
+SEED = SPLITS["development"][0]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""UHR-Mini: the synthetic world of `bat_jax.mini.world`, 12 sub-tasks, 4,588 questions in its test split.
+"""UHR-Mini: the synthetic world of `bat_jax.mini.world`, 12 sub-tasks, 4,588 questions in its development split.
 
 A scene gives one picture for all questions without a mark, and one more for each red circle that a question draws.
 Categories and groups are those of the benchmarks that ask the like: anomaly and route planning are reasoning (XLRS),
@@ -31,7 +31,7 @@ from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import SUB_TASKS, PromptStyle, Question
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MIN_SIDE_PX, render
-from bat_jax.mini.world.splits import SPLITS, TEST_CHECKSUM, parse_seeds, scenes_with_questions, seeds_of
+from bat_jax.mini.world.splits import FIXED_SETS, SPLITS, parse_seeds, scenes_with_questions, seeds_of
 from bat_jax.mini.world.world import Marker, canonical_json, content_hash
 
 NAME = "uhr_mini"
@@ -62,12 +62,13 @@ class UhrMiniConfig(TfdsConfig):
 
     Attributes:
       image_side: side of the stored PNG in pixels; 0 stores none, since every picture follows from its seed.
-      num_train, num_validation, num_test: the first so many seeds of each split.
+      num_train, num_validation, num_development, num_test: the first so many seeds of each split.
     """
 
     image_side: int = 0
     num_train: int = 10_000
     num_validation: int = 500
+    num_development: int = len(SPLITS["development"])
     num_test: int = len(SPLITS["test"])
 
     def __post_init__(self):
@@ -98,6 +99,8 @@ class UhrMini(Benchmark):
 
         prepared = open_prepared(self, settings["data"], settings["tfds_dir"])
         source = prepared.source(settings["split"])
+        if source[0]["scene_seed"] not in SPLITS[settings["split"]]:
+            raise ValueError(f"{prepared.text}: its scenes are not of the {settings['split']} split; prepare it anew")
         stored = prepared.source(settings["split"], decode_images=True)
         side = settings["render_px"]
         is_stored = side == getattr(prepared.config, "image_side", 0)
@@ -117,7 +120,7 @@ class UhrMini(Benchmark):
 
     @property
     def tfds_configs(self) -> tuple[UhrMiniConfig, ...]:
-        few = {"num_train": 4, "num_validation": 2, "num_test": 2}
+        few = {"num_train": 4, "num_validation": 2, "num_development": 2, "num_test": 2}
         return (
             UhrMiniConfig(name="scenes", description="Seeds and questions; no pictures."),
             UhrMiniConfig(
@@ -131,8 +134,8 @@ class UhrMini(Benchmark):
         return {"scene_seed": int, "questions": [_QUESTION]} | ({"image": (side, side, 3)} if side else {})
 
     def tfds_metadata(self, config: UhrMiniConfig) -> dict[str, str]:
-        """Return the checksum of the whole test set, and a hash of each split's recipe: seeds and first questions."""
-        checksums = {"fixed_test_set_checksum": TEST_CHECKSUM}
+        """Return the checksums of the fixed splits, and a hash of each split's recipe: seeds and first questions."""
+        checksums = {f"whole_{split}_checksum": fixed.checksum for split, fixed in FIXED_SETS.items()}
         for split in SPLITS:
             seeds = config.seeds(split)
             recipe = [seeds.start, seeds.stop, generate_questions(generate_scene(seeds.start))]

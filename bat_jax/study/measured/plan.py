@@ -142,8 +142,8 @@ class Plan:
 
 
 def full(cfg: BatConfig) -> Plan:
-    """Return the plan with all cells, over the scenes of a test split."""
-    num_scenes = len(SPLITS["test"])
+    """Return the plan with all cells, over the scenes of the development split."""
+    num_scenes = len(SPLITS["development"])
     # ToMe's steps follow each other and take most of a second a question: at one budget only.
     selections = (
         GRIDS["selections"](cfg),
