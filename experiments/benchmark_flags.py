@@ -9,6 +9,7 @@ from bat_jax.benchmarks.containers import data_digests
 from bat_jax.benchmarks.record import Benchmark, is_prepared
 from bat_jax.io.digests import file_digest
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
+from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 
 SPLIT = flags.DEFINE_enum(
     "split",
@@ -47,7 +48,7 @@ def source_settings(record: Benchmark) -> dict[str, Any]:
         if not DATA.value:
             raise ValueError(f"--data: name the file or folder of {record.name}")
         return {"data_sha256": data_digests(pathlib.Path(DATA.value))}
-    _refuse(record.name, DATA, IMAGE_FOLDER)
+    _refuse(record.name, DATA, IMAGE_FOLDER, ALLOW_OUTSIDE_PATHS)
     only_seeds = SCENE_SEEDS.value and not SPLIT.value
     seeds = parse_seeds(SCENE_SEEDS.value) if only_seeds else seeds_of(_split())
     return {"scene_seeds": f"{seeds.start}:{seeds.stop}"}
@@ -58,7 +59,7 @@ def _prepared_settings(record: Benchmark) -> dict[str, Any]:
     from bat_jax.benchmarks.prepared import open_prepared  # tensorflow_datasets is imported where it is used
 
     prepared = open_prepared(record, DATA.value, TFDS_DIR.value)
-    _refuse(f"{record.name} with --data={DATA.value}", SCENE_SEEDS, IMAGE_FOLDER)
+    _refuse(f"{record.name} with --data={DATA.value}", SCENE_SEEDS, IMAGE_FOLDER, ALLOW_OUTSIDE_PATHS)
     if "split" not in record.settings:
         _refuse(record.name, SPLIT)
         return {"data_sha256": {file.name: file_digest(file) for file in prepared.files("test")}}
@@ -68,13 +69,14 @@ def _prepared_settings(record: Benchmark) -> dict[str, Any]:
     return {"data_sha256": digests, "split": split} | ({"render_px": side} if side else {})
 
 
-def places() -> dict[str, str | None]:
-    """Return where the data stands."""
+def places() -> dict[str, Any]:
+    """Return where the data stands, and whether it may name files elsewhere."""
     found = {flag.name: flag.value for flag in (DATA, TFDS_DIR, IMAGE_FOLDER)}
-    return {
+    where = {
         name: value if is_prepared(value) else value and str(pathlib.Path(value).absolute())
         for name, value in found.items()
     }
+    return where | {ALLOW_OUTSIDE_PATHS.name: ALLOW_OUTSIDE_PATHS.value}
 
 
 def _split() -> str:
@@ -85,5 +87,5 @@ def _split() -> str:
 
 def _refuse(what: str, *refused: flags.FlagHolder) -> None:
     for flag in refused:
-        if flag.value is not None:
+        if flag.value not in (None, False):
             raise ValueError(f"--{flag.name}: is not for --benchmark={what}; leave it out")

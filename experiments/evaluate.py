@@ -193,7 +193,7 @@ def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
     }
 
 
-def places_of_flags() -> dict[str, str | None]:
+def places_of_flags() -> dict[str, Any]:
     """Return where checkpoint and data stand; a run goes on after they were moved."""
     maps = LABEL_MAPS.value and str(pathlib.Path(LABEL_MAPS.value).absolute())
     return benchmark_flags.places() | {"label_maps": maps, "checkpoint": CHECKPOINT.value}

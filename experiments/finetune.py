@@ -11,6 +11,7 @@ directory on a file system they share.
 import ast
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -24,6 +25,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from bat_jax.benchmarks.stored_images import image_in
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import LlavaFile, RecordError, RecordRange, RecordSource
 from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes
@@ -39,6 +41,7 @@ from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.sharding import make_mesh
 from experiments import cli
 from experiments import compressor_flags as compressor
+from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
 DATA = flags.DEFINE_string("data", None, "LLaVA conversations (a JSON list or JSON lines), or tfds:NAME.")
@@ -116,7 +119,8 @@ def data_settings(source: Any) -> dict[str, Any]:
     """Return what the data of --data is: a file by content, its images and a TensorFlow dataset by names and sizes."""
     if isinstance(source, LlavaFile):
         images = images_digest(source, pathlib.Path(IMAGE_DIR.value))
-        return {"data_sha256": file_digest(source.path), "images": images}
+        found = {"data_sha256": file_digest(source.path), "images": images}
+        return found | ({ALLOW_OUTSIDE_PATHS.name: True} if ALLOW_OUTSIDE_PATHS.value else {})
     files = sorted(path for path in source.folder.rglob("*") if path.is_file())
     return {"data_files": input_sizes(files, source.folder)}
 
@@ -178,7 +182,7 @@ def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: s
 
 
 def open_data() -> tuple[RecordSource, Any]:
-    """Return the records of --data, and the folder of their images or what reads them.
+    """Return the records of --data, and what reads their images.
 
     Raises:
       ValueError: there are none; names the flag.
@@ -190,7 +194,8 @@ def open_data() -> tuple[RecordSource, Any]:
         return prepared, prepared.image
     if not pathlib.Path(IMAGE_DIR.value).is_dir():
         raise ValueError(f"--image_dir={IMAGE_DIR.value}: no such folder")
-    return LlavaFile(DATA.value), IMAGE_DIR.value
+    folder = pathlib.Path(IMAGE_DIR.value)
+    return LlavaFile(DATA.value), functools.partial(image_in, folder, allow_outside=ALLOW_OUTSIDE_PATHS.value)
 
 
 def finetune() -> TrainResult:

@@ -4,7 +4,8 @@
 
 Columns read: `image_paths` (a list or JSON text; else `file_name`, and `second_image_path`), `conversations` (a list or
 JSON text; else `prompt` or `question` with `answer`), `id`, `source_dataset`. A row that makes no conversation is left
-out, counted and printed. Needs pyarrow (pip install 'bat_jax[benchmarks]').
+out, counted and printed, as is one whose image leads out of the table's folder. Needs pyarrow
+(pip install 'bat_jax[benchmarks]').
 """
 
 import json
@@ -15,8 +16,10 @@ from absl import flags
 
 from bat_jax.benchmarks.columns import parquet_rows
 from bat_jax.data.llava import IMAGE_TOKEN, RecordError, clean_path, parse_record
+from bat_jax.io.data_paths import leads_out
 from bat_jax.io.output_files import staged_file
 from experiments import cli
+from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 
 METADATA = flags.DEFINE_string("metadata", None, "metadata.parquet of the released set.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")
@@ -26,11 +29,11 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --output.")
 _SHOWN = 5
 
 
-def record_of(row: dict[str, Any], number: int, keep_images_prefix: bool) -> dict[str, Any]:
-    """Return a row as a LLaVA record.
+def record_of(row: dict[str, Any], number: int, keep_images_prefix: bool, folder: pathlib.Path) -> dict[str, Any]:
+    """Return a row as a LLaVA record; `folder` is the table's.
 
     Raises:
-      RecordError: says what the row lacks.
+      RecordError: says what the row lacks, or which image leads out of the folder.
     """
     name = row.get("id")
     record: dict[str, Any] = {"id": number if name is None or name == "" else name}
@@ -39,6 +42,9 @@ def record_of(row: dict[str, Any], number: int, keep_images_prefix: bool) -> dic
     images = [clean_path(image) for image in images if image]
     if not images:
         raise RecordError("names no image")
+    for image in images:
+        if leads_out(folder / image, folder) and not ALLOW_OUTSIDE_PATHS.value:
+            raise RecordError(f"image {image}: leads out of {folder}; --allow_outside_paths keeps such rows")
     if not keep_images_prefix:
         images = [image.removeprefix("images/") for image in images]
     record["image"] = images[0] if len(images) == 1 else images
@@ -73,7 +79,7 @@ def prepare(metadata: pathlib.Path, output: pathlib.Path, keep_images_prefix: bo
         file.write("[")
         for number, (row, _) in enumerate(parquet_rows(metadata)):
             try:
-                record = record_of(row, number, keep_images_prefix)
+                record = record_of(row, number, keep_images_prefix, metadata.parent)
             except RecordError as error:
                 problems.append(f"row {number}: {error}")
                 continue

@@ -4,9 +4,11 @@
     python -m experiments.prepare_tfds --benchmark=uhr_mini --config=tiny
 
 --data is what was downloaded by hand (docs/benchmarks.md); uhr_mini is made from its seeds and needs none. Files are
-array_record; neither making nor reading them needs TensorFlow. An image that is missing stops the command.
+array_record; neither making nor reading them needs TensorFlow. An image that is missing, or that the data names outside
+of its folder, stops the command.
 """
 
+import dataclasses
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -15,6 +17,7 @@ from absl import flags
 from bat_jax.benchmarks.prepared import builder
 from bat_jax.benchmarks.registry import BENCHMARKS
 from experiments import cli
+from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 
 BENCHMARK = flags.DEFINE_string("benchmark", None, f"What to prepare: {', '.join(BENCHMARKS.names)}.")
 CONFIG = flags.DEFINE_string("config", "", "Which of its forms; uhr_mini has scenes (default), images_1344 and tiny.")
@@ -34,7 +37,9 @@ def main(_: list[str]) -> None:
         raise ValueError(f"--data: {wanted}")
     if DATA.value and not pathlib.Path(DATA.value).is_dir():
         raise ValueError(f"--data={DATA.value}: is no folder")
-    made = builder(record.name, config=CONFIG.value, data_dir=TFDS_DIR.value)
+    config = record.tfds_config_of(f"tfds:{record.name}/{CONFIG.value}")
+    config = dataclasses.replace(config, allow_outside_paths=ALLOW_OUTSIDE_PATHS.value)
+    made = builder(record.name, config=config, data_dir=TFDS_DIR.value)
     made.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=DATA.value))
     sizes = ", ".join(f"{name} {split.num_examples}" for name, split in made.info.splits.items())
     print(f"{made.info.full_name} in {made.data_dir}: {sizes}")

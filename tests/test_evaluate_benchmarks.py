@@ -52,6 +52,9 @@ def folder(tmp_path_factory):
     write_harbours(folder / "harbours")
     write_tiny_checkpoint(folder / "checkpoint")
     files.write_xlrs_tree(folder / "xlrs")
+    (folder / "outside").mkdir()
+    rows = (folder / "harbours" / "rows.json").read_text().replace("1.png", "../harbours/1.png")
+    (folder / "outside" / "rows.json").write_text(rows)
     files.write_xlrs_jsonl(folder / "vlm")
     files.write_mme_json(folder / "mme")
     files.write_rshr_json(folder / "rshr")
@@ -90,6 +93,8 @@ def done(folder):
         "conversations": command(folder, "bad", "xlrs", "llava", prompt="official"),
         "hint": command(folder, "bad", "xlrs", "xlrs", leak_hint=True),
         "other data": command(folder, "xlrs", "xlrs", "vlm", set="images=all"),
+        "outside": command(folder, "bad", "harbours", "outside", max_new_tokens=None),
+        "outside, allowed": command(folder, "outside", "harbours", "outside", allow_outside_paths=True),
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder / "harbours"))
@@ -199,7 +204,15 @@ BAD = {
     "conversations": "category",
     "hint": "needs prompt=release",
     "other data": "data_sha256",
+    "outside": "../harbours/1.png: leads out of",
 }
+
+
+def test_data_names_files_elsewhere_only_where_the_flag_allows_it(done, folder):
+    assert done["outside, allowed"][0] == 0, done["outside, allowed"][2]
+    assert [line["output"] for line in lines_of(folder, "outside")] == [
+        line["output"] for line in lines_of(folder, "own")
+    ]
 
 
 def test_bad_input_gets_one_line_and_writes_nothing(done, folder):

@@ -27,6 +27,7 @@ from typing import Any
 from bat_jax.benchmarks.columns import arrow_rows, parquet_rows
 from bat_jax.benchmarks.stored_images import IMAGE_FIELDS, StoredImage, decode_base64, is_base64, origin
 from bat_jax.data.llava import record_spans
+from bat_jax.io.data_paths import leads_out
 from bat_jax.io.digests import file_digest
 
 _SUFFIXES = (".parquet", ".jsonl", ".tsv", ".json")
@@ -62,8 +63,11 @@ def data_files(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
     if not path.is_dir():
         raise ValueError(f"data={path}: {'is none of' if path.exists() else 'does not exist; want'} {_FORMS}")
     if (path / "dataset_dict.json").is_file():
-        splits = _json_list(path / "dataset_dict.json", "splits")
-        return tuple(file for split in splits for file in _arrow_files(path / str(split)))
+        splits = [path / str(name) for name in _json_list(path / "dataset_dict.json", "splits")]
+        outside = next((split for split in splits if leads_out(split, path)), None)
+        if outside is not None:
+            raise ValueError(f"data={path}: dataset_dict.json names {outside}, which leads out of the folder")
+        return tuple(file for split in splits for file in _arrow_files(split))
     if (path / "state.json").is_file():
         return _arrow_files(path)
     for folder in (path, path / "data"):
@@ -124,6 +128,9 @@ def _arrow_files(split: pathlib.Path) -> tuple[pathlib.Path, ...]:
     """Return the Arrow streams of a saved split in the order of its state.json."""
     entries = _json_list(split / "state.json", "_data_files")
     names = [str(entry.get("filename") if isinstance(entry, dict) else entry) for entry in entries]
+    outside = next((name for name in names if leads_out(split / name, split)), None)
+    if outside is not None:
+        raise ValueError(f"{split}: state.json names {outside}, which leads out of the folder")
     missing = [name for name in names if not (split / name).is_file()]
     if missing:
         raise ValueError(f"{split}: {len(missing)} of {len(names)} files are missing, such as {missing[0]}")

@@ -19,7 +19,7 @@ from bat_jax.benchmarks.pictures import by_images, load_images
 from bat_jax.benchmarks.question_prompts import Options, release_conversation, with_leaked_hint
 from bat_jax.benchmarks.record import MULTI_TURN, Benchmark, Picture, Task, is_prepared
 from bat_jax.benchmarks.samples import Sample, read_row
-from bat_jax.benchmarks.stored_images import StoredImage
+from bat_jax.benchmarks.stored_images import StoredImage, image_in
 from bat_jax.data.llava import Record, clean_path, parse_record
 
 # Where images stand beside a file, if not in its own folder.
@@ -50,7 +50,15 @@ class FileBenchmark(Benchmark):
     parse: Callable[[Mapping[str, Any], int], dict[str, Any]] = read_row
     reason_to_leave_out: Callable[[Mapping[str, Any]], str | None] = lambda fields: None
     text_options: tuple[str, ...] = ()
-    settings: ClassVar[tuple[str, ...]] = ("data", "tfds_dir", "image_folder", "leak_hint", "max_pixels", "most_px")
+    settings: ClassVar[tuple[str, ...]] = (
+        "data",
+        "tfds_dir",
+        "image_folder",
+        "allow_outside_paths",
+        "leak_hint",
+        "max_pixels",
+        "most_px",
+    )
 
     def open(self, settings: Mapping[str, Any]) -> tuple[Iterable[Picture], str]:
         left_out: Mapping[str, int] = {}
@@ -60,7 +68,12 @@ class FileBenchmark(Benchmark):
             prepared = open_prepared(self, settings["data"], settings.get("tfds_dir"))
             samples, where = prepared.samples(self.sample_of), prepared.text
         else:
-            data = BenchmarkData(self, settings["data"], settings["image_folder"])
+            data = BenchmarkData(
+                self,
+                settings["data"],
+                settings["image_folder"],
+                allow_outside_paths=settings.get("allow_outside_paths", False),
+            )
             samples, left_out, where = list(data), data.left_out, settings["data"]
         found = self.pictures(
             samples,
@@ -229,8 +242,8 @@ class FileBenchmark(Benchmark):
         }
 
     def tfds_examples(self, config: Any, manual_dir: str) -> Mapping[str, Iterable[tuple[int, dict[str, Any]]]]:
-        del config
-        return {"test": enumerate(map(example_of, BenchmarkData(self, manual_dir)))}
+        data = BenchmarkData(self, manual_dir, allow_outside_paths=config.allow_outside_paths)
+        return {"test": enumerate(map(example_of, data))}
 
     def sample_of(self, example: Mapping[str, Any], place: str, images: tuple[StoredImage, ...]) -> Sample:
         """Return an example of the TensorFlow dataset as the sample that it was made of."""
@@ -294,13 +307,21 @@ class BenchmarkData:
       left_out: reason -> number of rows, of the last complete iteration.
     """
 
-    def __init__(self, record: FileBenchmark, path: str | pathlib.Path, image_folder: str | pathlib.Path | None = None):
+    def __init__(
+        self,
+        record: FileBenchmark,
+        path: str | pathlib.Path,
+        image_folder: str | pathlib.Path | None = None,
+        *,
+        allow_outside_paths: bool = False,
+    ):
         """Find the files.
 
         Args:
           path: the file or folder; see `containers`.
           image_folder: where image files stand. By default beside the data: its folder, or `images`, `imgs`, `data`,
             `data/imgs`, `data/images` in it; each image may stand in another one.
+          allow_outside_paths: take images that the data names outside of that folder.
 
         Raises:
           ValueError: there is no such folder, or the path is no data.
@@ -308,18 +329,21 @@ class BenchmarkData:
         self.record = record
         self.files = data_files(pathlib.Path(path))
         beside = self.files[0].parent
+        self._root, self._allow_outside_paths = beside, allow_outside_paths
         self._folders = [beside / name for name in _IMAGE_FOLDERS]
         if image_folder is not None:
             if not pathlib.Path(image_folder).is_dir():
                 raise ValueError(f"image_folder={image_folder}: is no folder")
-            self._folders = [pathlib.Path(image_folder)]
+            self._root = pathlib.Path(image_folder)
+            self._folders = [self._root]
         self.left_out: collections.Counter[str] = collections.Counter()
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield the samples in the order of the files.
 
         Raises:
-          ValueError: a row lacks a field, its category is unknown, or not one image file exists; names row and field.
+          ValueError: a row lacks a field, its category is unknown, its image stands outside of the folder, or not one
+            image file exists; names row and field.
         """
         counts: collections.Counter[str] = collections.Counter()
         self.left_out.clear()
@@ -355,6 +379,5 @@ class BenchmarkData:
     def _file(self, text: str) -> StoredImage:
         """Find an image file; one that is nowhere gets its place in the first folder, and fails when it is read."""
         name = clean_path(text)
-        paths = [folder / name for folder in self._folders]
-        path = next((path for path in paths if path.is_file()), paths[0])
-        return StoredImage(name=name, path=path, read=path.read_bytes)
+        folder = next((folder for folder in self._folders if (folder / name).is_file()), self._folders[0])
+        return image_in(folder, name, root=self._root, allow_outside=self._allow_outside_paths)

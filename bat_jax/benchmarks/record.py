@@ -103,10 +103,16 @@ def spelling(category: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsConfig:
-    """One way of preparing a benchmark as a TensorFlow dataset. name: "" where there is but one."""
+    """One way of preparing a benchmark as a TensorFlow dataset.
+
+    Attributes:
+      name: "" where there is but one.
+      allow_outside_paths: take in images that the data names outside of its folder.
+    """
 
     name: str = ""
     description: str = ""
+    allow_outside_paths: bool = False
 
 
 def is_prepared(data: str | None) -> bool:

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from bat_jax.io.data_paths import leads_out
 from bat_jax.io.images import SourceImage, decode_image, read_image
 
 # Fields that hold a row's images, in the order in which they are looked for; the first that is not empty counts.
@@ -38,6 +39,23 @@ class StoredImage:
         if self.path is not None:
             return read_image(self.path, **options)
         return decode_image(self.read(), self.name or "embedded image", **options)
+
+
+def image_in(
+    folder: pathlib.Path, name: str, *, root: pathlib.Path | None = None, allow_outside: bool = False
+) -> StoredImage:
+    """Return the image that data names, relative to a folder.
+
+    Args:
+      root: what it has to stand in; the folder itself by default. allow_outside: it may stand anywhere.
+
+    Raises:
+      ValueError: it stands elsewhere.
+    """
+    path, root = folder / name, root or folder
+    if not allow_outside and leads_out(path, root):
+        raise ValueError(f"{name}: leads out of {root}; --allow_outside_paths lets data name files anywhere")
+    return StoredImage(name=name, path=path, read=path.read_bytes)
 
 
 def is_base64(text: str) -> bool:

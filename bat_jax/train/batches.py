@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from bat_jax import model as bat
-from bat_jax.benchmarks.stored_images import StoredImage
+from bat_jax.benchmarks.stored_images import StoredImage, image_in
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import Record, RecordError, RecordSource, batch_indices
 from bat_jax.io.images import fill_nodata
@@ -208,19 +208,6 @@ class BatchMaker:
             has_image=np.array(views is not None),
             weight=np.array(slot is not None, np.float32),
         )
-
-
-def image_in(folder: pathlib.Path, name: str) -> StoredImage:
-    """Return the image of a name that is relative to a folder.
-
-    Raises:
-      ValueError: the name leads out of the folder.
-    """
-    relative = pathlib.PurePath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise ValueError(f"{name}: leads out of the folder of images")
-    path = folder / relative
-    return StoredImage(name=name, path=path, read=path.read_bytes)
 
 
 def boxes_mask(

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bat_jax.benchmarks.file_benchmark import BenchmarkData
+from bat_jax.benchmarks.record import TfdsConfig
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.benchmarks.samples import labelled_lines, parse_options
 from bat_jax.io.images import decode_image
@@ -169,6 +170,52 @@ def test_what_cannot_be_read_is_one_line_with_file_row_and_field(name, tmp_path)
     with pytest.raises(ValueError) as error:
         read("rshr", tmp_path / file)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """Return (row of a file, how its image is named) for files beside the data's folder, and write that folder."""
+    folder = files.write_rshr_json(tmp_path / "data")
+    (tmp_path / "secret.png").write_bytes(files.picture(1, "PNG"))
+    (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "linked").symlink_to(tmp_path)
+    return folder, ["../secret.png", str(tmp_path / "secret.png"), "images/link.png", "linked/secret.png"]
+
+
+def test_an_image_outside_of_the_datas_folder_stops_the_command_unless_it_is_allowed(outside):
+    folder, names = outside
+    record = BENCHMARKS["rshr"]
+    for name in names:
+        (folder / "dataset.json").write_text(json.dumps([files.RSHR_ROWS[0] | {"images": [name]}]))
+        with pytest.raises(ValueError) as error:
+            read("rshr", folder)
+        assert f"dataset.json: row 0: {name}: leads out of {folder}; --allow_outside_paths" in str(error.value)
+        with pytest.raises(ValueError, match="leads out of"):
+            list(record.tfds_examples(TfdsConfig(), str(folder))["test"])
+        anywhere = TfdsConfig(allow_outside_paths=True)
+        ((_, example),) = record.tfds_examples(anywhere, str(folder))["test"]
+        assert example["images"] == [files.picture(1, "PNG")]
+
+
+def test_a_name_that_climbs_and_comes_back_is_inside(outside):
+    folder, _ = outside
+    (folder / "dataset.json").write_text(json.dumps([files.RSHR_ROWS[0] | {"images": ["images/../images/P1.png"]}]))
+    samples, _ = read("rshr", folder)
+    assert seeds_of(samples, "PNG") == [[11]]
+    (folder.parent / "way").symlink_to(folder)
+    assert seeds_of(read("rshr", folder.parent / "way")[0], "PNG") == [[11]]
+
+
+@pytest.mark.parametrize("named", ["dataset_dict.json", "state.json"])
+def test_a_saved_tree_names_no_files_outside_of_it(named, tmp_path):
+    tree, other = (files.write_xlrs_tree(tmp_path / name) for name in ("tree", "other"))
+    if named == "state.json":
+        names = [str(other / "train" / "data-00000-of-00002.arrow")]
+        (tree / "train" / named).write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    else:
+        (tree / named).write_text('{"splits": ["../other/train"]}')
+    with pytest.raises(ValueError, match=f"{named} names .*other/train.*, which leads out of the folder"):
+        BenchmarkData(BENCHMARKS["xlrs"], tree)
 
 
 def test_folders_and_keys_that_do_not_do(tmp_path):

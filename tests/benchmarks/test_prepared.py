@@ -26,7 +26,7 @@ WRITE = {
     "rshr": files.write_rshr_json,
     "llava": files.write_llava,
 }
-# One process makes all of them and shows that TensorFlow was never imported.
+# One process makes all of them, and tries one that names a file elsewhere; it shows that TensorFlow was never imported.
 PREPARE = """
 import sys
 from absl import flags
@@ -37,6 +37,14 @@ for name in names:
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["", f"--benchmark={name}", f"--tfds_dir={folder}/tfds", "--config=", "--data=", source])
     prepare_tfds.main([])
+for allowed in ("false", "true"):
+    flags.FLAGS.unparse_flags()
+    where = [f"--data={folder}/outside", f"--tfds_dir={folder}/elsewhere", f"--allow_outside_paths={allowed}"]
+    flags.FLAGS(["", "--benchmark=llava", *where])
+    try:
+        prepare_tfds.main([])
+    except ValueError as error:
+        print(error)
 assert "tensorflow" not in sys.modules
 """
 
@@ -46,11 +54,16 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     for name, write in WRITE.items():
         write(folder / name)
+    (folder / "outside").mkdir()
+    named = (folder / "llava" / "conversations.json").read_text().replace("1.jpg", "../llava/images/1.jpg")
+    (folder / "outside" / "conversations.json").write_text(named.replace("2.jpg", "../llava/images/2.jpg"))
     command = [sys.executable, "-c", PREPARE, str(folder), *WRITE, "uhr_mini"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     sizes = "train 4, validation 2, development 2, test 2"
     assert f"uhr_mini/tiny/1.2.0 in {folder}/tfds/uhr_mini/tiny/1.2.0: {sizes}" in done.stdout
+    assert "row 0: ../llava/images/1.jpg: leads out of" in done.stdout
+    assert f"in {folder}/elsewhere/llava/1.2.0: test 3" in done.stdout
     (folder / "tfds" / "rshr").rename(folder / "tfds" / "rshr_bench")  # prepared under its old name
     return folder
 

@@ -1,17 +1,20 @@
 """Batches are the same from files and from a TensorFlow dataset; names of images stay in their folder."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from bat_jax.benchmarks.prepared import PreparedConversations, builder
+from bat_jax.benchmarks.stored_images import image_in
 from bat_jax.data.llava import LlavaFile, Record, Turn
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.train.batches import BatchMaker
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
-from tests.benchmarks.benchmark_files import write_llava
+from tests.benchmarks.benchmark_files import picture, write_llava
 from tests.command_batch import run_commands
 from tests.tiny_model import tiny_config, write_tiny_checkpoint
 
@@ -49,12 +52,15 @@ def test_batches_from_a_tensorflow_dataset_are_those_of_the_files(folder):
 
 def test_an_image_outside_the_folder_is_left_out(folder):
     turns = (Turn(role="user", text="<image>\nWhat?"), Turn(role="assistant", text="A"))
-    names = ("../images/1.jpg", str(folder / "llava" / "images" / "1.jpg"), "1.jpg")
+    (folder / "secret.jpg").write_bytes(picture(9))
+    names = ("../../secret.jpg", str(folder / "secret.jpg"), "1.jpg")
     source = [Record(id=name, images=(name,), turns=turns) for name in names]
     maker = maker_of(folder, source, folder / "llava" / "images")
     skipped = [record for position in range(2) for record in maker(position).skipped]
     assert {record.id for record in skipped} == set(names[:2])
-    assert all("leads out of the folder of images" in record.reason for record in skipped)
+    assert all("leads out of" in record.reason and "--allow_outside_paths" in record.reason for record in skipped)
+    anywhere = functools.partial(image_in, folder / "llava" / "images", allow_outside=True)
+    assert not any(maker_of(folder, source, anywhere)(position).skipped for position in range(2))
 
 
 def test_finetune_reads_a_prepared_dataset_and_names_what_is_wrong_with_it(folder):

@@ -18,6 +18,8 @@ ROWS = [
     {"id": "q", "file_name": "images/d.jpg", "question": "What colour?", "answer": "red", "source_dataset": "XLRS"},
     {"id": "none", "image_paths": json.dumps(["e.jpg"])},
     {"id": "blind", "conversations": json.dumps(TURNS)},
+    {"id": "out", "image_paths": json.dumps(["images/a.jpg", "../f.jpg"]), "conversations": json.dumps(TURNS)},
+    {"id": "root", "image_paths": json.dumps(["/f.jpg"]), "conversations": json.dumps(TURNS)},
 ]
 
 
@@ -35,6 +37,7 @@ def ran(tmp_path_factory):
         [f"--metadata={folder / 'lists.parquet'}", f"--output={folder / 'l.json'}", "--keep_images_prefix"],
         [f"--metadata={folder / 'text.parquet'}", f"--output={folder / 'bad.json'}"],
         [f"--metadata={folder / 'metadata.parquet'}", f"--output={folder / 'sft.json'}"],
+        [f"--metadata={folder / 'metadata.parquet'}", f"--output={folder / 'all.json'}", "--allow_outside_paths"],
     ]
     return folder, run_commands("experiments.prepare_sft", cases)
 
@@ -55,8 +58,16 @@ def test_rows_become_llava_records(ran):
 
 def test_rows_that_make_no_conversation_are_counted_and_named(ran):
     out = ran[1][0][1]
-    assert "3 records written" in out and "2 rows left out" in out
+    assert "3 records written" in out and "4 rows left out" in out
     assert "row 3: has neither conversations" in out and "row 4: names no image" in out
+
+
+def test_rows_whose_image_leads_out_of_the_folder_are_left_out_unless_allowed(ran):
+    folder, results = ran
+    for row, name in ((5, "../f.jpg"), (6, "/f.jpg")):
+        assert f"row {row}: image {name}: leads out of {folder}; --allow_outside_paths" in results[0][1]
+    assert results[4][0] == 0
+    assert [record["id"] for record in json.loads((folder / "all.json").read_text())][-2:] == ["out", "root"]
 
 
 def test_real_list_columns_are_read_too(ran):

@@ -120,7 +120,7 @@ class UhrMini(Benchmark):
 
     @property
     def tfds_configs(self) -> tuple[UhrMiniConfig, ...]:
-        few = {"num_train": 4, "num_validation": 2, "num_development": 2, "num_test": 2}
+        few: dict[str, Any] = {"num_train": 4, "num_validation": 2, "num_development": 2, "num_test": 2}
         return (
             UhrMiniConfig(name="scenes", description="Seeds and questions; no pictures."),
             UhrMiniConfig(
