@@ -29,7 +29,7 @@ from bat_jax.pipeline import BatModel
 from bat_jax.report import study_page, study_tables
 from bat_jax.report.figures.figure import Figure
 from bat_jax.runs import RunDirectory
-from bat_jax.study.measured import coverage, plan, reproduction
+from bat_jax.study.measured import coverage, plan, reproduction, rules
 from bat_jax.study.measured.comparison import Records
 from bat_jax.study.measured.plan import Plan
 from bat_jax.study.measured.study_results import Results
@@ -135,6 +135,7 @@ def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
     facts = [
         f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()),
+        settings["rules"],
         f"checkpoint {pathlib.Path(CHECKPOINT.value).name} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
     ]
@@ -155,6 +156,7 @@ def main(_: list[str]) -> None:
     what = plan_of_flags(BatModel.read_config(checkpoint))
     settings = {
         "plan": "full" if FULL.value else "reduced",
+        "rules": rules.load().text,
         "scenes": what.scenes,
         "scene_seeds": f"{seeds.start}:{seeds.stop}",
         "checkpoint": checkpoint_digest(checkpoint),

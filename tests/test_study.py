@@ -29,7 +29,7 @@ def done(tmp_path_factory):
     [
         ("no checkpoint", "is no converted checkpoint"),
         ("bad seeds", "scene_seeds='5:3'"),
-        ("bad part", "scenes=tables=3: want one of methods, selections, ablations, coverage"),
+        ("bad part", "scenes=tables=3: want one of methods, selections, ablations, settings, coverage"),
         ("bad number", "--scenes=methods=few"),
         ("full folder", "is not empty"),
         ("other settings", 'plan: "full" -> "reduced"'),

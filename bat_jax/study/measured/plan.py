@@ -2,10 +2,11 @@
 
     methods     regions and merging against top-K, on one-site and on scattered questions
     selections  what UHR-BAT is compared with, at equal budgets
-    ablations   the paper's tables and figures, and the differences of paper and release
+    ablations   the paper's tables and figures
+    settings    grids of our own: differences of paper and release, layers, K-means
 
-A part is one sweep: what its grids share is answered once. The reduced plan has fewer cells and scenes, the full one
-all cells over every scene that is given.
+A part is one sweep: what its grids share is answered once. The reduced plan has fewer cells and scenes: those that the
+rules compare, and in `settings` the ends and middles of the grids. How many scenes a part has is in the rules.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ from bat_jax.mini.world.masks import instance_map
 from bat_jax.mini.world.question import Question
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import NATIVE_PX, render
-from bat_jax.mini.world.splits import SPLITS
 from bat_jax.mini.world.world import WorldScene
+from bat_jax.study.measured import rules
 from bat_jax.study.measured.comparison import SCATTERED, SHARED
 from bat_jax.study.measured.grids import GRIDS, Cell, Grid
 
 PAPER_ABLATIONS = ("table5", "table6", "table7", "table8", "table9", "figure3")
-OUR_ABLATIONS = ("differences", "layers", "kmeans")
+OUR_SETTINGS = ("differences", "layers", "kmeans")
 COVERAGE = "coverage"
 # Fewest questions that share a selection.
 MIN_SHARED = 3
@@ -142,29 +143,33 @@ class Plan:
 
 
 def full(cfg: BatConfig) -> Plan:
-    """Return the plan with all cells, over the scenes of the development split."""
-    num_scenes = len(SPLITS["development"])
+    """Return the plan with all cells, for hours."""
     # ToMe's steps follow each other and take most of a second a question: at one budget only.
     selections = (
         GRIDS["selections"](cfg),
         _some_cells(cfg, "figure1", lambda number, cell: cell.name != "tome"),
         GRIDS["figure5"](cfg),
     )
-    ablations = tuple(GRIDS[name](cfg) for name in (*PAPER_ABLATIONS, *OUR_ABLATIONS))
-    return _plan((GRIDS["regions"](cfg),), selections, ablations, (num_scenes, 50, 50, num_scenes))
+    ablations, settings = (tuple(GRIDS[name](cfg) for name in names) for names in (PAPER_ABLATIONS, OUR_SETTINGS))
+    return _plan("full", (GRIDS["regions"](cfg),), selections, ablations, settings)
 
 
 def reduced(cfg: BatConfig) -> Plan:
-    """Return the plan with fewer cells and scenes, for some minutes on two cores."""
+    """Return the plan with fewer cells and scenes, for about an hour on two cores."""
 
     def numbered(name: str, *numbers: int) -> Grid:
         return _some_cells(cfg, name, lambda number, cell: number in numbers)
 
     columns = ("1k", "3k", "6k")
     # Two seeds of five.
-    regions = _some_cells(cfg, "regions", lambda number, cell: cell.column in columns and cell.seed < 2)
+    regions = _some_cells(
+        cfg,
+        "regions",
+        lambda number, cell: cell.column in columns and cell.seed < 2 and cell.settings.get("coverage") != "guaranteed",
+    )
+    own = ("uhr_bat", "random", "pooling", "anchor view alone", "anchor view alone, by importance")
     selections = (
-        _some_cells(cfg, "selections", lambda number, cell: cell.name != "tome"),
+        _some_cells(cfg, "selections", lambda number, cell: cell.name in own),
         _some_cells(cfg, "figure1", lambda number, cell: cell.column in columns and cell.name != "tome"),
         GRIDS["figure5"](cfg),
     )
@@ -172,26 +177,30 @@ def reduced(cfg: BatConfig) -> Plan:
         GRIDS["table5"](cfg),
         numbered("table6", 0, 3, 4, 7, 8, 11, 12, 15),  # the ends of each view's range
         numbered("table7", 0, 2, 6, 8),
-        _some_cells(cfg, "table8", lambda number, cell: cell.column in ("4k", "6k")),
+        _some_cells(cfg, "table8", lambda number, cell: cell.column in ("4k", "6k") and "ours" not in cell.name),
         GRIDS["table9"](cfg),
         numbered("figure3", 0, 1, 3, 6),
-        GRIDS["differences"](cfg),
-        GRIDS["layers"](cfg),
-        numbered("kmeans", 0, 2, 4, 5, 6),
     )
-    return _plan((regions,), selections, ablations, (12, 8, 8, 20))
+    settings = (GRIDS["differences"](cfg), GRIDS["layers"](cfg), numbered("kmeans", 0, 2, 4, 5, 6))
+    return _plan("reduced", (regions,), selections, ablations, settings)
 
 
 def _plan(
-    methods: tuple[Grid, ...], selections: tuple[Grid, ...], ablations: tuple[Grid, ...], scenes: tuple[int, ...]
+    name: str,
+    methods: tuple[Grid, ...],
+    selections: tuple[Grid, ...],
+    ablations: tuple[Grid, ...],
+    settings: tuple[Grid, ...],
 ) -> Plan:
-    """Return the plan of three parts. scenes: most scenes of each part, and of token coverage."""
+    """Return the plan of four parts with the numbers of scenes that the rules have under its name."""
+    scenes = rules.load().sizes[name]
     parts = (
-        Part(name="methods", grids=methods, num_scenes=scenes[0], scattered_rounds=4, shares_tokens=True),
-        Part(name="selections", grids=selections, num_scenes=scenes[1]),
-        Part(name="ablations", grids=ablations, num_scenes=scenes[2]),
+        Part(name="methods", grids=methods, num_scenes=scenes["methods"], scattered_rounds=4, shares_tokens=True),
+        Part(name="selections", grids=selections, num_scenes=scenes["selections"]),
+        Part(name="ablations", grids=ablations, num_scenes=scenes["ablations"]),
+        Part(name="settings", grids=settings, num_scenes=scenes["settings"]),
     )
-    return Plan(parts=parts, coverage_scenes=scenes[3])
+    return Plan(parts=parts, coverage_scenes=scenes[COVERAGE])
 
 
 def _some_cells(cfg: BatConfig, name: str, is_wanted: Callable[[int, Cell], bool]) -> Grid:
