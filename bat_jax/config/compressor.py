@@ -223,15 +223,19 @@ class PromptConfig:
       images: "first": only the first of several images reaches the prompt (release); "all": each has its place.
       mask_added_tokens: replace every id >= the tokenizer's base vocabulary by the end-of-turn id, as the release's
         inference and evaluation scripts do. Off in both presets.
+      special_tokens: "text": added tokens of the tokenizer inside a question, an answer or the system message are text,
+        so that none closes a turn; "raw": they count, as in the release.
     """
 
     system: str = "You are a helpful assistant."
     keep_image_newline: bool = False
     images: Literal["first", "all"] = "all"
     mask_added_tokens: bool = False
+    special_tokens: Literal["text", "raw"] = "text"
 
     def __post_init__(self):
         require_choice(self, "images", ("first", "all"))
+        require_choice(self, "special_tokens", ("text", "raw"))
 
     @classmethod
     def release(cls) -> "PromptConfig":

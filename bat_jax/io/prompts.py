@@ -4,9 +4,14 @@
 
 The text between the images is tokenised apart, piece by piece; piece 0 is the prefix that an image's cached anchor pass
 shares, the last piece holds the question.
+
+Whatever comes from outside (a question, an answer of the training data, a system message) is text: a mark of the
+template that it holds, as any other added token of the tokenizer, is spelt out and opens or closes no turn, unless the
+setting `special_tokens` is "raw".
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +21,7 @@ from bat_jax.config import PromptConfig
 
 IMAGE_TOKEN = "<image>"
 IMAGE_ID = -200  # the placeholder in token id lists, as in LLaVA's code
-END_OF_TURN = "<|im_end|>"
+START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
 # Text is padded to this length or on by doubling, so that questions share compiled programs.
 SHORTEST_TEXT = 64
 
@@ -76,19 +81,59 @@ def user_text(question: str, num_images: int, cfg: PromptConfig) -> str:
     return question
 
 
-def chatml(user: str, cfg: PromptConfig) -> str:
-    """Wrap a user's turn in the ChatML template, open for the assistant's answer."""
-    return (
-        f"<|im_start|>system\n{cfg.system}{END_OF_TURN}\n<|im_start|>user\n{user}{END_OF_TURN}\n<|im_start|>assistant\n"
-    )
+def chatml(user: str, cfg: PromptConfig) -> tuple[str, ...]:
+    """Wrap a user's turn in the ChatML template, open for the assistant's answer: text, mark, text, ..., mark, text."""
+    system, user, assistant = f"system\n{cfg.system}", f"user\n{user}", "assistant\n"
+    between = (END_OF_TURN, "\n", START_OF_TURN)
+    return ("", START_OF_TURN, system, *between, user, *between, assistant)
 
 
-def tokenize(tokenizer: Any, text: str, cfg: PromptConfig) -> Prompt:
-    """Split a prompt at its `<image>` placeholders and tokenise each piece."""
-    pieces = [
-        np.asarray(tokenizer.encode(piece, add_special_tokens=False), np.int32) for piece in text.split(IMAGE_TOKEN)
-    ]
-    return Prompt(tuple(mask_added_tokens(tokenizer, piece) if cfg.mask_added_tokens else piece for piece in pieces))
+def tokenize(tokenizer: Any, parts: Sequence[str], cfg: PromptConfig) -> Prompt:
+    """Split a prompt at its `<image>` placeholders and tokenise each piece; `parts` as `chatml` returns them."""
+    pieces: list[list[int]] = [[]]
+    if cfg.special_tokens == "raw" or not any(_holds_added(tokenizer, text) for text in parts[::2]):
+        # In one go where that is the same: some tokenizers write a text's beginning in another way than its middle.
+        pieces = [tokenizer.encode(piece, add_special_tokens=False) for piece in "".join(parts).split(IMAGE_TOKEN)]
+    else:
+        for number, part in enumerate(parts):
+            for place, text in enumerate(part.split(IMAGE_TOKEN)):
+                pieces += [[]] if place else []
+                pieces[-1] += template_ids(tokenizer, text) if number % 2 else text_ids(tokenizer, text, cfg)
+    arrays = (np.asarray(piece, np.int32) for piece in pieces)
+    return Prompt(tuple(mask_added_tokens(tokenizer, piece) if cfg.mask_added_tokens else piece for piece in arrays))
+
+
+def template_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokenise text of our own, in which added tokens are what they stand for."""
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def text_ids(tokenizer: Any, text: str, cfg: PromptConfig) -> list[int]:
+    """Tokenise text from outside: added tokens in it are spelt out, unless the settings say "raw".
+
+    Raises:
+      ValueError: the tokenizer writes a part of the text as an added token all the same.
+    """
+    if cfg.special_tokens == "raw" or not _holds_added(tokenizer, text):
+        return template_ids(tokenizer, text)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    else:
+        # `split_special_tokens` leaves added tokens that are not special; the steps behind them know none.
+        plain = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        words = backend.pre_tokenizer.pre_tokenize_str(plain) if backend.pre_tokenizer else [(plain, None)]
+        ids = [token.id for word, _ in words for token in backend.model.tokenize(word)]
+    if not (set(tokenizer.get_added_vocab().values()) - {tokenizer.unk_token_id}).isdisjoint(ids):
+        raise ValueError(f"text {text[:80]!r}: holds a special token that this tokenizer cannot spell out; take it out")
+    return ids
+
+
+def _holds_added(tokenizer: Any, text: str) -> bool:
+    added = set(tokenizer.get_added_vocab().values())
+    if (tokenizer.unk_token or "") not in text:  # where it is not written out, it stands for a word that is not known
+        added.discard(tokenizer.unk_token_id)
+    return not added.isdisjoint(template_ids(tokenizer, text))
 
 
 def mask_added_tokens(tokenizer: Any, ids: np.ndarray) -> np.ndarray:

@@ -21,11 +21,19 @@ import numpy as np
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.config import PromptConfig
 from bat_jax.data.llava import Record, RecordError
-from bat_jax.io.prompts import END_OF_TURN, IMAGE_TOKEN, bucket, end_of_turn_id, user_text
+from bat_jax.io.prompts import (
+    END_OF_TURN,
+    IMAGE_TOKEN,
+    START_OF_TURN,
+    bucket,
+    end_of_turn_id,
+    template_ids,
+    text_ids,
+    user_text,
+)
 
 IGNORE = -100
 _SHORTEST_PREFIX = 16
-_START_OF_TURN = "<|im_start|>"
 _IMAGE = -1  # stands for the image among token ids
 
 
@@ -75,13 +83,16 @@ def tokenize_conversation(
 
     Raises:
       RecordError: several images where every image wants its place; nothing to learn is left within max_length; the
-        first question alone is longer than that; the image has no place, or several.
+        first question alone is longer than that; the image has no place, or several; the first question is empty.
     """
     if len(record.images) > 1 and prompt.images == "all":
         raise RecordError(
             f"shows {len(record.images)} images; training takes one (prompt setting images='first' uses the first)"
         )
-    ids, labels, place, query_end = _token_stream(tokenizer, record, prompt, label_rule)
+    try:
+        ids, labels, place, query_end = _token_stream(tokenizer, record, prompt, label_rule)
+    except ValueError as error:
+        raise RecordError(str(error)) from None
     num_places = ids.count(_IMAGE)
     if num_places != bool(record.images):
         raise RecordError(f"has {num_places} places for {min(len(record.images), 1)} image")
@@ -123,8 +134,7 @@ def _token_stream(
     labels: list[int] = []
     frame = label_rule == "release"
 
-    def add(text: str, is_target: bool) -> None:
-        tokens = tokenizer.encode(text, add_special_tokens=False)
+    def add(tokens: list[int], is_target: bool) -> None:
         ids.extend(tokens)
         labels.extend(tokens if is_target else [IGNORE] * len(tokens))
 
@@ -136,22 +146,22 @@ def _token_stream(
         if role == "user":
             # The first question carries the image's place as for answering; placeholders of further images fall away.
             text = user_text(text, 1, prompt) if number == 1 and record.images else text.replace(IMAGE_TOKEN, "")
-        add(_START_OF_TURN, frame)
+        add(template_ids(tokenizer, START_OF_TURN), frame)
         if role == "assistant":
-            add("assistant\n", False)
+            add(template_ids(tokenizer, "assistant\n"), False)
             query_end = query_end or len(ids)
-            add(text, True)
-            add(END_OF_TURN, True)
+            add(text_ids(tokenizer, text, prompt), True)
+            add(template_ids(tokenizer, END_OF_TURN), True)
         else:
             before, *after = f"{role}\n{text}".split(IMAGE_TOKEN)
-            add(before, False)
+            add(text_ids(tokenizer, before, prompt), False)
             for piece in after:
                 place = place or len(ids)
                 ids.append(_IMAGE)
                 labels.append(IGNORE)
-                add(piece, False)
-            add(END_OF_TURN, frame)
-        add("\n", frame)
+                add(text_ids(tokenizer, piece, prompt), False)
+            add(template_ids(tokenizer, END_OF_TURN), frame)
+        add(template_ids(tokenizer, "\n"), frame)
     return ids, labels, place, query_end
 
 
