@@ -1,6 +1,6 @@
 """Redo the paper's ablations, and ours, on a checkpoint: one grid of settings a table or figure.
 
-    python -m experiments.ablate --checkpoint=checkpoints/uhr-bat-mini --table=7 --output_dir=results/ablate
+    python -m experiments.ablate --checkpoint=checkpoints/uhr-bat-mini --table=7 --output_dir=runs/ablate
     python -m experiments.ablate --checkpoint=checkpoints/uhr-bat-mini --figure=1 --ours=differences --output_dir=DIR
     python -m experiments.ablate --checkpoint=DIR --benchmark=xlrs --data=XLRS-Bench-lite --table=6 --output_dir=DIR
 

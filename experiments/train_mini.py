@@ -1,6 +1,6 @@
 """Train the mini model that ships with the project, from nothing.
 
-    python -m experiments.train_mini --work_dir=results/train_mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
+    python -m experiments.train_mini --work_dir=runs/train_mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
 
 Without --stage all stages run, one after another (bat_jax/mini/curriculum/run.py lists them). Started again after it
 was stopped, at any moment, the command goes on where it was. A stage that was made with other settings, or from one
@@ -24,7 +24,7 @@ from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.runs import RunDirectory
 from experiments import cli
 
-WORK_DIR = flags.DEFINE_string("work_dir", "results/train_mini", "Pictures, features, states and metrics go here.")
+WORK_DIR = flags.DEFINE_string("work_dir", "runs/train_mini", "Pictures, features, states and metrics go here.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the finished checkpoint; the stage export needs it.")
 STAGE = flags.DEFINE_multi_enum("stage", [], STAGES, "Only this stage; several times for several.")
 EXPORTED = flags.DEFINE_enum(

@@ -1,5 +1,9 @@
 """experiments.study as a user types it: bad input is one line, before anything runs, and nothing is written."""
 
+import pathlib
+import subprocess
+import sys
+
 import pytest
 
 from tests.command_batch import run_commands
@@ -40,3 +44,19 @@ def test_bad_input_is_named_in_one_line(done, case, words):
     code, stdout, stderr = results[case]
     assert code != 0 and not stdout and words in stderr.strip().splitlines()[-1]
     assert sorted(path.name for path in folder.rglob("*")) == ["file", "full", "other", "run.json"]
+
+
+def test_a_study_of_a_users_own_writes_where_git_looks_away(tmp_path):
+    ask = "from experiments.study import default_output as of; print(of(False), of(True))"
+    places = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    rules = pathlib.Path(__file__).parents[1] / ".gitignore"
+    (tmp_path / ".gitignore").write_text(rules.read_text())
+
+    def is_ignored(name):
+        return not subprocess.run(["git", "check-ignore", "--quiet", name], cwd=tmp_path).returncode
+
+    assert places == ["runs/study", "runs/study-full"]
+    assert all(is_ignored(f"{place}/claims.md") for place in places)
+    kept = ("mini/claims.md", "mini/answers/methods.jsonl.xz", "mini/rules_v1/claims.md", "test_split.jsonl")
+    assert not any(is_ignored(f"results/{name}") for name in kept)

@@ -22,7 +22,7 @@ from bat_jax.study.measured.comparison import (
 )
 from bat_jax.study.measured.coverage import UHR_BAT
 from bat_jax.study.measured.grids import Cell, Grid
-from bat_jax.study.measured.sweep import Sweep
+from bat_jax.study.measured.sweep import GridAnswers
 
 
 def is_shared(record: Record) -> bool:
@@ -40,13 +40,13 @@ ONE_SITE_ONLY, SCATTERED_ONLY, SMALL_ONLY = is_form(ONE_SITE), is_form(SCATTERED
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study found: the parts' sweeps by name, and coverage's lines by scene. cfg: of the checkpoint.
+    """What a study found: the parts' answers by name, and coverage's lines by scene. cfg: of the checkpoint.
 
     chance: how often a guess is right, by question, for the questions of all parts.
     """
 
     cfg: BatConfig
-    sweeps: Mapping[str, Sweep]
+    sweeps: Mapping[str, GridAnswers]
     coverage: Records
     chance: Mapping[str, float]
 

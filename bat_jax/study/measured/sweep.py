@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from bat_jax.benchmarks.record import Picture
-from bat_jax.config import ScaleSpec
+from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.runner import PredictionLog, answer_picture, read_predictions
@@ -86,7 +86,61 @@ class _Run:
         return (*(getattr(settings, name) for name in sorted(fields)), _num_clusters(self.alone), self.cell.seed)
 
 
-class Sweep:
+class GridAnswers:
+    """What the cells of some grids answered, by the name of the run that a cell is part of."""
+
+    def __init__(self, cfg: BatConfig, grids: Sequence[Grid], read: Callable[[str], Records]):
+        """Keep where answers are.
+
+        Args:
+          cfg: of the checkpoint: settings that cells do not change.
+          read: name of a run -> its answers by question, empty where there are none.
+        """
+        self.cfg, self.grids = cfg, tuple(grids)
+        self._cells = {self._name(cell): cell for grid in self.grids for cell in grid.cells}
+        self._read = functools.cache(read)
+
+    def records(self, cell: Cell) -> Records:
+        """Return a cell's answers by question.
+
+        Raises:
+          ValueError: it has none.
+        """
+        found = self._read(self._name(cell))
+        if not found:
+            raise ValueError(f"{self._name(cell)}: cell {cell.key!r} has no answers")
+        return found
+
+    def runs(self) -> dict[str, Records]:
+        """Return all answers by run.
+
+        Raises:
+          ValueError: a run has none.
+        """
+        return {name: self.records(cell) for name, cell in self._cells.items()}
+
+    def results(self, grid: Grid) -> tuple[CellResult, ...]:
+        """Return the numbers of every cell of one of the grids.
+
+        Raises:
+          ValueError: a cell has no answers.
+        """
+        records = [self.records(cell) for cell in grid.cells]
+        firsts = (None, *(records[0] for _ in records[1:]))
+        return tuple(_result(*part) for part in zip(grid.cells, records, firsts, strict=True))
+
+    def _name(self, cell: Cell) -> str:
+        """Return the name of the run that a cell is part of: "20-70-190-449_selection-topk_seed-1"."""
+        own = self.cfg.compressor
+        changes = {name: value for name, value in cell.settings.items() if getattr(own, name) != value}
+        parts = ["-".join(map(str, cell.budgets))]
+        parts += [f"{name}-{value}" for name, value in sorted(changes.items())]
+        parts += [f"px-{cell.picture_px}"] if cell.picture_px else []
+        parts += [f"seed-{cell.seed}"] if cell.seed else []
+        return re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts))
+
+
+class Sweep(GridAnswers):
     """Grids over pictures, in one directory."""
 
     def __init__(self, model: BatModel, grids: Sequence[Grid], directory: pathlib.Path):
@@ -98,10 +152,10 @@ class Sweep:
         Raises:
           ValueError: a cell's settings are none of this model's.
         """
-        self.model, self.grids, self.directory = model, tuple(grids), directory
-        cells = {self._name(cell): cell for grid in self.grids for cell in grid.cells}
+        super().__init__(model.cfg, grids, lambda name: read_predictions(self._folder(name)))
+        self.model, self.directory = model, directory
+        cells = self._cells
         self._runs: dict[str, _Run] = {}
-        self._read: dict[str, Records] = {}
         for name, cell in cells.items():
             same = (other.budgets for other in cells.values() if _size_class(other) == _size_class(cell))
             room = [max(budgets) for budgets in zip(*same, strict=True)]
@@ -130,7 +184,7 @@ class Sweep:
           label_map_of: picture -> (H, W) labels, for cells with partition "sam".
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
         """
-        self._read.clear()
+        self._read.cache_clear()
         num_again = 0
         for px in dict.fromkeys(run.cell.picture_px for run in self._runs.values()):
             names = [name for name, run in self._runs.items() if run.cell.picture_px == px]
@@ -173,42 +227,6 @@ class Sweep:
                     log.append(record)
             if on_answers:
                 on_answers(len(picture.tasks))
-
-    def records(self, cell: Cell) -> Records:
-        """Return a cell's answers by question.
-
-        Raises:
-          ValueError: it has none yet.
-        """
-        name = self._name(cell)
-        if name not in self._read:
-            found = read_predictions(self._folder(name))
-            if not found:
-                raise ValueError(f"{self.directory}: cell {cell.key!r} has no answers")
-            self._read[name] = found
-        return self._read[name]
-
-    def results(self, grid: Grid) -> tuple[CellResult, ...]:
-        """Return the numbers of every cell of one of the grids, from what is in the directory.
-
-        Raises:
-          ValueError: a cell has no answers yet.
-        """
-        records = [self.records(cell) for cell in grid.cells]
-        firsts = (None, *(records[0] for _ in records[1:]))
-        return tuple(_result(*part) for part in zip(grid.cells, records, firsts, strict=True))
-
-    def _changes(self, cell: Cell) -> dict[str, Any]:
-        own = self.model.cfg.compressor
-        return {name: value for name, value in cell.settings.items() if getattr(own, name) != value}
-
-    def _name(self, cell: Cell) -> str:
-        """Return the name of the run that a cell is part of: "20-70-190-449_selection-topk_seed-1"."""
-        parts = ["-".join(map(str, cell.budgets))]
-        parts += [f"{name}-{value}" for name, value in sorted(self._changes(cell).items())]
-        parts += [f"px-{cell.picture_px}"] if cell.picture_px else []
-        parts += [f"seed-{cell.seed}"] if cell.seed else []
-        return re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts))
 
     def _folder(self, name: str) -> pathlib.Path:
         return self.directory / ANSWERS / name
