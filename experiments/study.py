@@ -33,7 +33,7 @@ from bat_jax.pipeline import BatModel
 from bat_jax.report import study_page, study_tables
 from bat_jax.report.figures.figure import Figure
 from bat_jax.runs import RunDirectory
-from bat_jax.study.measured import coverage, reproduction, rules
+from bat_jax.study.measured import coverage, plan, reproduction, rules
 from bat_jax.study.measured.archive import PLANS, Archive, pack, unpack
 from bat_jax.study.measured.comparison import Records
 from bat_jax.study.measured.plan import Plan
