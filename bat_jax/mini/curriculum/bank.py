@@ -14,18 +14,18 @@ import concurrent.futures
 import dataclasses
 import functools
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from bat_jax.config import BatConfig
+from bat_jax.io.output_files import staged_file
 from bat_jax.io.prompts import END_OF_TURN, build_prompt, load_tokenizer
 from bat_jax.mini.curriculum.picture_store import EVENT_ID, picture
 from bat_jax.mini.world.question import SUB_TASKS, Question
 from bat_jax.mini.world.questions import generate_questions
-from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene
+from bat_jax.mini.world.world import SIDE_DM, Box, Marker, WorldScene, square
 from bat_jax.train.batches import boxes_mask
 
 FORMS = ("open", "word", "letter", "text_only")
@@ -76,30 +76,21 @@ class QuestionGroup:
         return _WEIGHTS[self.sub_task]
 
 
-def target_boxes(scene: WorldScene, question: Question) -> list[tuple[int, int, int, int]]:
+def target_boxes(scene: WorldScene, question: Question) -> list[Box]:
     """Return where a question's importance should lie, in dm: things the anchor shows, never the small objects."""
-    form = question.template.rsplit("/", 1)[0]
     if question.marker is not None:
-        return [_square(question.marker.x, question.marker.y, question.marker.radius)]
-    if form == "overall_land_use/set":
+        return [square(question.marker.x, question.marker.y, question.marker.radius)]
+    if question.form == "overall_land_use/set":
         return []
-    if form == "regional_land_use/site":
-        site = _site(scene, question.site_ids[0])
-        return [_square(site.x, site.y, site.half + _AROUND_DM)]
-    if form == "overall_counting/kind":
+    if question.form == "overall_counting/kind":
         return [site.box for site in scene.sites]
-    named = {_site(scene, site_id).kind for site_id in question.site_ids}
-    if form in ("anomaly/where", "route_planning/first"):
-        named |= set(question.options)
-    return [site.box for site in scene.sites if site.kind in named]
-
-
-def _square(x: int, y: int, half: int) -> tuple[int, int, int, int]:
-    return x - half, y - half, x + half, y + half
-
-
-def _site(scene: WorldScene, site_id: int):
-    return next(site for site in scene.sites if site.site_id == site_id)
+    named = [site for site in scene.sites if site.site_id in question.site_ids]
+    if question.form == "regional_land_use/site":
+        return [square(site.x, site.y, site.half + _AROUND_DM) for site in named]
+    kinds = {site.kind for site in named}
+    if question.form in ("anomaly/where", "route_planning/first"):
+        kinds |= set(question.options)
+    return [site.box for site in scene.sites if site.kind in kinds]
 
 
 def answer_text(question: Question, form: str) -> str:
@@ -150,7 +141,7 @@ def _group_key(question: Question) -> tuple:
     """Questions with one key share a selection; the land around a site asks for more than the site."""
     if question.marker is not None:
         return ("circle",)
-    if len(question.site_ids) == 1 and question.template.rsplit("/", 1)[0] != "anomaly/where":
+    if len(question.site_ids) == 1 and question.form != "anomaly/where":
         return ("site", question.site_ids[0], question.sub_task == "regional_land_use")
     return ("wide", question.sub_task, tuple(sorted(question.site_ids)))
 
@@ -169,7 +160,7 @@ def _make_group(cfg: BatConfig, tokenizer, scene: WorldScene, kind: str, asked: 
         length = OPEN_LENGTH if form == "open" else TEXT_LENGTH
         rows = []
         for item in asked:
-            if form == "open" and item.template.rsplit("/", 1)[0] in _NO_OPEN_FORM:
+            if form == "open" and item.form in _NO_OPEN_FORM:
                 rows.append((np.zeros(length, np.uint8), 0, 0))
             else:
                 rows.append(tokenized(tokenizer, cfg, prompt_text(item, form), answer_text(item, form), length))
@@ -220,9 +211,8 @@ class Bank:
         for name in ("ids", "question_end", "end"):
             for form in FORMS:
                 arrays[f"{name}_{form}"] = np.concatenate([getattr(group, name)[form] for _, group in flat])
-        stage = path.with_suffix(".partial.npz")
-        np.savez(stage, allow_pickle=False, **arrays)
-        os.replace(stage, path)
+        with staged_file(path) as stage:
+            np.savez(stage, allow_pickle=False, **arrays)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Bank":
@@ -249,7 +239,7 @@ class Bank:
 
 
 def make_bank(
-    cfg: BatConfig, tokenizer_dir: pathlib.Path, pictures: Sequence[int], num_rounds: int, workers: int = 2
+    cfg: BatConfig, tokenizer_dir: pathlib.Path, pictures: Sequence[int], num_rounds: int, workers: int
 ) -> Bank:
     """Ask `num_rounds` rounds about training pictures (`pictures.picture`), in `workers` processes."""
     job = functools.partial(_picture_groups, cfg, tokenizer_dir, num_rounds)

@@ -27,8 +27,8 @@ _TILES_AT_ONCE = 38
 
 def encode_pictures(
     cfg: BatConfig, params: Params, store: PictureStore, num_pictures: int, directory: pathlib.Path
-) -> tuple[np.memmap, np.memmap]:
-    """Fill vision.npy and regions.npy of the first pictures; those done already stay. Returns both arrays."""
+) -> None:
+    """Fill vision.npy and regions.npy of the first pictures; those done already stay."""
     num_tokens = store.labels.shape[1]
     vision = open_array(directory / "vision.npy", (num_pictures, num_tokens, cfg.vision.width), np.float16)
     regions = open_array(directory / "regions.npy", (num_pictures, num_tokens), np.uint8)
@@ -60,17 +60,15 @@ def encode_pictures(
         waiting = begun
     if waiting:
         keep(*waiting)
-    return vision, regions
 
 
-def project_pictures(cfg: BatConfig, params: Params, vision: np.ndarray, directory: pathlib.Path) -> np.memmap:
+def project_pictures(cfg: BatConfig, params: Params, vision: np.ndarray, directory: pathlib.Path) -> None:
     """Write tokens.npy anew from the vision features."""
     tokens = open_array(directory / "tokens.npy", (*vision.shape[:2], cfg.decoder.width), np.float16)
     position = position_embeddings(cfg, params)
     embed = jax.jit(lambda rows: (project(cfg, params, rows) + position).astype(jnp.float16))
     for index in range(vision.shape[0]):
         tokens[index] = np.asarray(embed(np.asarray(vision[index])))
-    return tokens
 
 
 def _regions(cfg: BatConfig, scale: int, key: Key[Array, ""], features: Float[Array, "M E"]) -> Int[Array, "M"]:

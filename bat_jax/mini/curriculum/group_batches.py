@@ -4,8 +4,9 @@ Every array is a function of (seed, position) alone, so a stage resumes exactly.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bat_jax.config import SELECTIONS, BatConfig
@@ -76,11 +77,7 @@ class GroupBatches:
     """Draws batches: position -> GroupBatch."""
 
     def __init__(self, cfg: BatConfig, mix: Mix, bank: Bank, labels: np.ndarray, pictures: range, seed: int):
-        """Wrap the bank.
-
-        Args:
-          labels: (N, M, 9), see pictures.TokenTruth. pictures: the rows to train on.
-        """
+        """Wrap the bank; `labels` (N, M, 9) are those of TokenTruth, `pictures` the rows to train on."""
         self.cfg, self.mix, self.bank, self.seed = cfg, mix, bank, seed
         self.labels, self.pictures = labels, pictures
         self.view = np.repeat(np.arange(len(cfg.compressor.scales)), [grid.num_tokens for grid in grids(cfg)])
@@ -96,36 +93,32 @@ class GroupBatches:
 
     def __call__(self, position: int) -> GroupBatch:
         mix, rng = self.mix, np.random.default_rng([self.seed, position, 0])
-        rows = []
-        form_share = np.array(mix.forms)
-        length = OPEN_LENGTH if form_share[1:].sum() == 0 else TEXT_LENGTH
-        limits = mix.budgets or self.cfg.compressor.budgets
         selection = rng.choice(len(mix.selections), p=[share for _, share in mix.selections])
-        for _ in range(mix.num_pictures):
-            kind = str(rng.choice(KINDS, p=self.kinds))
-            pool = self.by_kind[kind]
-            picture, group = pool[rng.integers(len(pool))]
-            texts, sub_task, form, objects = self._draw(rng, group, mix.forms, mix.num_questions, length)
-            asking, target = self._draw_asking(rng, picture, group)
-            given = self._given(rng, picture, group) if mix.num_given else np.zeros(0, np.int32)
-            share = rng.uniform(mix.lowest, 1)
-            budgets = np.maximum(1, np.round(np.array(limits) * share)).astype(np.int32)
-            rows.append((texts, asking, target, picture, given, objects, budgets, sub_task, form))
-        texts, asking, target, picture, given, objects, budgets, sub_task, form = zip(*rows, strict=True)
-        texts, asking = (Texts(*(np.stack(leaves) for leaves in zip(*part, strict=True))) for part in (texts, asking))
-        return GroupBatch(
-            texts=texts,
-            asking=asking,
-            target_mask=np.stack(target),
-            picture=np.array(picture, np.int32),
-            token_index=np.stack(given),
-            objects=np.stack(objects),
-            budgets=np.stack(budgets),
-            selection=np.array(selection, np.int32),
-            text_only=self.text_only(position),
-            sub_task=np.stack(sub_task),
-            form=np.stack(form),
-        )
+        rows = [self._draw_picture(rng) for _ in range(mix.num_pictures)]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        return GroupBatch(**stacked, selection=np.array(selection, np.int32), text_only=self.text_only(position))
+
+    def _draw_picture(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw a picture's group, questions, given tokens and budgets: GroupBatch's fields without the leading axis."""
+        mix = self.mix
+        pool = self.by_kind[str(rng.choice(KINDS, p=self.kinds))]
+        picture, group = pool[rng.integers(len(pool))]
+        length = TEXT_LENGTH if any(mix.forms[1:]) else OPEN_LENGTH
+        texts, sub_task, form, objects = self._draw(rng, group, mix.forms, mix.num_questions, length)
+        asking, target_mask = self._draw_asking(rng, picture, group)
+        given = self._given(rng, picture, group) if mix.num_given else np.zeros(0, np.int32)
+        limits = np.array(mix.budgets or self.cfg.compressor.budgets) * rng.uniform(mix.lowest, 1)
+        return {
+            "texts": texts,
+            "asking": asking,
+            "target_mask": target_mask,
+            "picture": np.int32(picture),
+            "token_index": given,
+            "objects": objects,
+            "budgets": np.maximum(1, np.round(limits)).astype(np.int32),
+            "sub_task": sub_task,
+            "form": form,
+        }
 
     def _draw_asking(self, rng: np.random.Generator, picture: int, group: QuestionGroup) -> tuple[Texts, np.ndarray]:
         """Draw a question of the group and others about anything in the picture, with their targets (Q', M1).
@@ -137,7 +130,7 @@ class GroupBatches:
         others = self.bank.groups[picture]
         groups = [group, *(others[rng.integers(len(others))] for _ in range(self.mix.num_asking - 1))]
         drawn = [self._draw(rng, item, _ASKED, 1, TEXT_LENGTH)[0] for item in groups]
-        texts = Texts(*(np.concatenate(leaves) for leaves in zip(*drawn, strict=True)))
+        texts = jax.tree.map(lambda *leaves: np.concatenate(leaves), *drawn)
         return texts, np.stack([item.target_mask for item in groups])
 
     @staticmethod

@@ -11,6 +11,7 @@ Here a question costs 40 rows and its picture 14, so hundreds of thousands are a
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from bat_jax.config import BatConfig
@@ -68,19 +69,12 @@ class LookupBatches:
     def __call__(self, position: int) -> LookupBatch:
         rng = np.random.default_rng([self.seed, position])
         rows = [self._picture(rng) for _ in range(self.num_pictures)]
-        labels, corner, texts, shown, sub_task, form = zip(*rows, strict=True)
         shape = (self.num_pictures, _NUM_TOKENS, self.cfg.decoder.width)
-        return LookupBatch(
-            labels=np.stack(labels),
-            corner=np.stack(corner),
-            noise=rng.normal(0.0, self.noise, shape).astype(np.float32),
-            texts=Texts(*(np.stack(leaves) for leaves in zip(*texts, strict=True))),
-            shown=np.stack(shown),
-            sub_task=np.stack(sub_task),
-            form=np.stack(form),
-        )
+        noise = rng.normal(0.0, self.noise, shape).astype(np.float32)
+        return LookupBatch(**jax.tree.map(lambda *leaves: np.stack(leaves), *rows), noise=noise)
 
-    def _picture(self, rng: np.random.Generator) -> tuple[Any, ...]:
+    def _picture(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Draw a picture and its questions: LookupBatch's fields without the leading axis and the noise."""
         tokens: list[dict[str, int]] = []
         asked: list[tuple[str, str, list[str], str, tuple[int, int]]] = []
         num_sites = 1 + rng.choice(len(_NUM_SITES), p=_NUM_SITES)
@@ -106,7 +100,8 @@ class LookupBatches:
         truth = TokenTruth.of(labels)
         shown = [(truth.site_id == site) & (truth.object_id == number) for *_, (site, number) in chosen]
         texts = Texts(ids, question_end, end, np.ones(self.num_questions, np.float32))
-        return labels, corner, texts, np.stack(shown), sub_task, form
+        fields = {"labels": labels, "corner": corner, "texts": texts, "shown": np.stack(shown)}
+        return fields | {"sub_task": sub_task, "form": form}
 
     def _site(self, rng: np.random.Generator, site_id: int, site: int, tokens: list, asked: list) -> None:
         """Append a site's tokens and its questions: (sub-task, text, options, right one, (site, object or 0))."""

@@ -10,7 +10,6 @@ Letters: N pictures, I tiles and M tokens of all views together (228 and 14,592)
 import concurrent.futures
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bat_jax.config import BatConfig
+from bat_jax.io.output_files import staged_file, write_json
 from bat_jax.io.views import make_tiles
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.masks import label_tokens
@@ -132,28 +132,24 @@ class PictureStore:
         facts = {"num_pictures": num_pictures, "sizes_px": list(cfg.compressor.sizes_px), "tile": tile}
         stored = directory / "pictures.json"
         if not stored.exists():
-            stage = stored.with_suffix(".partial")
-            stage.write_text(json.dumps(facts))
-            os.replace(stage, stored)
+            write_json(stored, facts)
         if json.loads(stored.read_text()) != facts:
-            raise ValueError(f"{directory}: holds pictures made as {stored.read_text()}, wanted {facts}")
+            raise ValueError(f"{directory}: holds pictures made as {json.loads(stored.read_text())}, wanted {facts}")
         self.tiles = open_array(directory / "tiles.npy", (num_pictures, num_tiles, tile, tile, 3), np.uint8)
         self.labels = open_array(
             directory / "labels.npy", (num_pictures, num_tokens, len(TokenTruth._fields)), np.uint8
         )
         self.done = open_array(directory / "done.npy", (num_pictures,), np.uint8)
 
-    def fill(self, workers: int = 2, progress: bool = True) -> None:
+    def fill(self, workers: int) -> None:
         """Make the missing pictures in `workers` processes."""
         missing = np.flatnonzero(self.done == 0).tolist()
         if not missing:
             return
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            jobs = pool.map(
-                _make, [(self.directory, self.cfg, self.num_pictures, index) for index in missing], chunksize=8
-            )
-            for _ in tqdm(jobs, total=len(missing), unit="picture", disable=not progress):
+            wanted = [(self.directory, self.cfg, self.num_pictures, index) for index in missing]
+            for _ in tqdm(pool.map(_make, wanted, chunksize=8), total=len(missing), unit="picture"):
                 pass
 
     def truth(self, indices: int | Sequence[int] | np.ndarray) -> TokenTruth:
@@ -171,8 +167,6 @@ def _make(job: tuple[pathlib.Path, BatConfig, int, int]) -> None:
 def open_array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.memmap:
     """Open a file as an array, or create it full of zeros (a sparse file: it takes room as it fills)."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stage = path.with_suffix(".partial")
-        np.lib.format.open_memmap(stage, "w+", dtype, shape).flush()
-        os.replace(stage, path)
+        with staged_file(path) as stage:
+            np.lib.format.open_memmap(stage, "w+", dtype, shape).flush()
     return np.lib.format.open_memmap(path, "r+")

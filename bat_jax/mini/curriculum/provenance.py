@@ -82,11 +82,6 @@ class Provenance:
     """The record of one directory."""
 
     def __init__(self, directory: pathlib.Path, recipe: Any):
-        """Keep the names; nothing is made.
-
-        Args:
-          recipe: a MiniRecipe.
-        """
         self.directory, self._recipe = directory, recipe
 
     def is_done(self, stage: str) -> bool:

@@ -43,7 +43,7 @@ from bat_jax.mini.curriculum.initial_weights import init_params
 from bat_jax.mini.curriculum.lookups import LookupBatches, lookups_loss
 from bat_jax.mini.curriculum.options import OptionBatches, options_loss
 from bat_jax.mini.curriculum.picture_store import PictureStore, TokenTruth
-from bat_jax.mini.curriculum.provenance import Provenance
+from bat_jax.mini.curriculum.provenance import SOURCES, Provenance
 from bat_jax.mini.curriculum.recipe import MiniRecipe
 from bat_jax.mini.curriculum.selected import held_out_accuracy, selected_loss
 from bat_jax.mini.curriculum.stage import run_stage
@@ -52,22 +52,7 @@ from bat_jax.mini.curriculum.word_bag import WordBagBatches, corner_grid, word_b
 from bat_jax.train.loop import Loss
 from bat_jax.typing import Params
 
-STAGES = (
-    "pictures",
-    "questions",
-    "tower",
-    "features",
-    "options",
-    "lookups",
-    "word_bag",
-    "attention",
-    "given",
-    "tokens",
-    "selected",
-    "mixed",
-    "export",
-)
-
+STAGES = (*SOURCES, "export")
 # The last stage that trains the projector: what comes after it sees its tokens as they are then.
 _LAST_WITH_PROJECTOR = "given"
 
@@ -85,11 +70,7 @@ class MiniTraining:
         workers: int = 2,
         pool: concurrent.futures.Executor | None = None,
     ):
-        """Open the directory.
-
-        Args:
-          workers: processes that render and ask. pool: of `batch_pool`, makes batches; a thread does by default.
-        """
+        """Open the directory; `workers` processes render and ask, `pool` makes batches (a thread by default)."""
         self.directory, self.recipe, self.workers = directory, recipe, workers
         self.cfg = BatConfig.mini() if cfg is None else cfg
         self._pool = pool

@@ -48,11 +48,7 @@ class Teaching:
         evidence_weight: float,
         importance_weight: float = 0.0,
     ):
-        """Look ids up.
-
-        Args:
-          prefix_ids: the text in front of the image. evidence_weight, importance_weight: see MiniRecipe.
-        """
+        """Look ids up. `prefix_ids`: the text in front of the image. For the weights see MiniRecipe."""
         self.cfg, self.tokenizer, self.prefix_ids = cfg, tokenizer, jnp.asarray(prefix_ids)
         self.evidence_weight, self.importance_weight = evidence_weight, importance_weight
         ids = tokenizer.convert_tokens_to_ids

@@ -46,7 +46,7 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
 
 
 def patch_features(cfg: BatConfig, params: Params, tiles: UInt8[Array, "B t t 3"]) -> Float[Array, "B P E"]:
-    """Return (B, P, E), the tower's features of (B, t, t, 3) uint8 tiles."""
+    """Return the tower's features of tiles."""
     table = jnp.asarray(normalisation_table(cfg.vision))
     pixels = table[tiles.astype(jnp.int32), jnp.arange(3)]
     return bat.run_tower(cfg, params, pixels).patches
@@ -81,11 +81,7 @@ class TileBatches:
     """Draws tiles, flipped and turned: position -> {"tiles" (B, t, t, 3) uint8, "labels" (B, P, 9) uint8}."""
 
     def __init__(self, cfg: BatConfig, store: PictureStore, pictures: np.ndarray, batch_size: int, seed: int):
-        """Open the tiles of some pictures.
-
-        Args:
-          pictures: their rows in the store.
-        """
+        """Open the tiles of some pictures, which are rows of the store."""
         self.store, self.pictures, self.batch_size, self.seed = store, pictures, batch_size, seed
         self.side = cfg.vision.side
         counts = [cfg.num_tiles(px) for px in cfg.compressor.sizes_px]

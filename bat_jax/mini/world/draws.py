@@ -24,7 +24,7 @@ class Draws:
 
     def between(self, low: int, high: int) -> int:
         """Draw from low, ..., high, both included."""
-        return low + ((int(self._bits.random_raw()) * (high - low + 1)) >> 64)
+        return low + self.below(high - low + 1)
 
     def percent(self, chance: int) -> bool:
         """Return True with a chance of so many in a hundred."""

@@ -44,8 +44,7 @@ def export(
 
     Args:
       output_dir: a folder that does not exist, or is empty. seeds: which scenes. side: pixels a side.
-      formats: which of FORMATS. label_suffix: "png" (16 bits) or "npz".
-      prompt_style: how the LLaVA conversations ask. progress: called with scenes done and scenes in all.
+      formats: some of FORMATS. label_suffix: "png" (16 bits) or "npz". progress: gets scenes done, scenes in all.
 
     Raises:
       ValueError: a setting is out of range, or the folder cannot be written or holds files; one line, nothing written.

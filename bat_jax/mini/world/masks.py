@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bat_jax.io.views import tokens_per_side
 from bat_jax.mini.world.layout import land_use_grid, seed_grid
 from bat_jax.mini.world.render import MAX_SIDE_PX
 from bat_jax.mini.world.shapes import Canvas, Polygon, disc, object_body, rectangle
@@ -54,9 +55,7 @@ def label_tokens(scene: WorldScene, scale_px: int, patch: int) -> TokenLabels:
     Raises:
       ValueError: `scale_px` is not a positive multiple of `patch`.
     """
-    if patch <= 0 or scale_px <= 0 or scale_px % patch:
-        raise ValueError(f"scale_px={scale_px}: must be a positive multiple of patch={patch}")
-    n = scale_px // patch
+    n = tokens_per_side(scale_px, patch)
     site_id = np.zeros((n, n), np.uint8)
     edges = np.arange(n + 1, dtype=np.float64) * (SIDE_DM / n)
     for site in scene.sites:

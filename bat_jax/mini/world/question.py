@@ -8,7 +8,7 @@ does not ask.
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from bat_jax.mini.world.world import SIDE_DM, Box, Marker
 
@@ -31,38 +31,26 @@ PROMPT_TEXTS = (_RELEASE_TAIL, _WORD_TAIL, _XLRS_HEAD, _XLRS_TAIL, _XLRS_TAIL_SE
 _WORD = re.compile(r"[A-Za-z]+(?:-[a-z]+)*|[0-9]+|[^\sA-Za-z0-9]")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldSubTask:
+class WorldSubTask(NamedTuple):
     """A kind of question. `category` is the benchmark's own string, `l2_category` its second level."""
 
-    name: str
-    benchmark: str
     category: str
     l2_category: str = "default"
 
 
-def _xlrs(name: str, category: str) -> WorldSubTask:
-    return WorldSubTask(name=name, benchmark="XLRS-Bench", category=category)
-
-
 SUB_TASKS = {
-    task.name: task
-    for task in (
-        _xlrs("overall_counting", "Counting/Overall counting"),
-        _xlrs("regional_counting", "Counting/Regional counting"),
-        _xlrs("overall_land_use", "Land use classification/Overall Land use classification"),
-        _xlrs("regional_land_use", "Land use classification/Regional Land use classification"),
-        _xlrs("object_class", "Object properties/Object classification"),
-        _xlrs("object_colour", "Object properties/Object color"),
-        _xlrs("motion_state", "Object properties/Object motion state"),
-        WorldSubTask(name="existence", benchmark="RSHR-Bench", category="detection"),
-        WorldSubTask(
-            name="location", benchmark="MME-RealWorld", category="Perception/Remote Sensing", l2_category="position"
-        ),
-        _xlrs("spatial_relation", "Object spatial relationship/Object spatial relationship"),
-        _xlrs("anomaly", "Complex reasoning/Anomaly Detection and Interpretation"),
-        _xlrs("route_planning", "Complex reasoning/Route planning"),
-    )
+    "overall_counting": WorldSubTask("Counting/Overall counting"),
+    "regional_counting": WorldSubTask("Counting/Regional counting"),
+    "overall_land_use": WorldSubTask("Land use classification/Overall Land use classification"),
+    "regional_land_use": WorldSubTask("Land use classification/Regional Land use classification"),
+    "object_class": WorldSubTask("Object properties/Object classification"),
+    "object_colour": WorldSubTask("Object properties/Object color"),
+    "motion_state": WorldSubTask("Object properties/Object motion state"),
+    "existence": WorldSubTask("detection"),
+    "location": WorldSubTask("Perception/Remote Sensing", l2_category="position"),
+    "spatial_relation": WorldSubTask("Object spatial relationship/Object spatial relationship"),
+    "anomaly": WorldSubTask("Complex reasoning/Anomaly Detection and Interpretation"),
+    "route_planning": WorldSubTask("Complex reasoning/Route planning"),
 }
 # What demonstrations show of a scene, in this order.
 SHOWN_SUB_TASKS = (
@@ -154,11 +142,13 @@ class Question:
         return "\n".join([*lines, _RELEASE_TAIL if style == "release" else _WORD_TAIL])
 
 
-def first_of_each(questions: Sequence[Question], sub_tasks: Sequence[str] = SHOWN_SUB_TASKS) -> list[Question]:
-    """Return the first question without a marker of every sub-task that has one: a choice that knows no answers."""
-    plain = [question for question in questions if question.marker is None]
-    firsts = (next((question for question in plain if question.sub_task == name), None) for name in sub_tasks)
-    return [question for question in firsts if question is not None]
+def first_of_each(questions: Sequence[Question]) -> list[Question]:
+    """Return the first question without a marker of every shown sub-task: a choice that knows no answers."""
+    firsts: dict[str, Question] = {}
+    for question in questions:
+        if question.marker is None:
+            firsts.setdefault(question.sub_task, question)
+    return [firsts[name] for name in SHOWN_SUB_TASKS if name in firsts]
 
 
 def lettered(options: tuple[str, ...]) -> list[str]:

@@ -254,21 +254,17 @@ def _existence(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
 
     for site in draws.sample(scene.sites, 2):
         obj = draws.choice(site.objects)
-        if draws.percent(50):
-            asker.ask(
-                "existence/yes_no", YES_NO, ["yes"], [site], [obj], colour=obj.colour, kind=obj.kind, site=site.kind
-            )
-            continue
-        # Half true: one of colour and kind is the object's, the other another object's, or no object's.
-        others = [other for other in site.objects if other is not obj]
-        colour, kind = obj.colour, obj.kind
-        if draws.percent(50):
-            colour = draws.choice(
-                [other.colour for other in others] or [name for name in COLOURS if name != obj.colour]
-            )
-        else:
-            kind = draws.choice([other.kind for other in others] or [name for name in OBJECT_KINDS if name != obj.kind])
-        asker.ask("existence/yes_no", YES_NO, ["no"], [site], colour=colour, kind=kind, site=site.kind)
+        pair = {"colour": obj.colour, "kind": obj.kind}
+        is_there = draws.percent(50)
+        if not is_there:
+            # Half true: one of colour and kind is the object's, the other another object's, or no object's.
+            name, words_of = ("colour", COLOURS) if draws.percent(50) else ("kind", OBJECT_KINDS)
+            near = [getattr(other, name) for other in site.objects if other is not obj]
+            pair[name] = draws.choice(near or [word for word in words_of if word != pair[name]])
+        right, objects = (["yes"], [obj]) if is_there else (["no"], [])
+        asker.ask(
+            "existence/yes_no", YES_NO, right, [site], objects, colour=pair["colour"], kind=pair["kind"], site=site.kind
+        )
 
 
 def _direction(ax: int, ay: int, bx: int, by: int) -> str | None:
@@ -302,29 +298,20 @@ def _places(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
         if a is not b and (direction := _direction(a.x, a.y, b.x, b.y))
     ]
     if pairs:
-        site, first, second, direction = draws.choice(pairs)
-        asker.ask(
-            "spatial_relation/objects",
-            DIRECTIONS,
-            [direction],
-            [site],
-            [first, second],
-            kind=first.kind,
-            other=second.kind,
-            site=site.kind,
-        )
+        site, *objects, direction = draws.choice(pairs)
+        kind, other = (obj.kind for obj in objects)
+        form = "spatial_relation/objects"
+        asker.ask(form, DIRECTIONS, [direction], [site], objects, site=site.kind, kind=kind, other=other)
 
 
-def _anomaly(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
+def _anomaly(asker: _Asker, scene: WorldScene, _: Draws) -> None:
     event = scene.event
     site = next(site for site in scene.sites if site.site_id == event.site_id)
     boxes = [square(event.x, event.y, event.radius)]
     asker.ask("anomaly/what", EVENT_KINDS, [event.kind], [site], boxes=boxes, site=site.kind)
     kinds = [other.kind for other in scene.sites]
-    asker.ask(
-        "anomaly/where", asker.options(site.kind, kinds, kinds), [site.kind], [site], boxes=boxes, event=event.kind
-    )
-    del draws
+    options = asker.options(site.kind, kinds, kinds)
+    asker.ask("anomaly/where", options, [site.kind], [site], boxes=boxes, event=event.kind)
 
 
 def _route(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
@@ -343,14 +330,8 @@ def _route(asker: _Asker, scene: WorldScene, draws: Draws) -> None:
     before = [order[start - step].kind] if 0 <= start - step < len(order) else []
     others = draws.shuffled([site.kind for site in order if site not in (order[start], first, last)])
     kinds = list(dict.fromkeys([first.kind, last.kind, *before, *others]))[:num_options]
-    asker.ask(
-        "route_planning/first",
-        kinds,
-        [first.kind],
-        [order[start], first, last],
-        site=order[start].kind,
-        other=last.kind,
-    )
+    sites = [order[start], first, last]
+    asker.ask("route_planning/first", kinds, [first.kind], sites, site=order[start].kind, other=last.kind)
 
 
 def vocabulary() -> tuple[str, ...]:

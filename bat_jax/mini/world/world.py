@@ -172,17 +172,6 @@ class WorldScene:
     def objects(self) -> tuple[SceneObject, ...]:
         return tuple(obj for site in self.sites for obj in site.objects)
 
-    def site(self, kind: str) -> Site:
-        """Return the site of a kind.
-
-        Raises:
-          ValueError: the scene has none.
-        """
-        for site in self.sites:
-            if site.kind == kind:
-                return site
-        raise ValueError(f"kind={kind!r}: scene {self.seed} has {', '.join(site.kind for site in self.sites)}")
-
 
 def square(x: int, y: int, half: int) -> Box:
     """Return (left, top, right, bottom) of the square around (x, y), in dm."""

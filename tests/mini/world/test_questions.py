@@ -32,7 +32,8 @@ def named(question, names):
 
 
 def asked_site(scene, question):
-    return scene.site(named(question, SITE_KINDS)[0])
+    kind = named(question, SITE_KINDS)[0]
+    return next(site for site in scene.sites if site.kind == kind)
 
 
 def test_every_sub_task_and_template_is_asked_and_questions_repeat(pool, asked):

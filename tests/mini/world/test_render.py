@@ -189,7 +189,7 @@ def test_every_object_labels_a_token_that_it_touches(scene, scale):
 
 
 def test_token_labels_want_whole_tokens(scene):
-    with pytest.raises(ValueError, match="scale_px=225: must be a positive multiple of patch=14"):
+    with pytest.raises(ValueError, match="scale: got 225, want a positive multiple of the patch side 14"):
         label_tokens(scene, 225, 14)
 
 
