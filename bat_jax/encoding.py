@@ -96,11 +96,7 @@ class SceneEncoder:
         self._table = jnp.asarray(normalisation_table(cfg.vision))
 
     def encode(self, image: ImageLike, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
-        """Encode an image: a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned.
-
-        Args:
-          label_map, options: as in `make_scene`.
-        """
+        """Encode a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned; options as `make_scene`."""
         self.stages.reset_clocks()
         source = self._source(image)
         # Before the networks run: a label map that does not fit should cost nothing.

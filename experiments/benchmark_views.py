@@ -6,10 +6,11 @@ Baseline: the four `Image.resize` calls that the release's pre-processing needs,
 Ours: the same image as an array, to the tiles of every scale; and the same from a file, with decoding timed alone.
 """
 
+import functools
 import os
 import platform
 import tempfile
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,13 +31,8 @@ _TOWER = VisionConfig()
 
 
 def _fastest(step: Callable[[], object], repeats: int) -> float:
-    """Run a step and take the shortest time, in seconds: other programs can only add to it."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Return the shortest time of a step, in seconds: other programs can only add to it."""
+    return min(timeit.repeat(step, number=1, repeat=repeats))
 
 
 def _picture(side: int) -> np.ndarray:
@@ -64,11 +60,8 @@ def main(argv) -> None:
     baseline = _fastest(lambda: [held.resize((scale, scale)) for scale in _SCALES], repeats)
     _row("Pillow's four resizes", baseline, baseline)
     _row("array -> Pillow image (part of the next)", _fastest(lambda: Image.fromarray(pixels), repeats), baseline)
-    _row(
-        "ours: make_tiles from the array",
-        _fastest(lambda: views.make_tiles(pixels, _SCALES, _TOWER), repeats),
-        baseline,
-    )
+    ours = _fastest(lambda: views.make_tiles(pixels, _SCALES, _TOWER), repeats)
+    _row("ours: make_tiles from the array", ours, baseline)
     with tempfile.TemporaryDirectory() as folder:
         files = {
             "TIFF": ("picture.tif", {}),
@@ -78,12 +71,10 @@ def main(argv) -> None:
         for kind, (name, options) in files.items():
             path = Path(folder) / name
             held.save(path, **options)
+            reading = functools.partial(images.read_image, path, max_pixels=side * side)
             pillow = _fastest(lambda: Image.open(path).convert("RGB"), repeats)  # noqa: B023
-            read = _fastest(lambda: images.read_image(path, max_pixels=side * side), repeats)  # noqa: B023
-            both = _fastest(
-                lambda: views.make_tiles(images.read_image(path, max_pixels=side * side).pixels, _SCALES, _TOWER),  # noqa: B023
-                repeats,
-            )
+            read = _fastest(reading, repeats)
+            both = _fastest(lambda: views.make_tiles(reading().pixels, _SCALES, _TOWER), repeats)  # noqa: B023
             print()
             _row(f"{kind}: decoding by Pillow alone", pillow, baseline)
             _row(f"{kind}: read_image alone", read, baseline)

@@ -1,20 +1,20 @@
-"""The selection that docs/compressors.md adds as an example, as a record and as a distribution that is installed."""
+"""The selection that CONTRIBUTING.md adds as an example, as a record and as a distribution that is installed."""
 
 import pathlib
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs" / "compressors.md"
+GUIDE = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"
 NAME, TITLE = "first", "first tokens"
 
 
 def source():
     """Return the example's file."""
-    return DOCS.read_text().partition("### Adding one")[2].partition("```python\n")[2].partition("```")[0]
+    return GUIDE.read_text().partition("## A selection")[2].partition("```python\n")[2].partition("```")[0]
 
 
 def record():
     """Return the example's record."""
     names = {}
-    exec(compile(source(), "docs/compressors.md", "exec"), names)
+    exec(compile(source(), str(GUIDE), "exec"), names)
     return names["SELECTION"]
 
 

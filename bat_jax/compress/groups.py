@@ -31,6 +31,17 @@ def evenly_spaced(count: Int[Array, ""], total: Int[Array, ""], size: int) -> In
     return place * (total // count) + place * (total % count) // count
 
 
+def evenly_over(mask: Bool[Array, "M"], count: Int[Array, ""], size: int) -> tuple[Int[Array, "J"], Bool[Array, "J"]]:
+    """Return the indices of `count` True entries (or all, where there are fewer) spread evenly over a mask's.
+
+    Returns:
+      `size` slots, and which of them hold an index.
+    """
+    total = jnp.sum(mask)
+    count = jnp.minimum(count, total)
+    return first_true(mask, mask.size)[evenly_spaced(count, total, size)], jnp.arange(size) < count
+
+
 def grid_groups(grid: TokenGrid, valid: Bool[Array, "M"], budget: Int[Array, ""] | int) -> Int[Array, "M"]:
     """Return each token's cell of the largest regular grid of at most `budget` cells, -1 where it is not valid."""
     return jnp.where(valid & (jnp.asarray(budget) > 0), grid_regions(grid, budget), -1)

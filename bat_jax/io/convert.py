@@ -190,8 +190,7 @@ def convert_decoder(source: str | pathlib.Path) -> tuple[DecoderConfig, dict[str
 def convert_vision_tower(source: str | pathlib.Path, select_layer: int = -2) -> tuple[VisionConfig, dict[str, Any]]:
     """Read a CLIPVisionModel or CLIPModel folder into memory: its config and the tree under "vision_tower".
 
-    Args:
-      source: the folder. select_layer: decides how many layers the tree holds; -1 for all.
+    `select_layer` decides how many layers the tree holds; -1 for all.
 
     Raises:
       ValueError: everything that does not fit, together.

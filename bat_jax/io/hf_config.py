@@ -119,10 +119,7 @@ def preprocessing_note(source: pathlib.Path, vision_tower: pathlib.Path | None) 
 def find_clip_config(
     source: pathlib.Path, vision_tower: pathlib.Path | None, values: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    """Find the vision tower's config: `vision_tower`, else SOURCE/vision_tower, else the known ViT-L/14-336.
-
-    Returns:
-      The parsed config and where it came from.
+    """Return the vision tower's config and where it came from: `vision_tower`, SOURCE/vision_tower or ViT-L/14-336.
 
     Raises:
       ValueError: none of the three.

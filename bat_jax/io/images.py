@@ -151,14 +151,7 @@ def fill_nodata(source: SourceImage, colour: tuple[int, ...]) -> SourceImage:
 
 
 def decode_image(content: bytes, name: str, **options: Any) -> SourceImage:
-    """Read an image that stands inside another file.
-
-    Args:
-      content: the encoded image. name: what messages call it. options: see `read_image`.
-
-    Raises:
-      ImageError: see `read_image`.
-    """
+    """Read an encoded image that stands inside another file; messages call it `name`. Otherwise as `read_image`."""
     # GDAL and Pillow both take files; writing one is little beside decoding it.
     with tempfile.NamedTemporaryFile(prefix="bat_jax-") as file:
         file.write(content)
@@ -177,12 +170,8 @@ def one_line(error: BaseException) -> str:
 def open_pillow(file: BinaryIO, path: Path, file_format: str) -> ImageFile.ImageFile:
     """Open an image with Pillow from its header, not yet decoded, without Pillow's own limit on pixels.
 
-    The format's class is called directly. `Image.open` would compare with `Image.MAX_IMAGE_PIXELS`, which belongs to
-    the whole process: other threads would see it changed.
-
-    Args:
-      file: open for reading bytes, at its beginning. path: its name.
-      file_format: Pillow's name of the format, such as "PNG".
+    The format's class is called directly: `Image.open` would compare with `Image.MAX_IMAGE_PIXELS`, which belongs to
+    the whole process. `file_format` is Pillow's name, such as "PNG".
 
     Raises:
       One of DECODE_ERRORS: not this format, or a broken header.

@@ -1,8 +1,6 @@
-"""Turn region labels per pixel into region labels per token.
+"""Region labels per pixel, read from files, and per token: the SAM partition of UHR-BAT (arXiv:2604.13565), Sec. 3.2.
 
-UHR-BAT (arXiv:2604.13565), Sec. 3.2, Eq. 15 (the SAM partition): a token belongs to the region that most of its pixels
-belong to. Label 0 is background. The label map is padded and resized like the image (`bat_jax.io.views`), but with 0
-and by nearest neighbour.
+Label 0 is background.
 
 Letters: H, W height and width of the image in pixels.
 """
@@ -93,21 +91,11 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
 def paint_windows(
     shape: tuple[int, int], windows: Sequence[tuple[int, int, np.ndarray]], areas: Sequence[int | float]
 ) -> np.ndarray:
-    """Paint overlapping masks into one label map, so that smaller masks win.
-
-    ```
-      areas 9 and 1:   1 1 1
-                       1 2 1      the largest gets id 1 and is painted first
-                       1 1 1
-    ```
+    """Paint overlapping masks into one (H, W) int32 label map: smaller masks on top, 0 where none lies.
 
     Args:
-      shape: (H, W) of the map.
       windows: (left, top, (h, w) bool) of each mask; boxes lie inside the map.
-      areas: one number a mask, in any unit. Equal areas keep the order of `windows`.
-
-    Returns:
-      (H, W) int32, ids 1.. by descending area, 0 where no mask lies.
+      areas: one number a mask, in any unit; ids 1.. go by them, descending. Equal areas keep the order of `windows`.
     """
     label_map = np.zeros(shape, np.int32)
     for label, index in enumerate(_largest_first(areas), start=1):
@@ -117,23 +105,14 @@ def paint_windows(
 
 
 def token_labels(label_map: np.ndarray, scale: int, patch: int) -> np.ndarray:
-    """Give every token of a view the label of most of its pixels.
+    """Give every token of a view the label of most of its pixels (UHR-BAT, arXiv:2604.13565, Eq. 15).
 
-    UHR-BAT (arXiv:2604.13565), Eq. 15, as in the release: the map is padded with 0, resized by nearest neighbour, and
-    each patch x patch block takes its most frequent label; equal counts go to the smallest label, so background wins
-    its ties.
-
-    ```
-      0 0 | 2 2
-      0 2 | 2 1      patch 2  ->   0 2      bottom right: 1 and 3 twice each, 1 is taken
-      ----+----                    5 1
-      5 5 | 1 3
-      5 0 | 3 1
-    ```
+    As in the release: the map is padded with 0, resized by nearest neighbour, and each patch x patch block takes its
+    most frequent label; equal counts go to the smallest label, so background wins its ties.
 
     Args:
       label_map: (H, W) whole numbers >= 0 of the image, at any resolution.
-      scale: side of the view in pixels. patch: side of a token in pixels.
+      scale, patch: sides of the view and of a token in pixels.
 
     Returns:
       (scale // patch, scale // patch) int32, laid out as the image; `TokenGrid.to_tiles` puts it into token order.

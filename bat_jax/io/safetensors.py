@@ -244,15 +244,14 @@ def write_folder(
     *,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
 ) -> None:
-    """Write tensors as `model-0000i-of-0000n.safetensors` and always an index, one tensor at a time.
+    """Write tensors into an existing folder as `model-0000i-of-0000n.safetensors` and an index, one at a time.
 
     The authors' release reads the scale residuals and the token MLP only where an index file is, hence an index even
     for a single shard.
 
     Args:
-      folder: an existing folder.
-      specs: every tensor's name, shape and dtype, known beforehand because a file's header comes first.
-      arrays: the tensors themselves in the same order; consumed lazily.
+      specs: every tensor's name, shape and dtype, since a file's header comes first.
+      arrays: the tensors in the same order; consumed lazily.
 
     Raises:
       ValueError: two tensors have the same name, or an array is not as its spec says.

@@ -22,14 +22,10 @@ RESAMPLING = Image.Resampling.BICUBIC
 
 
 def normalisation_table(cfg: VisionConfig) -> np.ndarray:
-    """Tabulate the tower's input for every byte value, by the config's rescale, mean and std.
+    """Return the tower's input of every byte value and channel, (256, 3) float32; about -1.8 to 2.2 for CLIP.
 
-    The release rescales in float64, rounds to float32 and only then subtracts the mean and divides, in float32. A byte
-    has 256 values, so a table gives the same bits at the cost of one gather, on the host or on the accelerator:
-    `table[tiles, np.arange(3)]` is the normalised (I, tile, tile, 3) input.
-
-    Returns:
-      (256, 3) float32, row = byte value, column = channel (R, G, B); about -1.8 to 2.2 for CLIP.
+    `table[tiles, np.arange(3)]` is the normalised (I, tile, tile, 3) input, with the release's bits: it rescales in
+    float64, rounds to float32, and subtracts the mean and divides in float32.
     """
     rescaled = (np.arange(256, dtype=np.float64) * cfg.rescale).astype(np.float32)
     mean = np.asarray(cfg.pixel_mean, np.float32)
@@ -58,14 +54,10 @@ def pad_to_square(pixels: np.ndarray, fill: int | Sequence[int]) -> np.ndarray:
 
 
 def make_tiles(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> tuple[np.ndarray, ...]:
-    """Resize the padded image to every scale and cut each view into tiles.
+    """Resize the padded (H, W, 3) uint8 image to every scale (sides in pixels) and cut each view into tiles.
 
-    Every scale is resized from the full resolution with Pillow's default filter (bicubic with antialias), never from
-    another scale, as the release does: the bytes are equal to its own.
-
-    Args:
-      pixels: (H, W, 3) uint8 RGB.
-      scales: sides of the views in pixels. cfg: gives the tile side (336 for CLIP ViT-L/14-336) and the pad colour.
+    Every scale is resized from the full resolution with Pillow's default filter (bicubic with antialias), as the
+    release does: the bytes are equal to its own.
 
     Returns:
       One array a scale, in their order: (I, tile, tile, 3) uint8, I = (scale / tile) ** 2, tiles row-major.
@@ -109,11 +101,8 @@ def is_padding_tile(tiles: np.ndarray, pad_colour: Sequence[int]) -> np.ndarray:
 
 
 def nearest_index(source: int, target: int) -> np.ndarray:
-    """Say which of `source` pixels Pillow's NEAREST picks for each target pixel along one axis: (target,) int32.
-
-    A ramp is resized by Pillow itself, because its coordinates are accumulated in floating point and a closed formula
-    would differ at a few pixels.
-    """
+    """Return which of `source` pixels Pillow's NEAREST picks for each target pixel along one axis: (target,) int32."""
+    # Pillow accumulates coordinates in floating point; a closed formula would differ at a few pixels.
     ramp = Image.fromarray(np.arange(source, dtype=np.int32)[None])
     return np.asarray(ramp.resize((target, 1), Image.Resampling.NEAREST))[0]
 
@@ -137,28 +126,16 @@ def resize_nearest_padded(label_map: np.ndarray, scale: int) -> np.ndarray:
 
 
 def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.ndarray | None = None) -> np.ndarray:
-    """Mark the tokens of a view whose patch holds image.
+    """Mark the tokens of a view whose patch holds image: (scale // patch, scale // patch) bool, laid out as the image.
 
-    Without a pixel mask the test is exact: on the padded square, L pixels wide, the image takes [o, o + short) along
-    the short axis, o = (L - short) // 2; token k takes [k, k + 1) * patch * L / scale. The token is valid where the two
-    intervals share more than an end point. (Bicubic smoothing carries colour up to two pixels past the edge; a token
-    that gets no more than that is padding here.) With a pixel mask, the mask is padded with False, resized by nearest
-    neighbour like a label map, and the token is valid where any of its patch x patch pixels is.
-
-    ```
-      a 4:2 image at 4 x 4 tokens:   . . . .      '.' padding
-                                     x x x x      'x' image
-                                     x x x x
-                                     . . . .
-    ```
+    On the padded square, L pixels wide, the image takes [o, o + short) along the short axis, o = (L - short) // 2, and
+    token k takes [k, k + 1) * patch * L / scale: valid where the two share more than an end point. (Bicubic smoothing
+    carries colour up to two pixels past the edge; a token that gets no more than that is padding.)
 
     Args:
-      size: (W, H) of the image in pixels. A decimated read's size differs by its rounding only.
-      scale: side of the view in pixels. patch: side of a token in pixels (14 for CLIP ViT-L/14).
-      valid: (h, w) bool, False = nodata, of the image in any resolution; its own shape then replaces `size`.
-
-    Returns:
-      (scale // patch, scale // patch) bool, laid out as the image.
+      size: (W, H) of the image in pixels. scale, patch: sides of the view and of a token in pixels.
+      valid: (h, w) bool, False = nodata, in any resolution; used instead of `size`, padded and resized like a label
+        map. A token is valid where any of its pixels is.
     """
     side = tokens_per_side(scale, patch)
     if valid is not None:

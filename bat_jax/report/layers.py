@@ -117,11 +117,7 @@ class Backdrop:
     def crop(
         self, window: UnitBox = ALL, size_px: int | None = None, size: tuple[int, int] | None = None
     ) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a window of the image as the view of `size_px` has it, or as it was read.
-
-        Args:
-          size: (W, H) of what is returned, a panel's by default.
-        """
+        """Return a window of the image as the view of `size_px` has it, or as it was read, at `size` (W, H)."""
         if window == ALL and size_px is None and size is None:
             return self.picture()
         size = size or self.size
@@ -186,11 +182,9 @@ def window_in(boxes: Sequence[UnitBox], window: UnitBox) -> tuple[UnitBox, ...]:
 def draw_frames(
     pixels: UInt8[np.ndarray, "H W 3"], boxes: Sequence[UnitBox], labels: Sequence[str] = (), thickness: int = 2
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Return the picture with thin white frames, edged in black, around boxes given as fractions of its sides.
+    """Return the picture with white frames, edged in black, around boxes given as fractions of its sides.
 
-    Args:
-      labels: what to write at each frame; nothing by default.
-      thickness: of the white line, in pixels.
+    `labels` are written at the frames; `thickness` is the white line's, in pixels.
     """
     image = Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)

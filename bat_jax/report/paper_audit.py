@@ -111,10 +111,10 @@ def report(findings: list[Finding], tables: Tables = TABLES) -> str:
         f"{len(cells)} cells. {restored} lost their decimal point in the reading and got it back; "
         f"{len(readings['corrected'])} were corrected otherwise and {len(readings['uncertain'])} are not certain:",
         "",
-        "| table | row | column | as read | taken as | why |",
-        "|---|---|---|---|---|---|",
     ]
+    rows = []
     for number, row, column, cell in readings["corrected"] + readings["uncertain"]:
         why = WHY.get((number, row, column), "comma for point")
-        lines.append(f"| {number} | {row} | {column} | {cell.as_read} | {cell.value:.{cell.decimals}f} | {why} |")
+        rows.append((str(number), row, column, cell.as_read, f"{cell.value:.{cell.decimals}f}", why))
+    lines += table_lines(("table", "row", "column", "as read", "taken as", "why"), rows)
     return "\n".join(lines) + "\n"

@@ -44,7 +44,7 @@ class Panel(NamedTuple):
     pixels: UInt8[np.ndarray, "H W 3"]
     caption: str
 
-    def jpeg(self, quality: int = 80) -> bytes:
+    def jpeg(self, quality: int) -> bytes:
         """Return the picture as a JPEG file."""
         file = io.BytesIO()
         Image.fromarray(self.pixels).save(file, "JPEG", quality=quality, optimize=True)
@@ -143,11 +143,7 @@ def _square(boxes: Sequence[UnitBox], margin: float, shortest: float) -> UnitBox
 
 
 def zoom_panels(scene: SceneData, backdrop: Backdrop, boxes: Sequence[UnitBox]) -> tuple[Panel, ...]:
-    """Show the place of the evidence as the coarsest view, the finest view and the file have it.
-
-    Args:
-      boxes: the evidence, from `evidence_boxes`; each gets a frame.
-    """
+    """Show the place of the evidence, framed, as the coarsest view, the finest view and the file have it."""
     window = evidence_window(boxes)
     width = max(boxes[0][2] - boxes[0][0], boxes[0][3] - boxes[0][1])
     file_px = max(scene.image_size)
@@ -166,11 +162,7 @@ def zoom_panels(scene: SceneData, backdrop: Backdrop, boxes: Sequence[UnitBox]) 
 def sheet(
     title: str, panels: Sequence[Panel], columns: int, swatches: Sequence[Swatch] = (), letters: int = 14
 ) -> Image.Image:
-    """Return panels in columns under a title, each with its caption, and a legend at the foot.
-
-    Args:
-      letters: size of the captions in pixels; the title and the legend go with it.
-    """
+    """Return panels in columns under a title, each with its caption of `letters` pixels, and a legend at the foot."""
     height, width = panels[0].pixels.shape[:2]
     line, title_line, legend = round(letters * 10 / 7), 2 * letters, round(letters * 22 / 7)
     title_lines = wrap(title, columns * (width + _GAP) - _GAP, font(line))

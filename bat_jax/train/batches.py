@@ -79,8 +79,7 @@ class BatchMaker:
         """Wrap a source of records.
 
         Args:
-          cfg: from `loss.training_config`. images: the folder that the records' image names are
-            relative to, or what gives the image of a name.
+          cfg: from `loss.training_config`. images: the folder of the records' images, or name -> image.
           columns: which samples of every micro-batch are this process's (`sharding.local_columns`); all by default.
           budgets: number of the sample -> B_s per scale, for random budgets; the config's by default.
         """

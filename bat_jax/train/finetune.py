@@ -53,11 +53,8 @@ def batch_gradients(
 ) -> Gradients:
     """Return the gradients of the mean loss of a batch with leaves (accumulation, samples, ...), weighted.
 
-    Facts are the losses of every sample, leaves (accumulation, samples).
-
-    Args:
-      losses_of: (trained, fixed, micro-batch) -> (weighted sum, losses).
-      constrain: puts gradients into their shards (`sharding.optimizer_sharding`).
+    Facts are the losses of every sample, leaves (accumulation, samples). `losses_of` gives (weighted sum, losses) of a
+    micro-batch, `constrain` puts gradients into their shards.
     """
 
     def gradients_of(params: Params, fixed: Any, batch: TrainingSample):
@@ -91,12 +88,7 @@ class FineTuning(Trainer):
     def __init__(
         self, cfg: BatConfig, recipe: TrainConfig, params: Params, maker: BatchMaker, mesh: Mesh, num_steps: int
     ):
-        """Place weights and optimiser on the mesh.
-
-        Args:
-          cfg: from `loss.training_config`. params: host arrays of all parts. maker: of this process's columns.
-          num_steps: of the whole training, for the schedule.
-        """
+        """Place weights (host arrays of all parts) and optimiser on the mesh; `num_steps` of the whole training."""
         self.recipe, self.mesh, self.maker, self.num_steps = recipe, mesh, maker, num_steps
         self.num_skipped = 0
         self.last_loss: float | None = None
@@ -144,11 +136,7 @@ class FineTuning(Trainer):
         return super().step(self._placed(self.maker, batch))
 
     def held_out_loss(self, maker: BatchMaker) -> float:
-        """Return the mean answer loss over every record of a source that can be used, nan where there is none.
-
-        Args:
-          maker: of this process's columns, as the trainer's own.
-        """
+        """Return the mean answer loss over every record of a source that can be used, nan where there is none."""
         total = num_used = 0.0
         for position in range(math.ceil(len(maker.source) / self.recipe.batch_size)):
             batch = self._placed(maker, maker(position))

@@ -53,9 +53,8 @@ class LoopSettings:
     """How a run is kept, as opposed to what it computes.
 
     Attributes:
-      directory: of metrics and checkpoints.
-      checkpoint_every: steps between checkpoints; the last step has one. keep_checkpoints: how many stay.
-      log_every: steps between lines of metrics. eval_every: steps between evaluations; 0: at the end alone.
+      directory: of metrics and checkpoints. keep_checkpoints: how many stay.
+      checkpoint_every, log_every, eval_every: in steps; the last step has all three. eval_every=0: it alone.
       eval_first: evaluate before the first step, too.
       resume: go on from the newest checkpoint, or begin where there is none. progress: show a bar on stderr.
     """
@@ -103,11 +102,7 @@ class Trainer:
         fixed: Any,
         shardings: Any = None,
     ):
-        """Wrap a state, whose arrays the first step takes over.
-
-        Args:
-          shardings: of what a step returns, (TrainState, StepResult); JAX's choice by default.
-        """
+        """Wrap a state, whose arrays the first step takes over; `shardings` are of (TrainState, StepResult)."""
         self.state, self.fixed = state, fixed
 
         def step(state: TrainState, fixed: Any, batch: Any) -> tuple[TrainState, StepResult]:

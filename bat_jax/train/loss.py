@@ -113,9 +113,7 @@ def sample_loss(
     """Return a sample's losses.
 
     Args:
-      cfg: from `training_config`. recipe: which losses, and whether to recompute.
-      table: `io.views.normalisation_table`.
-      params: all parts, trained and frozen; what is differentiated is the caller's choice.
+      cfg: from `training_config`. table: `io.views.normalisation_table`. params: all parts, trained and frozen.
       key: of the training; the sample's centres come from (key, draw, scale).
     """
     settings = cfg.compressor
@@ -290,9 +288,8 @@ def chunked_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return (mean cross entropy over labels that are not IGNORE, their number) in float32; 0 where there is none.
 
-    Args:
-      logits_of: (rows, D) -> (rows, V) float32, called chunk by chunk and again in the backward pass, so that the
-        logits of all rows never stand in memory together.
+    `logits_of`, (rows, D) -> (rows, V) float32, is called chunk by chunk and again in the backward pass, so that the
+    logits of all rows never stand in memory together.
     """
 
     @jax.checkpoint

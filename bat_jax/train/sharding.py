@@ -19,10 +19,7 @@ from bat_jax.train.recipe import TrainConfig
 
 
 def make_mesh(shape: tuple[int, ...] | None = None, names: tuple[str, ...] | None = None) -> Mesh:
-    """Return a mesh over all devices of all hosts.
-
-    Args:
-      shape: devices along each axis; by default one axis of all devices. names: of the axes.
+    """Return a mesh over all devices of all hosts; `shape`: devices along each axis, by default one axis of all.
 
     Raises:
       ValueError: the shape does not hold as many devices as there are.
@@ -45,11 +42,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def sharded(mesh: Mesh, tree: Any) -> Any:
-    """Return a NamedSharding per leaf: its longest axis that the number of devices divides is cut, else it is whole.
-
-    Args:
-      tree: arrays or ShapeDtypeStructs.
-    """
+    """Return a NamedSharding per leaf: its longest axis that the number of devices divides is cut, else it is whole."""
 
     def spec(leaf) -> NamedSharding:
         axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
@@ -101,11 +94,7 @@ def local_columns(mesh: Mesh, num_columns: int) -> list[int]:
 
 
 def global_batch(mesh: Mesh, local: Any, columns: list[int], num_columns: int) -> Any:
-    """Join every process's samples to arrays (accumulation, num_columns, ...).
-
-    Args:
-      local: tree of (accumulation, len(columns), ...) host arrays. columns: from `local_columns`.
-    """
+    """Join every process's (accumulation, len(columns), ...) host arrays to arrays (accumulation, num_columns, ...)."""
     sharding = batch_sharding(mesh)
     place = {column: index for index, column in enumerate(columns)}
 

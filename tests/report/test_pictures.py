@@ -134,7 +134,7 @@ def test_a_sheet_holds_every_panel_as_it_is(asked):
     windows = np.lib.stride_tricks.sliding_window_view(image[:, :, 0], (8, 8))
     for panel in panels:
         assert (windows == panel.pixels[:8, :8, 0]).all(axis=(-1, -2)).any()
-    with Image.open(io.BytesIO(panels[0].jpeg())) as picture:
+    with Image.open(io.BytesIO(panels[0].jpeg(80))) as picture:
         assert picture.size == panels[0].pixels.shape[1::-1]
 
 

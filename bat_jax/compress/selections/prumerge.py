@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax.compress.candidates import Candidates, by_scale
-from bat_jax.compress.groups import evenly_spaced, first_true, rank_of
+from bat_jax.compress.groups import evenly_over, first_true, rank_of
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import SelectionRule
 from bat_jax.nn.clip_vit import TowerAttention
@@ -49,12 +49,7 @@ def prumerge_groups(
         score = attention.class_attention
         rank = rank_of(jnp.argsort(-jnp.where(valid, score, -jnp.inf), stable=True))
         is_outlier = jnp.logical_and(valid, score > outlier_threshold(score, valid)) & (rank < budget)
-        is_rest = valid & ~is_outlier
-        num_rest = jnp.sum(is_rest)
-        num_fill = jnp.minimum(budget - jnp.sum(is_outlier), num_rest)
-        rest = first_true(is_rest, is_rest.size)
-        fill = rest[evenly_spaced(num_fill, num_rest, max_budget)]
-        is_fill = jnp.arange(max_budget) < num_fill
+        fill, is_fill = evenly_over(valid & ~is_outlier, budget - jnp.sum(is_outlier), max_budget)
         is_kept = is_outlier.at[jnp.where(is_fill, fill, is_outlier.size)].set(True, mode="drop")
         kept = first_true(is_kept, max_budget)
         is_row = jnp.arange(max_budget) < jnp.sum(is_kept)

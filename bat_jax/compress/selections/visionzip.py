@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax.compress.candidates import by_scale
-from bat_jax.compress.groups import evenly_spaced, first_true, rank_of
+from bat_jax.compress.groups import evenly_over, rank_of
 from bat_jax.config import SelectionRule
 from bat_jax.nn.clip_vit import TowerAttention
 from bat_jax.ops.nearest import best_match, unit_rows
@@ -39,16 +39,12 @@ def visionzip_groups(
         is_dominant = valid & (rank < budget - num_context)
         num_dominant = jnp.sum(is_dominant)
         is_rest = valid & ~is_dominant
-        num_rest = jnp.sum(is_rest)
-        num_targets = jnp.minimum(num_context, num_rest)
-        rest = first_true(is_rest, is_rest.size)
-        target = rest[evenly_spaced(num_targets, num_rest, max_budget)]
-        is_target = jnp.arange(max_budget) < num_targets
+        target, is_target = evenly_over(is_rest, num_context, max_budget)
         keys = unit_rows(attention.key)
         match = best_match(keys, keys[target], is_target).target
         # A target goes to itself, though another may have the same key.
         match = match.at[jnp.where(is_target, target, match.size)].set(jnp.arange(max_budget), mode="drop")
-        contextual = jnp.where(is_rest & (num_targets > 0), num_dominant + match, -1)
+        contextual = jnp.where(is_rest & jnp.any(is_target), num_dominant + match, -1)
         return jnp.where(is_dominant, jnp.cumsum(is_dominant) - 1, contextual).astype(jnp.int32)
 
 

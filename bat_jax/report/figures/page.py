@@ -1,8 +1,9 @@
 """Draws the figures asked for and writes them: PNG files, figures.json for other reports, one page with all of them."""
 
-import io
 import pathlib
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from bat_jax.io.output_files import write_json
 from bat_jax.report import html
@@ -11,6 +12,7 @@ from bat_jax.report.figures.cards import compare, compared_asks
 from bat_jax.report.figures.figure import Figure, card_panels
 from bat_jax.report.figures.record import FIGURES
 from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.pictures import Panel
 
 
 def write_figures(
@@ -18,7 +20,7 @@ def write_figures(
     subject: Subject,
     numbers: Sequence[str],
     about: About,
-    on_figure: Callable[[Figure], None] | None = None,
+    on_figure: Callable[[Figure], None] = lambda figure: None,
 ) -> None:
     """Write a PNG file of every figure, figures.json and figures.html into a folder.
 
@@ -30,8 +32,7 @@ def write_figures(
         figure = FIGURES[number].draw(subject)
         figure.image.save(folder / _file(figure), compress_level=4)
         drawn.append(figure)
-        if on_figure:
-            on_figure(figure)
+        on_figure(figure)
     write_json(
         folder / "figures.json",
         [{"figure": f.number, "title": f.title, "caption": f.caption, "png": _file(f)} for f in drawn],
@@ -74,11 +75,9 @@ def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Pag
 
 
 def _group(figure: Figure) -> html.ImageGroup:
-    file = io.BytesIO()
-    figure.image.save(file, "JPEG", quality=86, optimize=True)
-    shown = html.PageImage(jpeg=file.getvalue(), caption="", alt=figure.title)
+    shown = page_figures([Panel(np.asarray(figure.image), figure.title)], 86, has_caption=False)
     number = f"Figure {figure.number}. " if figure.number.isdigit() else ""
-    return html.ImageGroup(heading=f"{number}{figure.title}", text=figure.caption, figures=(shown,), is_wide=True)
+    return html.ImageGroup(heading=f"{number}{figure.title}", text=figure.caption, figures=shown, is_wide=True)
 
 
 def _compared(subject: Subject, ask: Ask) -> html.Table:
