@@ -21,6 +21,7 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.alignment import align_importance
+from bat_jax.compress.budgets import image_shares
 from bat_jax.compress.compressor import select
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
@@ -298,8 +299,8 @@ class BatModel:
             for grid in scene.grids
         )
 
-    def _shares(self, budgets: Sequence[int] | None, num_images: int) -> list[list[int]]:
-        """Divide every B_s among the images, the remainder to the first ones."""
+    def _shares(self, budgets: Sequence[int] | None, num_images: int) -> tuple[tuple[int, ...], ...]:
+        """Return every image's budgets."""
         limits = self.cfg.compressor.budgets
         budgets = limits if budgets is None else tuple(budgets)
         is_allowed = all(0 <= budget <= limit for budget, limit in zip(budgets, limits, strict=False))
@@ -307,9 +308,7 @@ class BatModel:
             raise ValueError(
                 f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
             )
-        if self.cfg.compressor.rule.check:
-            self.cfg.compressor.rule.check(self.cfg, budgets, num_images)
-        return [[b // num_images + (image < b % num_images) for b in budgets] for image in range(num_images)]
+        return image_shares(self.cfg, budgets, num_images)
 
     def _check_length(self, num_rows: int) -> None:
         limit = self.cfg.decoder.max_positions

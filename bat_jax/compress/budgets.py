@@ -1,7 +1,23 @@
-"""Dividing a number of kept tokens among the views."""
+"""Dividing a number of kept tokens among the views, and a view's among several images."""
 
 import math
 from collections.abc import Sequence
+
+from bat_jax.config import BatConfig
+
+
+def image_shares(cfg: BatConfig, budgets: Sequence[int], num_images: int) -> tuple[tuple[int, ...], ...]:
+    """Divide every B_s among images shown together, the remainder to the first ones; as the release does.
+
+    Returns:
+      Every image's budgets, in order. Under the prompt setting images="first" the first image's alone are used.
+
+    Raises:
+      ValueError: the selection cannot run with these budgets or so many images.
+    """
+    if cfg.compressor.rule.check:
+        cfg.compressor.rule.check(cfg, tuple(budgets), num_images)
+    return tuple(tuple(b // num_images + (image < b % num_images) for b in budgets) for image in range(num_images))
 
 
 def pruned_budgets(prune: float, budgets: Sequence[int], counts: Sequence[int]) -> tuple[int, ...]:

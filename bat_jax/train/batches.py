@@ -15,6 +15,7 @@ import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.benchmarks.stored_images import StoredImage, image_in
+from bat_jax.compress.budgets import image_shares
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import Record, RecordError, RecordSource, batch_indices
 from bat_jax.io.images import fill_nodata
@@ -149,7 +150,11 @@ class BatchMaker:
         )
         num_text = conversation.prefix_ids.size + conversation.suffix_ids.size
         anchor = self.cfg.num_tokens(settings.sizes_px[0])
-        longest = num_text + (max(sum(settings.budgets), anchor) if record.images else 0)
+        try:
+            budgets = image_shares(self.cfg, settings.budgets, max(1, len(record.images)))[0]
+        except ValueError as error:
+            raise RecordError(str(error)) from None
+        longest = num_text + (max(sum(budgets), anchor) if record.images else 0)
         if longest > self.cfg.decoder.max_positions:
             raise RecordError(f"needs {longest} positions, the decoder has {self.cfg.decoder.max_positions}")
         return conversation
@@ -188,6 +193,8 @@ class BatchMaker:
         if slot and views is not None and slot[0].target_boxes:
             target = boxes_mask(cfg, slot[0].target_boxes, views[2]) & valid[0]
         budgets = self.budgets(number) if self.budgets else cfg.compressor.budgets
+        if slot and slot[0].images:
+            budgets = image_shares(cfg, budgets, len(slot[0].images))[0]
         num_prefix, num_suffix = lengths
         return TrainingSample(
             prefix_ids=padded(text.prefix_ids, num_prefix),

@@ -90,6 +90,34 @@ def test_importance_is_that_of_answering(setting, settings):
     np.testing.assert_allclose(anchor_importance(cfg, RECIPE, model.params, anchor, sample), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("num_images", "expected"), [(1, (12, 30)), (3, (4, 10)), (5, (3, 6))])
+def test_the_first_of_several_images_has_the_share_of_the_budgets_that_it_has_in_answering(
+    setting, num_images, expected
+):
+    model, cfg, _, image = setting
+    assert cfg.prompt.images == "first"
+    question = "<image>\nHow many ships?"
+    turns = (Turn(role="user", text=question), Turn(role="assistant", text="Two"))
+    source = [Record(id="several", images=(image.name,) * num_images, turns=turns)]
+    (trained,) = set(
+        map(tuple, BatchMaker(cfg, RECIPE, model.tokenizer, source, image.parent)(0).samples.budgets[0, :1].tolist())
+    )
+    scenes = [model.encode(image)] * num_images
+    suffix = build_prompt(model.tokenizer, question, num_images, cfg.prompt).pieces[-1]
+    first = model.compress(scenes, [suffix])[0]
+    assert trained == tuple(int(kept.mask.sum()) for kept in first.selections) == expected
+
+
+def test_images_that_a_selection_has_no_room_for_are_left_out_by_name(setting):
+    model, cfg, _, image = setting
+    sizes = [dataclasses.replace(scale, budget=cfg.num_tokens(scale.size_px)) for scale in cfg.compressor.scales]
+    cfg = cfg.with_settings(selection="dense", scales=tuple(sizes))
+    turns = (Turn(role="user", text="<image>\nSame?"), Turn(role="assistant", text="Two"))
+    source = [Record(id="two", images=(image.name,) * 2, turns=turns)]
+    (skipped,) = BatchMaker(cfg, RECIPE, model.tokenizer, source, image.parent)(0).skipped
+    assert skipped.reason.startswith("selection='dense': keeps all tokens of one image")
+
+
 def test_a_selection_that_training_cannot_compute_is_refused(setting):
     model, _, _, _ = setting
     with pytest.raises(ValueError, match=r"^selection='tome': reads the vision tower's attention"):
