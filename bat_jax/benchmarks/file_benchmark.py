@@ -1,8 +1,9 @@
 """A benchmark that comes as files, or as a TensorFlow dataset prepared from them: rows to samples, samples to tasks.
 
 A row with a conversation holds a whole prompt, which is asked as the release's scripts ask it; only prompt "release"
-takes such rows. The turns of dialogues are asked one by one, as by the release's script, without the turns before them;
-those of one category about one picture are a dialogue.
+takes such rows. The turns of dialogues are asked one by one, as by the release's script, without the turns before them.
+A row may name its dialogue and the number of its turns (`samples.read_dialogue`). Where it does not, the turns of one
+category about one picture are cut, in their order, into dialogues of as many turns as the sub-task has.
 """
 
 import collections
@@ -18,7 +19,7 @@ from bat_jax.benchmarks.letters import AnswerKey, truth_letters
 from bat_jax.benchmarks.pictures import by_images, load_images
 from bat_jax.benchmarks.question_prompts import Options, release_conversation, with_leaked_hint
 from bat_jax.benchmarks.record import MULTI_TURN, Benchmark, Picture, Task, is_prepared
-from bat_jax.benchmarks.samples import Sample, read_row
+from bat_jax.benchmarks.samples import Sample, read_dialogue, read_row
 from bat_jax.benchmarks.stored_images import StoredImage, image_in
 from bat_jax.data.llava import Record, clean_path, parse_record
 
@@ -118,7 +119,7 @@ class FileBenchmark(Benchmark):
                     key=key,
                     load=functools.partial(load_images, group[0].images, max_pixels, most_px),
                     files=tuple(image.path for image in group[0].images if image.path is not None),
-                    tasks=tuple(self._in_dialogue(tasks[sample.id], key) for sample in group),
+                    tasks=tuple(self._in_dialogues([(sample, tasks[sample.id]) for sample in group], key)),
                 )
 
         return grouped()
@@ -220,10 +221,20 @@ class FileBenchmark(Benchmark):
             leak_hint=leak_hint,
         )
 
-    def _in_dialogue(self, task: Task, key: str) -> Task:
-        if self.subtask(task.category).group != MULTI_TURN:
-            return task
-        return dataclasses.replace(task, dialogue=f"{task.sub_task} {key}")
+    def _in_dialogues(self, asked: Sequence[tuple[Sample, Task]], key: str) -> Iterator[Task]:
+        """Yield the tasks about a picture, each turn with its dialogue."""
+        num_seen: collections.Counter[str] = collections.Counter()
+        for sample, task in asked:
+            subtask = self.subtask(task.category)
+            if subtask.group == MULTI_TURN:
+                num_turns = sample.num_turns or subtask.num_turns
+                name = sample.dialogue
+                if not name:
+                    number = num_seen[task.sub_task] // num_turns + 1
+                    name = key if number == 1 else f"{key}, dialogue {number}"
+                    num_seen[task.sub_task] += 1
+                task = dataclasses.replace(task, dialogue=f"{task.sub_task} {name}", num_turns=num_turns)
+            yield task
 
     def tfds_features(self, config: Any) -> dict[str, Any]:
         del config
@@ -237,6 +248,8 @@ class FileBenchmark(Benchmark):
             "category": str,
             "conversation": str,  # "" where the data holds none
             "record": str,  # JSON of the whole conversation
+            "dialogue": str,
+            "num_turns": int,
             "image_names": [str],
             "images": [bytes],  # encoded
         }
@@ -254,12 +267,14 @@ class FileBenchmark(Benchmark):
             question=example["question"].decode(),
             options=tuple(text.decode() for text in example["options"]),
             options_text=example["options_text"].decode() or None,
-            # Datasets of version 1.0.0 have neither is_list nor record.
+            # Datasets of version 1.0.0 have neither is_list nor record, those before 1.3.0 no dialogue.
             answer=answers if example.get("is_list", len(answers) > 1) else answers[0],
             category=example["category"].decode(),
             place=place,
             conversation=example["conversation"].decode() or None,
             record=example.get("record", b"").decode(),
+            dialogue=example.get("dialogue", b"").decode(),
+            num_turns=int(example.get("num_turns", 0)),
         )
 
     def conversation_of(self, example: Mapping[str, Any], images: tuple[str, ...]) -> Record:
@@ -294,6 +309,8 @@ def example_of(sample: Sample) -> dict[str, Any]:
         "category": sample.category,
         "conversation": sample.conversation or "",
         "record": sample.record,
+        "dialogue": sample.dialogue,
+        "num_turns": sample.num_turns,
         "image_names": [image.name for image in sample.images],
         "images": images,
     }
@@ -374,7 +391,8 @@ class BenchmarkData:
         images = tuple(self._file(item) if isinstance(item, str) else item for item in row.images)
         if not images:
             raise ValueError("image: is missing or empty")
-        return Sample(images=images, place=row.place, **self.record.parse(row.fields, row.number))
+        turn = read_dialogue(row.fields) if self.record.in_group(MULTI_TURN) else {}
+        return Sample(images=images, place=row.place, **turn, **self.record.parse(row.fields, row.number))
 
     def _file(self, text: str) -> StoredImage:
         """Find an image file; one that is nowhere gets its place in the first folder, and fails when it is read."""

@@ -32,11 +32,12 @@ _SCALARS = {str: tfds.features.Text, bytes: tfds.features.Text, bool: np.bool_, 
 class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Makes the TensorFlow dataset of RECORD; `builder` derives a class for each benchmark."""
 
-    VERSION = tfds.core.Version("1.2.0")
+    VERSION = tfds.core.Version("1.3.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "First release.",
         "1.1.0": "Examples in the order of the files; whole conversations.",
         "1.2.0": "The scenes of uhr_mini's split test are in development; test has scenes of its own.",
+        "1.3.0": "Turns name their dialogue and its length, where the data does.",
     }
     RECORD: ClassVar[Benchmark]
     SETTINGS: ClassVar[Mapping[str, TfdsConfig]]

@@ -32,6 +32,7 @@ class SubTask:
       category: exactly as the data holds it.
       group: PERCEPTION, REASONING, MULTI_TURN or OTHER.
       count: questions (turns, where group is MULTI_TURN) to expect. 0: any.
+      num_turns: of a dialogue, where group is MULTI_TURN and the data does not say.
       is_multi_answer: whether several options may be right together.
       aliases: other spellings of `category` that are read.
     """
@@ -41,6 +42,7 @@ class SubTask:
     group: str
     count: int = 0
     is_multi_answer: bool = False
+    num_turns: int = 1
     aliases: tuple[str, ...] = ()
 
 
@@ -53,8 +55,8 @@ class Task:
       sub_task: abbreviation of the category's sub-task. question: what scoring needs to know.
       prompt_style: how `text` asks.
       chance: how often a guess is right; None: by the number of options.
-      dialogue: of a turn, whatever tells its dialogue from others; where the data links turns by nothing else:
-        category and image.
+      dialogue: of a turn, whatever tells its dialogue from others. num_turns: of that dialogue; None: as its sub-task
+        says.
       shared_with: texts of other questions about the picture that tokens are chosen for together (`BatModel.ask`).
       facts: anything else that JSON can hold; goes into the question's line.
     """
@@ -67,6 +69,7 @@ class Task:
     prompt_style: str
     chance: float | None = None
     dialogue: str | None = None
+    num_turns: int | None = None
     shared_with: tuple[str, ...] = ()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -23,6 +23,8 @@ from typing import Any
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.data.llava import parse_turns
 
+# What a row may call the dialogue that it is a turn of.
+_DIALOGUE_FIELDS = ("dialogue_id", "dialog_id", "conversation_id", "dialogue")
 _LABELLED_LINE = re.compile(r"^[ \t]*(?:\(([A-F])\)|([A-F])[.):])[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _LABEL_INSIDE = re.compile(r"(?:^|\s)(?:\(([A-F])\)|([A-F])[.):])\s*")
 
@@ -42,6 +44,8 @@ class Sample:
       place: "FILE: row N", for messages.
       conversation: the user's whole turn, where the data holds conversations.
       record: JSON of the whole conversation and its target boxes there; "" elsewhere.
+      dialogue: id of the dialogue that it is a turn of, num_turns: how many that has; "" and 0 where the data says
+        neither.
     """
 
     id: str
@@ -54,6 +58,22 @@ class Sample:
     place: str
     conversation: str | None = None
     record: str = ""
+    dialogue: str = ""
+    num_turns: int = 0
+
+
+def read_dialogue(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Sample's `dialogue` and `num_turns` from a row that is a turn.
+
+    Raises:
+      ValueError: num_turns is no whole number from 1.
+    """
+    num_turns = fields.get("num_turns")
+    if num_turns is not None and (type(num_turns) is not int or num_turns < 1):
+        raise ValueError(f"num_turns={num_turns!r}: must be a whole number from 1")
+    names = (fields.get(name) for name in _DIALOGUE_FIELDS)
+    name = next((name for name in names if isinstance(name, str | int) and name != ""), "")
+    return {"dialogue": str(name), "num_turns": num_turns or 0}
 
 
 def _field(fields: Mapping[str, Any], *names: str) -> Any:

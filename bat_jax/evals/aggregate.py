@@ -7,10 +7,11 @@
                 says which mean that is. An XLRS number under one and one under the other are not comparable.
 
 A question without a prediction and a question that failed count as wrong and are shown as counts of their own. Turns
-of dialogues are in no average: they have their rows and MTEM@1, as in RSHR-Bench. Intervals are Wilson's, 95 %, for
-proportions only (sub-tasks, micro, MTEM@1); they take the questions as independent, which several questions about one
-image are not quite. Chance is what guessing gets: one option of k, or one of the 2^k - 1 non-empty sets of options,
-unless the question says what it is (`Item.chance`).
+of dialogues are in no average: they have their rows and MTEM@1, as in RSHR-Bench, over the dialogues of which every
+turn is among the questions; others are named and count in nothing. Intervals are Wilson's, 95 %, for proportions only
+(sub-tasks, micro, MTEM@1); they take the questions as independent, which several questions about one image are not
+quite. Chance is what guessing gets: one option of k, or one of the 2^k - 1 non-empty sets of options, unless the
+question says what it is (`Item.chance`).
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 from bat_jax.benchmarks import answer_readers
 from bat_jax.benchmarks.letters import Reading
-from bat_jax.benchmarks.record import MEANS, MULTI_TURN, PERCEPTION, REASONING, Task
+from bat_jax.benchmarks.record import MEANS, MULTI_TURN, PERCEPTION, REASONING, Benchmark, Task
 from bat_jax.benchmarks.registry import BENCHMARKS
 
 STATUSES = ("answered", "missing", "error")
@@ -74,7 +75,7 @@ class Report:
       subtasks: a Tally each, in the papers' order, absent ones with total 0.
       micro: "perception", "reasoning" and "overall" as Cells.
       macro, macro_all: the same three as accuracies; None where nothing was asked.
-      dialogues: MTEM@1, a Tally over dialogues.
+      dialogues: MTEM@1, a Tally over whole dialogues. part_dialogues: "NAME (k of n turns)" of those that are not.
       averaging: as asked for; headline: the three accuracies under it.
     """
 
@@ -87,6 +88,7 @@ class Report:
     macro_all: Mapping[str, float | None]
     headline: Mapping[str, float | None]
     dialogues: Tally
+    part_dialogues: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as what JSON can hold."""
@@ -193,7 +195,9 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
         }
         for mean in ("micro", "macro", "macro_all")
     }
-    turns = [outcome for item in record.in_group(MULTI_TURN) for outcome in parts[item.abbreviation]]
+    whole, part_dialogues = _dialogues(
+        record, [o for item in record.in_group(MULTI_TURN) for o in parts[item.abbreviation]]
+    )
     return Report(
         benchmark=record.name,
         rule=rule,
@@ -203,7 +207,8 @@ def aggregate(name: str, outcomes: Sequence[Outcome], rule: str, averaging: str 
         macro=means["macro"],
         macro_all=means["macro_all"],
         headline=means[kind],
-        dialogues=_dialogue_cell(turns, rule),
+        dialogues=_dialogue_cell(whole, rule),
+        part_dialogues=part_dialogues,
     )
 
 
@@ -244,13 +249,26 @@ def _cell(name: str, outcomes: Sequence[Outcome], rule: str) -> Tally:
     return _make_cell(name, rights, [_chance(outcome) for outcome in outcomes], _counts(outcomes, rule))
 
 
-def _dialogue_cell(turns: Sequence[Outcome], rule: str) -> Tally:
-    """MTEM@1; a dialogue is missing or failed if one of its turns is. Its chance is the product of its turns'."""
+def _dialogues(record: Benchmark, turns: Sequence[Outcome]) -> tuple[dict[str, list[Outcome]], tuple[str, ...]]:
+    """Return (turns of every whole dialogue, "NAME (k of n turns)" of every other one)."""
     dialogues: dict[str, list[Outcome]] = {}
     for outcome in turns:
         if outcome.task.dialogue is None:
             raise ValueError(f"id={outcome.task.id!r}: is a turn of category {outcome.task.category!r} in no dialogue")
         dialogues.setdefault(outcome.task.dialogue, []).append(outcome)
+    whole, others = {}, []
+    for name, part in dialogues.items():
+        task = part[0].task
+        num_turns = task.num_turns or record.subtask(task.category).num_turns
+        if len(part) == num_turns:
+            whole[name] = part
+        else:
+            others.append(f"{name} ({len(part)} of {num_turns} turns)")
+    return whole, tuple(others)
+
+
+def _dialogue_cell(dialogues: Mapping[str, Sequence[Outcome]], rule: str) -> Tally:
+    """MTEM@1; a dialogue is missing or failed if one of its turns is. Its chance is the product of its turns'."""
     num_right, total = answer_readers.mtem_at_1(
         {name: [turn.verdicts[rule].is_right for turn in part] for name, part in dialogues.items()}
     )

@@ -16,7 +16,7 @@ from bat_jax.evals import aggregate
 from bat_jax.evals.aggregate import Prediction, Tally
 from bat_jax.evals.runner import DEFAULT_RULE
 
-# Reasons of failed questions that the table quotes.
+# Failed questions and incomplete dialogues that the table names.
 _NUM_QUOTED = 5
 
 
@@ -141,6 +141,12 @@ def to_markdown(summary: Summary, facts: Sequence[str]) -> str:
         f"- {overall.total} questions: {status['answered']} answered, {status['error']} failed, "
         f"{status['missing']} missing; failed and missing ones count as wrong"
     )
+    if parts := summary.report.part_dialogues:
+        more = f" and {len(parts) - _NUM_QUOTED} more" if len(parts) > _NUM_QUOTED else ""
+        lines.append(
+            f"- MTEM@1 is over {summary.report.dialogues.total} whole dialogues; {len(parts)} incomplete ones count in "
+            f"nothing: {', '.join(parts[:_NUM_QUOTED])}{more}"
+        )
     if summary.tokens_kept is not None:
         scales = " + ".join(f"{kept:.1f}" for kept in summary.tokens_per_scale)
         lines.append(f"- tokens kept, mean: {summary.tokens_kept:.1f} ({scales})")

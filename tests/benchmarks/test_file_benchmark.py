@@ -1,11 +1,16 @@
 """Benchmark files as tasks: the text that is asked, what is scored, and which questions share a picture."""
 
+import json
+
 import pytest
 
 from bat_jax.benchmarks.answer_readers import judge
 from bat_jax.benchmarks.file_benchmark import BenchmarkData
 from bat_jax.benchmarks.letters import AnswerKey, truth_letters
+from bat_jax.benchmarks.record import TfdsConfig
 from bat_jax.benchmarks.registry import BENCHMARKS
+from bat_jax.evals import results
+from bat_jax.evals.runner import select_tasks
 from tests.benchmarks import benchmark_files as files
 
 
@@ -62,6 +67,57 @@ def test_turns_of_a_category_about_a_picture_are_a_dialogue(tmp_path):
     assert [tasks[id].dialogue for id in ("30", "30#2", "30#3")] == ["MTFP images/P2.png"] * 3
     assert tasks["17"].dialogue is None
     assert truth_letters(tasks["17"].question.truth, tasks["17"].question.options) == "B"
+
+
+def turns_file(folder, rows):
+    """Write turns about one picture: each row is what it says beside what all have."""
+    files.write_rshr_json(folder)
+    common = files.RSHR_ROWS[-1]
+    (folder / "dataset.json").write_text(json.dumps([common | {"id": n} | row for n, row in enumerate(rows)]))
+    return folder
+
+
+def test_six_turns_about_one_picture_are_two_dialogues_in_their_order(tmp_path):
+    other = {"category": "multturn_anomaly_detection"}
+    rows = [{}, {}, other, {}, {}, {}, other, {}, other, {}]
+    _, tasks = tasks_of("rshr", turns_file(tmp_path / "rshr", rows), "release")
+    first, second, third = (f"MTFP images/P2.png{end}" for end in ("", ", dialogue 2", ", dialogue 3"))
+    mad = "MAD images/P2.png"
+    expected = [first, first, mad, first, second, second, mad, second, mad, third]
+    assert [tasks[str(n)].dialogue for n in range(10)] == expected
+    assert {task.num_turns for task in tasks.values()} == {3}
+
+
+@pytest.mark.parametrize("name", ["dialogue_id", "conversation_id"])
+def test_a_dialogue_that_the_data_names_is_that_and_as_long_as_it_says(name, tmp_path):
+    rows = [{name: number % 2, "num_turns": 4 - number % 2} for number in range(6)]
+    _, tasks = tasks_of("rshr", turns_file(tmp_path / "rshr", rows), "release")
+    assert [(tasks[str(n)].dialogue, tasks[str(n)].num_turns) for n in range(3)] == [
+        ("MTFP 0", 4),
+        ("MTFP 1", 3),
+        ("MTFP 0", 4),
+    ]
+    ((_, example), *_) = BENCHMARKS["rshr"].tfds_examples(TfdsConfig(), str(tmp_path / "rshr"))["test"]
+    assert (example["dialogue"], example["num_turns"]) == ("0", 4)
+
+
+def test_a_number_of_turns_that_is_none_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"row 0: num_turns='three': must be a whole number from 1"):
+        tasks_of("rshr", turns_file(tmp_path / "rshr", [{"num_turns": "three"}]), "release")
+
+
+def test_the_table_of_a_limited_run_says_which_dialogues_are_incomplete(tmp_path):
+    found, _ = tasks_of("rshr", turns_file(tmp_path / "rshr", [{}] * 6), "release")
+    record = BENCHMARKS["rshr"]
+    for limit, total, words in (
+        (1, 0, "over 0 whole dialogues; 1 incomplete ones count in nothing: MTFP images/P2.png (1 of 3 turns)"),
+        (5, 1, "over 1 whole dialogues; 1 incomplete ones count in nothing: MTFP images/P2.png, dialogue 2 (2 of 3"),
+        (6, 2, None),
+    ):
+        summary = results.summarise(record, select_tasks(found, limit=limit), {})
+        assert summary.report.dialogues.total == total
+        table = results.to_markdown(summary, [])
+        assert words in table if words else "incomplete" not in table
 
 
 def test_the_description_names_the_variant_and_counts_that_are_not_the_expected_ones(tmp_path):

@@ -61,9 +61,9 @@ def folder(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     sizes = "train 4, validation 2, development 2, test 2"
-    assert f"uhr_mini/tiny/1.2.0 in {folder}/tfds/uhr_mini/tiny/1.2.0: {sizes}" in done.stdout
+    assert f"uhr_mini/tiny/1.3.0 in {folder}/tfds/uhr_mini/tiny/1.3.0: {sizes}" in done.stdout
     assert "row 0: ../llava/images/1.jpg: leads out of" in done.stdout
-    assert f"in {folder}/elsewhere/llava/1.2.0: test 3" in done.stdout
+    assert f"in {folder}/elsewhere/llava/1.3.0: test 3" in done.stdout
     (folder / "tfds" / "rshr").rename(folder / "tfds" / "rshr_bench")  # prepared under its old name
     return folder
 
@@ -113,7 +113,18 @@ def test_pictures_are_down_sampled_to_the_asked_side_from_files_and_from_the_dat
 def test_samples_come_back_whole_and_in_order_with_their_images_byte_for_byte(name, folder):
     stored = open_prepared(BENCHMARKS[name], "tfds", folder / "tfds").samples(BENCHMARKS[name].sample_of)
     samples = list(BenchmarkData(BENCHMARKS[name], folder / name))
-    fields = ("id", "question", "options", "options_text", "answer", "category", "conversation", "record")
+    fields = (
+        "id",
+        "question",
+        "options",
+        "options_text",
+        "answer",
+        "category",
+        "conversation",
+        "record",
+        "dialogue",
+        "num_turns",
+    )
     for sample, other in zip(samples, stored, strict=True):
         assert [getattr(sample, field) for field in fields] == [getattr(other, field) for field in fields]
         assert [image.name for image in sample.images] == [image.name for image in other.images]
@@ -212,7 +223,7 @@ def test_scenes_are_those_of_their_split_with_pictures_and_all_fields(split, fol
 
 def test_files_are_array_records_and_carry_version_and_checksums(folder):
     made = builder("uhr_mini", config="tiny", data_dir=folder / "tfds")
-    path = folder / "tfds" / "uhr_mini" / "tiny" / "1.2.0"
+    path = folder / "tfds" / "uhr_mini" / "tiny" / "1.3.0"
     assert any(file.name.startswith("uhr_mini-test.array_record") for file in path.iterdir())
     whole = {split: made.info.metadata[f"whole_{split}_checksum"] for split in FIXED_SETS}
     assert whole == {split: fixed.checksum for split, fixed in FIXED_SETS.items()}

@@ -1,5 +1,6 @@
 """Averages against published tables, Wilson's interval against a literal and a brute-force search, and the counting."""
 
+import dataclasses
 import json
 import math
 
@@ -185,6 +186,25 @@ def test_dialogues_count_whole_and_stand_in_no_average():
     outside = make_task("x", "multturn_anomaly_detection", name="rshr")
     with pytest.raises(ValueError, match="id='x': is a turn"):
         aggregate.aggregate("rshr", aggregate.score([outside], {}), "official")
+
+
+def test_a_dialogue_without_all_of_its_turns_is_named_and_counts_in_nothing():
+    """As a limited run has them: of "b" the first turn alone, which is right; of "c" more turns than it has."""
+    turns = [
+        dataclasses.replace(
+            make_task(f"{dialogue}{turn}", "multturn_anomaly_detection", name="rshr", dialogue=dialogue),
+            num_turns=2 if dialogue == "d" else None,
+        )
+        for dialogue, count in (("a", 3), ("b", 1), ("c", 4), ("d", 2))
+        for turn in range(count)
+    ]
+    outcomes = aggregate.score(turns, answers(**{turn.id: "A" for turn in turns}))
+    report = aggregate.aggregate("rshr", outcomes, "official")
+    assert (report.dialogues.total, report.dialogues.num_right) == (2, 2)
+    assert report.part_dialogues == ("b (1 of 3 turns)", "c (4 of 3 turns)")
+    first = aggregate.aggregate("rshr", outcomes[3:4], "official")
+    assert (first.dialogues.total, first.part_dialogues) == (0, ("b (1 of 3 turns)",))
+    assert "MTEM@1" not in aggregate.to_markdown([first])
 
 
 def test_a_question_without_a_verdict_is_wrong_and_counted():

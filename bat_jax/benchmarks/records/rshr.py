@@ -26,7 +26,10 @@ def reason_to_leave_out(fields: Mapping[str, Any]) -> str | None:
 
 
 def _sub(abbreviation: str, group: str, category: str, count: int, *aliases: str) -> SubTask:
-    return SubTask(abbreviation=abbreviation, category=category, group=group, count=count, aliases=aliases)
+    num_turns = 3 if group == MULTI_TURN else 1
+    return SubTask(
+        abbreviation=abbreviation, category=category, group=group, count=count, num_turns=num_turns, aliases=aliases
+    )
 
 
 BENCHMARK = FileBenchmark(
