@@ -24,6 +24,7 @@ import os
 import pathlib
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -48,6 +49,7 @@ def run_record(seed: int) -> dict[str, Any]:
     return {
         "bat_jax": bat_jax.__version__,
         "source": source_digest(),
+        "commit": source_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "device": f"{device.platform}: {device.device_kind}",
@@ -75,6 +77,25 @@ def source_digest() -> str:
     """Return the digest of bat_jax's own source files."""
     root = pathlib.Path(bat_jax.__file__).parent
     return tree_digest(root, root.rglob("*.py"))
+
+
+@functools.cache
+def source_commit() -> str | None:
+    """Return the git commit of bat_jax's source files, "+" behind it where they have changed; None without git."""
+    root = pathlib.Path(bat_jax.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return None if done.returncode else done.stdout.strip()
+
+    # Installed below somebody else's repository, the files are none of its own.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}+" if git("status", "--porcelain", "--", ".") else commit
 
 
 def differing(before: Any, now: Any, name: str = "") -> Iterator[str]:

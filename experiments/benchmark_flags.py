@@ -15,8 +15,8 @@ SPLIT = flags.DEFINE_enum(
     "split",
     None,
     ["development", "validation", "test"],
-    "Fixed scenes of uhr_mini, development by default. test is for one run a released checkpoint: whoever looks "
-    "at its figures and then changes something has spent it.",
+    "Fixed scenes of uhr_mini, development by default. test is asked once per released checkpoint, by "
+    "experiments.study --release: whoever looks at its figures and then changes something has spent it.",
 )
 SCENE_SEEDS = flags.DEFINE_string("scene_seeds", None, "Other scenes of uhr_mini as FROM:TO; TO is not among them.")
 DATA = flags.DEFINE_string(

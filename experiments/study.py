@@ -4,20 +4,25 @@
     python -m experiments.study --full                           # every cell, more scenes: hours; into runs/study-full
     python -m experiments.study --scenes=methods=120 --scenes=ablations=16
     python -m experiments.study --checkpoint=DIR --scene_seeds=3000000:3000200 --output_dir=DIR2
-    python -m experiments.study --rebuild=DIR/archive --output_dir=DIR2    # the tables once more, from kept answers
+    python -m experiments.study --rebuild=results/mini/answers --output_dir=DIR    # the tables, from kept answers
+    python -m experiments.study --release                        # the shipped checkpoint's one run on the test split
 
 Parts (bat_jax/study/measured/plan.py): regions and merging against top-K, selections at equal budgets, the paper's
 ablations and ours, token coverage, the paper's figures drawn anew (experiments.figures). DIR/report.html holds
 all of it in one file; DIR/claims.md, comparison.md, coverage.md and a GRID.md for every grid are its tables,
 DIR/archive the answers behind them (bat_jax/study/measured/archive.py). The same command started again goes on where
 the last one ended.
+
+`--release` asks the test split, which a checkpoint is asked once, when it is released: it writes results/mini (tables
+and answers) and docs/reproduction.md, and a line to results/test_split.jsonl, which holds who was asked when.
 """
 
+import collections
 import json
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -26,22 +31,28 @@ from tqdm import tqdm
 from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import PredictionLog, read_predictions
-from bat_jax.io.digests import checkpoint_digest
-from bat_jax.io.output_files import check_output_dir
+from bat_jax.io.digests import checkpoint_digest, tree_digest
+from bat_jax.io.output_files import check_output_dir, write_text
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import study_page, study_tables
 from bat_jax.report.figures.figure import Figure
-from bat_jax.runs import RunDirectory
-from bat_jax.study.measured import coverage, plan, reproduction, rules
+from bat_jax.runs import RunDirectory, stored_runs
+from bat_jax.study.measured import coverage, plan, reproduction, rules, split_log
 from bat_jax.study.measured.archive import PLANS, Archive, pack, unpack
 from bat_jax.study.measured.comparison import Records
 from bat_jax.study.measured.plan import Plan
 from bat_jax.study.measured.sweep import Sweep
+from bat_jax.study.measured.verdicts import Judged
 from experiments import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "checkpoints" / "uhr-bat-mini"
+# What --release writes, and where its run is.
+TABLES = ROOT / "results" / "mini"
+SPLIT_LOG = ROOT / "results" / "test_split.jsonl"
+DOCS = ROOT / "docs" / "reproduction.md"
+RELEASE_RUN = ROOT / "runs" / "release"
 CHECKPOINT = flags.DEFINE_string("checkpoint", str(SHIPPED), "Directory of a model trained on UHR-Mini.")
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Results go here; an unfinished study in it goes on. Default: runs/study, runs/study-full."
@@ -55,7 +66,12 @@ SCENES = flags.DEFINE_multi_string(
     "scenes", [], "PART=N: other numbers of scenes than the plan's, for a part or coverage; may be repeated."
 )
 FIGURES = flags.DEFINE_bool("figures", True, "Also draw the paper's figures (experiments.figures).")
-REBUILD = flags.DEFINE_string("rebuild", None, "Folder of kept answers (DIR/archive): write their tables, ask nothing.")
+REBUILD = flags.DEFINE_string(
+    "rebuild", None, "Folder of kept answers (results/mini/answers, DIR/archive): write their tables, ask nothing."
+)
+RELEASE = flags.DEFINE_bool(
+    "release", False, "Ask the shipped checkpoint the test split, once, and write results/ and docs/reproduction.md."
+)
 
 _FIGURES = "figures"
 _ARCHIVE = "archive"
@@ -68,6 +84,8 @@ def default_output(is_full: bool) -> pathlib.Path:
 
 def seeds_of_flags() -> range:
     """Return the scenes that the flags ask for."""
+    if RELEASE.value:
+        return seeds_of(rules.load().split)
     return parse_seeds(SCENE_SEEDS.value) if SCENE_SEEDS.value else seeds_of(SPLIT.value)
 
 
@@ -138,21 +156,49 @@ def facts_of(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[str
     """Return the lines at the top of every table."""
     seeds = parse_seeds(settings["scene_seeds"])
     counts = {name: min(most, len(seeds)) for name, most in settings["scenes"].items()}
+    commit = f" ({record['commit'][:12]})" if record["commit"] else ""
     return [
         f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()),
         settings["rules"],
         f"checkpoint {record['checkpoint']} {settings['checkpoint'][:12]}",
-        f"bat_jax {record['bat_jax']}, jax {record['packages']['jax']}, {record['device']}, {record['date'][:10]}",
+        f"bat_jax {record['bat_jax']}{commit}, jax {record['packages']['jax']}, {record['device']}, "
+        f"{record['date'][:10]}",
     ]
 
 
-def write(found: Archive, output: pathlib.Path, pictures: tuple[Figure, ...] = ()) -> None:
-    """Judge a study and write its tables and its page."""
+def write(found: Archive, output: pathlib.Path, pictures: tuple[Figure, ...] = ()) -> Sequence[Judged]:
+    """Judge a study, write its tables and its page, and return the verdicts."""
     results = found.results()
     judged = reproduction.claims(results)
     study_page.write_study(judged, results, facts_of(found.settings, found.record), output, pictures, found.record)
     print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_page.REPORT}")
+    return judged
+
+
+def publish(
+    found: Archive, judged: Sequence[Judged], output: pathlib.Path, starts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write a run's tables and answers and docs/reproduction.md into the repository, then the line of the log."""
+    tables = {path.name: path.read_text(encoding="utf-8") for path in output.glob("*.md")}
+    pack(found, TABLES / "answers")
+    for name, text in tables.items():
+        write_text(TABLES / name, text)
+    for path in TABLES.glob("*.md"):
+        if path.name not in tables:
+            path.unlink()
+    facts = facts_of(found.settings, found.record)
+    write_text(DOCS, study_tables.reproduction_markdown(judged, facts, "python -m experiments.study --release"))
+    numbers = {
+        **{name: found.record[name] for name in ("bat_jax", "commit", "packages", "device")},
+        "sources": list(dict.fromkeys(start["source"] for start in starts)),
+        **{name: found.settings[name] for name in ("rules", "plan", "scenes", "scene_seeds")},
+        "answers": tree_digest(TABLES, (TABLES / "answers").iterdir()),
+        "accuracy": split_log.accuracy(found.results()),
+        "verdicts": collections.Counter(one.verdict for one in judged),
+    }
+    split_log.append(SPLIT_LOG, "finished", found.settings["checkpoint"], starts[0]["date"], **numbers)
+    print(f"wrote {TABLES}, {DOCS} and {SPLIT_LOG}")
 
 
 def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
@@ -170,14 +216,30 @@ def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
         coverage=lines,
     )
     pack(found, output / _ARCHIVE)
-    write(unpack(output / _ARCHIVE), output, draw_figures(output, seeds[0]) if FIGURES.value else ())
+    found = unpack(output / _ARCHIVE)
+    judged = write(found, output, draw_figures(output, seeds[0]) if FIGURES.value and not RELEASE.value else ())
+    if RELEASE.value:
+        publish(found, judged, output, directory.starts)
+
+
+def check_flags() -> None:
+    """Refuse flags that do not fit each other.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    if RELEASE.value:
+        for flag in (CHECKPOINT, OUTPUT_DIR, FULL, SPLIT, SCENE_SEEDS, SCENES, FIGURES, REBUILD):
+            if flag.present:
+                raise ValueError(f"--{flag.name}: --release decides it; leave it out")
+    if REBUILD.value and not OUTPUT_DIR.value:
+        raise ValueError("--output_dir: give a new folder for the tables of --rebuild")
 
 
 def main(_: list[str]) -> None:
     """Run what is left of the study and write its results."""
+    check_flags()
     if REBUILD.value:
-        if not OUTPUT_DIR.value:
-            raise ValueError("--output_dir: give a new folder for the tables of --rebuild")
         folder = pathlib.Path(OUTPUT_DIR.value)
         check_output_dir(folder, overwrite=False)
         found = unpack(pathlib.Path(REBUILD.value))
@@ -189,6 +251,8 @@ def main(_: list[str]) -> None:
     seeds = seeds_of_flags()
     checkpoint = pathlib.Path(CHECKPOINT.value)
     output = pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else default_output(FULL.value)
+    if RELEASE.value:
+        output = RELEASE_RUN
     what = plan_of_flags(BatModel.read_config(checkpoint))
     settings = {
         "plan": _plan_name(),
@@ -198,7 +262,12 @@ def main(_: list[str]) -> None:
         "checkpoint": checkpoint_digest(checkpoint),
         "config": json.loads(BatModel.read_config(checkpoint).to_json()),
     }
+    if RELEASE.value:
+        begun = [run["starts"][0]["date"] for run in stored_runs(output, "study")]
+        split_log.check_unasked(SPLIT_LOG, settings["checkpoint"], *begun)
     with RunDirectory.open(output, "study", settings, seed=0, facts={"checkpoint": str(checkpoint)}) as directory:
+        if RELEASE.value:
+            split_log.append(SPLIT_LOG, "begun", settings["checkpoint"], directory.starts[0]["date"])
         study(what, seeds, directory)
 
 

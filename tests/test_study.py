@@ -22,6 +22,9 @@ def done(tmp_path_factory):
         "bad seeds": ["--scene_seeds=5:3", f"--output_dir={folder / 'new'}"],
         "bad part": ["--scenes=tables=3", f"--output_dir={folder / 'new'}"],
         "bad number": ["--scenes=methods=few", f"--output_dir={folder / 'new'}"],
+        "release of another": ["--release", f"--checkpoint={folder}"],
+        "release of more": ["--release", "--full"],
+        "nowhere to rebuild": [f"--rebuild={folder}"],
         "full folder": [f"--output_dir={folder / 'full'}"],
         "other settings": [f"--output_dir={folder / 'other'}"],
     }
@@ -35,6 +38,9 @@ def done(tmp_path_factory):
         ("bad seeds", "scene_seeds='5:3'"),
         ("bad part", "scenes=tables=3: want one of methods, selections, ablations, settings, coverage"),
         ("bad number", "--scenes=methods=few"),
+        ("release of another", "--checkpoint: --release decides it; leave it out"),
+        ("release of more", "--full: --release decides it; leave it out"),
+        ("nowhere to rebuild", "--output_dir: give a new folder for the tables of --rebuild"),
         ("full folder", "is not empty"),
         ("other settings", 'plan: "full" -> "reduced"'),
     ],
@@ -46,9 +52,28 @@ def test_bad_input_is_named_in_one_line(done, case, words):
     assert sorted(path.name for path in folder.rglob("*")) == ["file", "full", "other", "run.json"]
 
 
-def test_a_study_of_a_users_own_writes_where_git_looks_away(tmp_path):
-    ask = "from experiments.study import default_output as of; print(of(False), of(True))"
-    places = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.split()
+ASK_AGAIN = """
+import pathlib, sys
+from experiments import study
+folder = pathlib.Path(sys.argv[1])
+study.SPLIT_LOG, study.RELEASE_RUN = folder / "log.jsonl", folder / "run"
+line = {"event": "begun", "date": "2026-12-01", "checkpoint": study.checkpoint_digest(study.SHIPPED)}
+study.SPLIT_LOG.write_text(study.json.dumps(line) + chr(10))
+print(study.default_output(False), study.default_output(True), flush=True)
+sys.argv[1:] = ["--release"]
+study.cli.run(study.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def asked_again(tmp_path_factory):
+    """Return (folder, result) of a process that prints the default folders and then asks for a release once more."""
+    folder = tmp_path_factory.mktemp("release")
+    return folder, subprocess.run([sys.executable, "-c", ASK_AGAIN, str(folder)], capture_output=True, text=True)
+
+
+def test_a_study_of_a_users_own_writes_where_git_looks_away(asked_again, tmp_path):
+    places = asked_again[1].stdout.split()
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     rules = pathlib.Path(__file__).parents[1] / ".gitignore"
     (tmp_path / ".gitignore").write_text(rules.read_text())
@@ -60,3 +85,10 @@ def test_a_study_of_a_users_own_writes_where_git_looks_away(tmp_path):
     assert all(is_ignored(f"{place}/claims.md") for place in places)
     kept = ("mini/claims.md", "mini/answers/methods.jsonl.xz", "mini/rules_v1/claims.md", "test_split.jsonl")
     assert not any(is_ignored(f"results/{name}") for name in kept)
+
+
+def test_a_checkpoint_whose_fingerprint_the_log_has_is_not_asked_again(asked_again):
+    folder, done = asked_again
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and "the test split is asked once per released checkpoint" in line
+    assert "2026-12-01" in line and [path.name for path in folder.iterdir()] == ["log.jsonl"]

@@ -1,15 +1,21 @@
 """The archive of a study: small, whole, and the tables made from it are those made from the run's own answers."""
 
 import dataclasses
+import itertools
 import json
 import lzma
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
-from bat_jax.benchmarks import answer_readers
 from bat_jax.config import BatConfig
+from bat_jax.evals.runner import answer_picture
 from bat_jax.report import study_tables, sweep_tables
-from bat_jax.study.measured import coverage, plan, rules
+from bat_jax.study.measured import coverage, plan, rules, split_log
 from bat_jax.study.measured.archive import Archive, pack, unpack
 from bat_jax.study.measured.sweep import GridAnswers
 from tests.command_batch import run_commands
@@ -20,31 +26,28 @@ WAYS = dict.fromkeys(coverage.ways(), "cmkkm")
 FATES = dict.fromkeys((coverage.OWN, coverage.ORACLE), WAYS)
 
 
-def line_of(picture, task, number, budgets):
-    """Return an answer as `answer_picture` writes it: right by a rule that differs between runs, some failed."""
-    failed = number % 17 == 0
-    output = None if failed else task.question.truth if (number + sum(budgets)) % 3 else "?"
-    verdicts = answer_readers.judge(output, task.question)
-    return {
-        "id": task.id,
-        "picture": picture.key,
-        "scene": picture.scene,
-        "sub_task": task.sub_task,
-        "category": task.category,
-        "status": "error" if failed else "answered",
-        "output": output,
-        "truth": task.question.truth,
-        "verdicts": {rule: verdict._asdict() for rule, verdict in verdicts.items()},
-        "is_right": verdicts["official"].is_right is True,
-        "tokens_kept": None if failed else list(budgets),
-        "seconds": None if failed else 0.1234567,
-        "compile_seconds": None if failed else 0,
-        "load_seconds": 0.1,
-        "encode_seconds": 0.2,
-        "encode_compile_seconds": 0,
-        "error": "question: made up" if failed else None,
-        "facts": dict(task.facts),
-    }
+class Guesser:
+    """A model whose answers are right by a rule that differs between budgets; every 17th question fails."""
+
+    compile_seconds: ClassVar[dict] = {}
+    pixels = np.zeros((8, 8, 3))
+
+    def __init__(self, tasks, budgets):
+        self.numbers = {task.text: number for number, task in enumerate(tasks)}
+        self.truths = {task.text: task.question.truth for task in tasks}
+        self.budgets = budgets
+
+    def encode(self, image):
+        return self
+
+    def ask(self, text, **options):
+        number = self.numbers[text]
+        if number % 17 == 0:
+            raise MemoryError("made up")
+        right = (number + sum(self.budgets)) % 3
+        return SimpleNamespace(
+            text=self.truths[text] if right else "?", tokens_kept=(self.budgets,), compile_seconds={}
+        )
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +57,13 @@ def made():
     asked = asked.with_scenes(dict.fromkeys(asked.scenes, len(SEEDS)))
     answers = {}
     for part in asked.parts:
-        tasks = [(picture, task) for picture in part.pictures(SEEDS, None) for task in picture.tasks]
+        pictures = part.pictures(SEEDS, None)
 
-        def read(name, tasks=tasks):
+        def read(name, pictures=pictures):
             budgets = tuple(map(int, name.partition("_")[0].split("-")))
-            lines = (line_of(*pair, number, budgets) for number, pair in enumerate(tasks))
-            return {line["id"]: line for line in lines}
+            model = Guesser([task for picture in pictures for task in picture.tasks], budgets)
+            lines = [answer_picture(model, picture, lambda: (None, 0.1), {}, {}) for picture in pictures]
+            return {line["id"]: line for line in itertools.chain(*lines)}
 
         answers[part.name] = GridAnswers(MINI, part.grids, read).runs()
     targets = [
@@ -77,7 +81,14 @@ def made():
     }
     return Archive(
         settings=settings | {"checkpoint": "c" * 64, "config": json.loads(MINI.to_json())},
-        record={"checkpoint": "made-up", "bat_jax": "0", "packages": {"jax": "0"}, "device": "cpu", "date": "2026"},
+        record={
+            "checkpoint": "made-up",
+            "bat_jax": "0",
+            "packages": {"jax": "0"},
+            "device": "cpu",
+            "date": "2026",
+            "commit": None,
+        },
         answers=answers,
         coverage={str(seed): {"id": str(seed), "targets": targets, "facts": facts} for seed in SEEDS},
     )
@@ -90,6 +101,11 @@ def packed(made, tmp_path_factory):
     return folder
 
 
+def none_of(record):
+    """Return the fields of a failed answer, or of one that has not failed, that are empty."""
+    return {name for name in ("output", "tokens_kept", "seconds", "compile_seconds", "error") if record[name] is None}
+
+
 def test_everything_comes_back_but_the_times_of_pictures_and_other_rules_verdicts(made, packed):
     found = unpack(packed)
     assert (found.settings, found.record, found.coverage) == (made.settings, made.record, made.coverage)
@@ -98,8 +114,8 @@ def test_everything_comes_back_but_the_times_of_pictures_and_other_rules_verdict
         assert list(found.answers[part]) == list(runs)
         for run, records in runs.items():
             kept = [
-                {name: value for name, value in record.items() if name not in left_out and value is not None}
-                | ({"seconds": 0.123} if record["seconds"] else {})
+                {name: value for name, value in record.items() if name not in left_out | none_of(record)}
+                | {name: round(record[name], 3) for name in ("seconds",) if record[name] is not None}
                 for record in records.values()
             ]
             assert list(found.answers[part][run].values()) == kept
@@ -154,3 +170,39 @@ def test_the_command_rebuilds_the_tables_of_an_archive_and_refuses_what_is_none(
     for name, (code, _, err) in done.items():
         assert code != 0 and cases[name][1] in err.strip().splitlines()[-1], (name, err)
     assert [path.name for path in (tmp_path / "tables").iterdir()] == ["whole"]
+
+
+PUBLISH = """
+import pathlib, sys
+from bat_jax.study.measured.archive import unpack
+from experiments import study
+folder, packed = map(pathlib.Path, sys.argv[1:])
+study.TABLES, study.DOCS, study.SPLIT_LOG = folder / "mini", folder / "docs.md", folder / "log.jsonl"
+found = unpack(packed)
+judged = study.reproduction.claims(found.results())
+study.publish(found, judged, folder / "run", [{"date": "2026-12-01", "source": source} for source in "aab"])
+"""
+
+
+def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(packed, tmp_path):
+    for name in ("run/claims.md", "run/other.md", "mini/claims.md", "mini/stale.md", "mini/rules_v1/kept.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    split_log.append(tmp_path / "log.jsonl", "begun", "c" * 64, "2026-12-01")
+    command = [sys.executable, "-c", PUBLISH, str(tmp_path), str(packed)]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+    tables = {path.name: path.read_text() for path in (tmp_path / "mini").glob("*.md")}
+    assert tables == {"claims.md": "run/claims.md", "other.md": "run/other.md"}
+    assert (tmp_path / "mini" / "rules_v1" / "kept.md").exists()
+    assert unpack(tmp_path / "mini" / "answers") == unpack(packed)
+    assert "Written by `python -m experiments.study --release`" in (tmp_path / "docs.md").read_text()
+    begun, finished = split_log.read(tmp_path / "log.jsonl")
+    assert begun == {"event": "begun", "date": "2026-12-01", "checkpoint": "c" * 64}
+    assert (finished["event"], finished["date"], finished["checkpoint"]) == ("finished", "2026-12-01", "c" * 64)
+    assert finished["rules"] == rules.load().text and finished["sources"] == ["a", "b"]
+    own = finished["accuracy"]["own"]
+    answers = unpack(packed).answers["selections"]["-".join(map(str, MINI.compressor.budgets))].values()
+    right = 100 * sum(line["is_right"] for line in answers) / len(answers)
+    assert (own["tokens"], own["questions"], own["right"]) == (729, len(answers), round(right, 2)) and 0 < right < 99
+    assert 25 < own["chance"] < 35 and set(finished["accuracy"]) == {"own", "1k", "3k", "6k"}
+    assert sum(finished["verdicts"].values()) > 30
