@@ -16,7 +16,7 @@ from absl import flags
 from bat_jax.engine.stages import peak_device_bytes, peak_host_bytes
 from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
 from bat_jax.pipeline import Answer, BatModel, Scene
-from bat_jax.report.answer_page import About, Asked, write_report
+from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
@@ -60,7 +60,7 @@ def answer_record(asked: Asked, scenes: Sequence[Scene]) -> dict:
         rows = zip(scenes[image].scales_px, kept, scenes[image].grids, strict=True)
         per_image.append([{"scale_px": size, "kept": count, "of": grid.num_tokens} for size, count, grid in rows])
     record = {
-        "question": asked.prompt,
+        "question": asked.ask.prompt,
         "answer": answer.text,
         "token_ids": answer.token_ids.tolist(),
         "tokens_kept": per_image,
@@ -165,7 +165,7 @@ def answer_questions(
     session = Session.open(checkpoint, images)
     asked = []
     for question in questions:
-        asked.append(Asked(prompt=question, answer=session.ask(question)))
+        asked.append(Asked(ask=Ask(question), answer=session.ask(question)))
         print(f"\nQ: {question}\n{describe(asked[-1].answer, session.scenes)}", flush=True)
     peak = peak_device_bytes()
     device_memory = "" if peak is None else f"; peak device memory {peak / 2**30:.2f} GiB"

@@ -20,7 +20,7 @@ from bat_jax.mini.world.question import LETTERS, first_of_each
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.mini.world.splits import SPLITS
-from bat_jax.report.answer_page import Asked, Truth, summary
+from bat_jax.report.answer_page import Ask, Asked, summary
 from experiments import answer, cli
 
 SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "checkpoints" / "uhr-bat-mini"
@@ -77,9 +77,8 @@ def ask_scene(checkpoint: str, folder: pathlib.Path) -> None:
     print(f"\n{len(questions)} questions about scene {SCENE_SEED.value} of UHR-Mini's development split")
     asked = []
     for number, question in enumerate(questions, 1):
-        prompt = question.prompt()
-        found = session.ask(prompt)
-        asked.append(Asked(prompt=prompt, answer=found, truth=Truth.of(question, found.text)))
+        ask = Ask(question.prompt(), question)
+        asked.append(Asked(ask=ask, answer=session.ask(ask.prompt)))
         print_asked(number, asked[-1], session.num_tokens)
     print(f"\n{summary(asked)}")
     session.report(pathlib.Path(output or folder / "report"), asked)

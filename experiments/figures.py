@@ -24,11 +24,11 @@ from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.mini.world.splits import SPLITS
 from bat_jax.pipeline import BatModel
-from bat_jax.report.answer_page import About
+from bat_jax.report.answer_page import About, Ask
 from bat_jax.report.figures.figure import Figure
 from bat_jax.report.figures.page import write_figures
 from bat_jax.report.figures.record import FIGURES
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor

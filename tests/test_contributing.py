@@ -16,10 +16,10 @@ from PIL import Image
 from bat_jax import model as bat
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import SELECTIONS
-from bat_jax.report.answer_page import About
+from bat_jax.report.answer_page import About, Ask
 from bat_jax.report.figures.page import write_figures
 from bat_jax.report.figures.record import FIGURES
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from tests.tiny_model import load_tiny, tiny_config
 
 GUIDE = pathlib.Path(__file__).parents[1] / "CONTRIBUTING.md"

@@ -26,7 +26,6 @@ Shape = tuple[int, ...]
 class Layout(NamedTuple):
     """How an array changes between the checkpoint (PyTorch's order) and our tree, without copying."""
 
-    name: str
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_hf: Callable[[np.ndarray], np.ndarray]
 
@@ -50,12 +49,12 @@ def _grid_to_ours(array: np.ndarray) -> np.ndarray:
     return array.reshape(side, side, width)
 
 
-KEEP = Layout("keep", lambda x: x, lambda x: x)
-LINEAR = Layout("linear", lambda x: x.transpose(1, 0), lambda x: x.transpose(1, 0))  # (out, in) <-> (in, out)
+KEEP = Layout(lambda x: x, lambda x: x)
+LINEAR = Layout(lambda x: x.transpose(1, 0), lambda x: x.transpose(1, 0))  # (out, in) <-> (in, out)
 # (E, C, row, column) <-> (row, column, C, E)
-CONV = Layout("conv", lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 # (1, side * side, D), row-major <-> (side, side, D)
-GRID = Layout("grid", _grid_to_ours, lambda x: x.reshape(1, x.shape[0] * x.shape[1], x.shape[2]))
+GRID = Layout(_grid_to_ours, lambda x: x.reshape(1, x.shape[0] * x.shape[1], x.shape[2]))
 
 
 class Rule(NamedTuple):

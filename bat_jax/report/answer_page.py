@@ -6,9 +6,10 @@ The page (html.py) and the PNG files (pictures.py) show the same panels, painted
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -78,18 +79,39 @@ class Truth:
         return f"{self.chosen} ({', '.join(options[letter] for letter in self.chosen)})"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A question as it was put to the model, the answer, and the truth where it is known."""
+class Ask(NamedTuple):
+    """A question as the model gets it, and the scene's question that it comes from, if there is one."""
 
     prompt: str
-    answer: Answer
-    truth: Truth | None = None
+    known: scene_question.Question | None = None
 
     @property
     def text(self) -> str:
         """The question alone, without options and instructions where these are known to be there."""
-        return self.truth.question.text if self.truth else self.prompt
+        return self.known.text if self.known else self.prompt
+
+    @property
+    def evidence(self) -> tuple[UnitBox, ...]:
+        """Where the evidence is: the smallest things alone."""
+        return pictures.evidence_boxes(self.known.unit_boxes) if self.known else ()
+
+    @property
+    def boxes(self) -> tuple[UnitBox, ...]:
+        """The same, where it is a place in the picture and not nearly all of it."""
+        boxes = self.evidence
+        return boxes if boxes and pictures.is_local(pictures.evidence_frame(boxes)) else ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question that was put to the model, and the answer."""
+
+    ask: Ask
+    answer: Answer
+
+    @functools.cached_property
+    def truth(self) -> Truth | None:
+        return Truth.of(self.ask.known, self.answer.text) if self.ask.known else None
 
     @property
     def answer_text(self) -> str:
@@ -98,11 +120,6 @@ class Asked:
     @property
     def num_kept(self) -> int:
         return sum(map(sum, self.answer.tokens_kept))
-
-    @property
-    def boxes(self) -> tuple[UnitBox, ...]:
-        """The evidence: the smallest things alone."""
-        return pictures.evidence_boxes(self.truth.question.unit_boxes) if self.truth else ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +154,7 @@ def write_report(
         for number, item in enumerate(asked, 1):
             if index < len(item.answer.selections):  # the release uses the first image only
                 panels = _QuestionPanels.of(scene, backdrop, item, index)
-                panels.save(folder, item.text, f"q{number}{suffix}", backdrop)
+                panels.save(folder, item.ask.text, f"q{number}{suffix}", backdrop)
                 per_question[number - 1] += panels.groups(index if len(scenes) > 1 else None)
     num_tokens = sum(grid.num_tokens for scene in scenes for grid in scene.grids)
     page = html.Page(
@@ -147,7 +164,7 @@ def write_report(
         summary=summary(asked),
         notice=about.notice,
         steps=_steps(cfg, scenes),
-        terms=_terms(cfg, any(item.boxes for item in asked)),
+        terms=_terms(cfg, any(item.ask.evidence for item in asked)),
         images=tuple(groups),
         questions=tuple(
             question_card(item, num_tokens, found) for item, found in zip(asked, per_question, strict=True)
@@ -179,8 +196,8 @@ class _QuestionPanels:
 
     @classmethod
     def of(cls, scene: SceneData, backdrop: Backdrop, item: Asked, index: int) -> "_QuestionPanels":
-        boxes = item.boxes if index == 0 else ()
-        frame = [box for box in ([pictures.evidence_frame(boxes)] if boxes else []) if pictures.is_local(box)]
+        boxes = item.ask.evidence if index == 0 else ()
+        frame = [pictures.evidence_frame(boxes)] if boxes and item.ask.boxes else []
         selections = item.answer.selections[index]
         fates = [token_fate(tokens, chosen) for tokens, chosen in zip(scene.scales, selections, strict=True)]
         return cls(
@@ -251,9 +268,9 @@ def _overview(backdrop: Backdrop, asked: Sequence[Asked]) -> Panel:
     """Return the picture with a numbered frame where the evidence of each question is."""
     numbers: dict[UnitBox, list[str]] = {}
     for number, item in enumerate(asked, 1):
-        if item.boxes:
-            numbers.setdefault(pictures.evidence_frame(item.boxes), []).append(str(number))
-    shown = {box: ", ".join(found) for box, found in numbers.items() if pictures.is_local(box)}
+        if item.ask.boxes:
+            numbers.setdefault(pictures.evidence_frame(item.ask.boxes), []).append(str(number))
+    shown = {box: ", ".join(found) for box, found in numbers.items()}
     caption = "Frames: where the evidence of each question is." if shown else ""
     return Panel(draw_frames(backdrop.picture(2), list(shown), list(shown.values())), caption)
 
@@ -333,7 +350,7 @@ def question_card(
             options.append(html.Option(letter=letter, text=text, is_true=is_true, is_chosen=is_chosen))
     return html.QuestionCard(
         kind=truth.question.sub_task.replace("_", " ") if truth else "",
-        text=item.text,
+        text=item.ask.text,
         options=tuple(options),
         answer=item.answer_text,
         truth=truth.right_text if truth else None,

@@ -14,7 +14,7 @@ from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import first_of_each
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import render
-from bat_jax.report.answer_page import About
+from bat_jax.report.answer_page import About, Ask
 from bat_jax.report.figures.cards import compare
 from bat_jax.report.figures.figure import counts_text
 from bat_jax.report.figures.page import write_figures
@@ -22,7 +22,7 @@ from bat_jax.report.figures.record import FIGURES
 from bat_jax.report.figures.records.figure_7 import NUM_NEIGHBOURS, check_installed, plane, same_region_share
 from bat_jax.report.figures.records.figure_8 import importance_on
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, window_in, wrap
 from tests import selection_example
 from tests.command_batch import run_commands

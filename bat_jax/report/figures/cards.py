@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from bat_jax.config import SELECTIONS
 from bat_jax.config.selections import shown_in
 from bat_jax.mini.world.question import LETTERS as OPTION_LETTERS
-from bat_jax.report.answer_page import Asked
+from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.figures.figure import LETTERS, card_panels
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import font, wrap
 
 _MOST_COMPARED = 4

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from bat_jax.report.answer_page import Asked
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.answer_page import Ask, Asked
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import KEPT, MERGED, UnitBox, draw_frames, token_fate, window_in
 from bat_jax.report.pictures import Panel
 from bat_jax.typing import UInt8

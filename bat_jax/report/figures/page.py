@@ -7,11 +7,11 @@ import numpy as np
 
 from bat_jax.io.output_files import write_json
 from bat_jax.report import html
-from bat_jax.report.answer_page import About, page_figures, question_card, run_table, summary
+from bat_jax.report.answer_page import About, Ask, page_figures, question_card, run_table, summary
 from bat_jax.report.figures.cards import compare, compared_asks
 from bat_jax.report.figures.figure import Figure, card_panels
 from bat_jax.report.figures.record import FIGURES
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.pictures import Panel
 
 

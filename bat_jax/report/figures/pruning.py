@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.config import SELECTIONS
-from bat_jax.report.answer_page import Asked
+from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.figures.figure import (
     LETTERS,
     Figure,
@@ -22,7 +22,7 @@ from bat_jax.report.figures.figure import (
     verdict,
 )
 from bat_jax.report.figures.seen import seen_picture
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import ALL, UnitBox, window_in
 from bat_jax.report.pictures import Panel, sheet, stack
 from bat_jax.typing import UInt8

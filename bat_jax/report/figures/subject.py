@@ -7,39 +7,19 @@ The networks of the picture run once, regions once a partition, an answer once a
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from bat_jax.compress.budgets import pruned_budgets
 from bat_jax.config import ScaleSpec
 from bat_jax.encoding import ImageLike
-from bat_jax.mini.world.question import Question
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.report.answer_page import Asked, Truth
+from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.layers import Backdrop, UnitBox
-from bat_jax.report.pictures import evidence_boxes, evidence_frame, is_local
+from bat_jax.report.pictures import evidence_frame
 
 # Side of the windows that figures enlarge, as a share of the picture's.
 ZOOM_SHARE = 0.2
-
-
-class Ask(NamedTuple):
-    """A question as the model gets it, and the scene's question that it comes from, if there is one."""
-
-    prompt: str
-    known: Question | None = None
-
-    @property
-    def text(self) -> str:
-        """The question alone, without options and instructions where these are known to be there."""
-        return self.known.text if self.known else self.prompt
-
-    @property
-    def boxes(self) -> tuple[UnitBox, ...]:
-        """The evidence, where it is a place in the picture and not nearly all of it."""
-        boxes = evidence_boxes(self.known.unit_boxes) if self.known else ()
-        return boxes if boxes and is_local(evidence_frame(boxes)) else ()
 
 
 class Subject:
@@ -114,8 +94,7 @@ class Subject:
             scales = tuple(ScaleSpec(size_px=spec.size_px, budget=max(spec.budget, b)) for spec, b in parts)
             model = self.model.configured(self.cfg.with_settings(selection=selection, scales=scales))
             answer = model.ask([self.scene()], ask.prompt, budgets=budgets, max_new_tokens=self._max_new_tokens)
-            truth = Truth.of(ask.known, answer.text) if ask.known else None
-            self._asked[key] = Asked(prompt=ask.prompt, answer=answer, truth=truth)
+            self._asked[key] = Asked(ask=ask, answer=answer)
         return self._asked[key]
 
     def local_asks(self, most: int) -> tuple[Ask, ...]:

@@ -3,9 +3,10 @@
 import numpy as np
 from PIL import Image
 
+from bat_jax.report.answer_page import Ask
 from bat_jax.report.figures.figure import LETTERS, Figure, counts_text, framed, heading, place_panels, verdict
 from bat_jax.report.figures.record import FigureRecord
-from bat_jax.report.figures.subject import Ask, Subject
+from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import ALL, importance_layer, window_in
 from bat_jax.report.pictures import IMPORTANCE_SWATCHES, Panel, sheet, stack
 
