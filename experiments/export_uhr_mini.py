@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
             tuple(_FORMATS.value),
             _LABEL_FORMAT.value,
             _PROMPT_STYLE.value,
-            progress=lambda done, _: bar.update(done - bar.n),
+            progress=bar.update,
         )
     print(f"{_OUTPUT_DIR.value}: {len(seeds)} scenes, {num} questions")
 

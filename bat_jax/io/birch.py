@@ -15,14 +15,10 @@ MAX_SUBCLUSTERS = 10_000
 def birch_labels(
     rows: Float[np.ndarray, "M C"], valid: Bool[np.ndarray, "M"], num_clusters: int, threshold: float
 ) -> Int[np.ndarray, "M"]:
-    """Cluster the valid rows; the same rows in the same order always give the same labels.
+    """Return int32 labels in [0, num_clusters), -1 for rows that are not valid; the same rows give the same labels.
 
-    Args:
-      num_clusters: most regions; fewer where the tree has fewer subclusters.
-      threshold: largest radius of a subcluster, in the units of `rows`.
-
-    Returns:
-      int32 in [0, num_clusters), -1 for rows that are not valid.
+    There are fewer regions where the tree has fewer subclusters. `threshold` is the largest radius of a subcluster, in
+    the units of `rows`.
 
     Raises:
       ValueError: scikit-learn is missing, or the threshold leaves more than MAX_SUBCLUSTERS subclusters.

@@ -158,13 +158,8 @@ def plan_checkpoint(
 ) -> tuple[Plan, list[str]]:
     """Plan a LLaVA-Qwen folder, with the vision tower inside or in a CLIP folder of its own.
 
-    Where the source holds the tower's weights, a `vision_tower` folder gives only its config.
-
-    Args:
-      dtype: what tensors will be cast to; None keeps theirs, and then a stacked leaf's pieces must agree.
-
-    Returns:
-      The plan and notes for the report.
+    Where the source holds the tower's weights, a `vision_tower` folder gives only its config. Tensors will be cast to
+    `dtype`; None keeps theirs, and then a stacked leaf's pieces must agree. Returns the plan and notes for the report.
 
     Raises:
       ValueError: everything that does not fit, together.

@@ -88,12 +88,10 @@ def convert(
     """Convert a LLaVA-Qwen folder (LongVA or UHR-BAT layout, safetensors) into a bat_jax folder.
 
     Args:
-      source: folder with config.json, safetensors and tokenizer files.
       output: folder to make; appears only when everything is written and checked.
       vision_tower: CLIP folder; its weights are used where the source holds none, its config.json always.
       dtype: "float32", "bfloat16" or "float16" to store all weights so; None keeps the source's.
-      overwrite: replace an earlier conversion at `output`.
-      progress: called after every leaf.
+      overwrite: replace an earlier conversion at `output`. progress: called after every leaf.
 
     Raises:
       ValueError: everything that is wrong with the source, together; `output` is not made.
@@ -235,6 +233,16 @@ def _count_not_finite(array: np.ndarray) -> int:
     return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in blocks)
 
 
+def _groups(purpose: str, leaves: Mapping[str, Leaf], progress: Progress | None) -> Iterator[list[str]]:
+    """Yield the paths of the leaves in groups, and report each one when the next is asked for."""
+    num_done, num_bytes = 0, sum(leaf.num_bytes for leaf in leaves.values())
+    for group in group_leaves(leaves):
+        yield group
+        num_done += sum(leaves[path].num_bytes for path in group)
+        if progress:
+            progress(purpose, num_done, num_bytes)
+
+
 def _allocate(leaf: Leaf, scratch: pathlib.Path) -> np.ndarray:
     """Return memory for a leaf: anonymous, or of an unlinked scratch file if the leaf is large."""
     if leaf.num_bytes <= _SCRATCH_BYTES:
@@ -253,8 +261,7 @@ def _allocate(leaf: Leaf, scratch: pathlib.Path) -> np.ndarray:
 def _write_params(params: pathlib.Path, plan: Plan, leaves: Mapping[str, Leaf], progress: Progress | None) -> None:
     """Write the plan's leaves as one Orbax checkpoint, group after group; after a problem only go on testing values."""
     problems: list[str] = []
-    num_done, num_bytes = 0, sum(leaf.num_bytes for leaf in leaves.values())
-    for group in group_leaves(leaves):
+    for group in _groups("writing", leaves, progress):
         arrays = {
             path: _fill(_allocate(leaves[path], params.with_name("scratch")), plan[path], problems) for path in group
         }
@@ -263,9 +270,6 @@ def _write_params(params: pathlib.Path, plan: Plan, leaves: Mapping[str, Leaf], 
                 ocp.partial.save(params, traverse_util.unflatten_dict(arrays, sep="/"))
         del arrays
         trim_memory()
-        num_done += sum(leaves[path].num_bytes for path in group)
-        if progress:
-            progress("writing", num_done, num_bytes)
     if problems:
         raise_problems(problems)
     ocp.partial.finalize(params)
@@ -278,12 +282,8 @@ def _read_groups(
     purpose: str, params: pathlib.Path, leaves: Mapping[str, Leaf], progress: Progress | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield all leaves, a group at a time; the receiver empties the dict, so that two groups never meet in memory."""
-    num_done, num_bytes = 0, sum(leaf.num_bytes for leaf in leaves.values())
-    for group in group_leaves(leaves):
+    for group in _groups(purpose, leaves, progress):
         yield read_leaves(params, {path: leaves[path] for path in group}, leaves)
-        num_done += sum(leaves[path].num_bytes for path in group)
-        if progress:
-            progress(purpose, num_done, num_bytes)
 
 
 def _hf_arrays(

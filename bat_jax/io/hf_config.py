@@ -182,9 +182,7 @@ def config_from_hf(source: str | pathlib.Path, vision_tower: str | pathlib.Path 
     budgets where it knows the scale and one token in 29 elsewhere. Float16 checkpoints compute in bfloat16: float16's
     range is too small for this decoder's activations.
 
-    Args:
-      source: the checkpoint's folder with config.json.
-      vision_tower: a CLIP folder whose config.json gives the tower's sizes; see `find_clip_config` for the default.
+    `vision_tower` is a CLIP folder whose config.json gives the tower's sizes; see `find_clip_config` for the default.
 
     Raises:
       FileNotFoundError: no config.json.

@@ -101,7 +101,6 @@ def read_image(
     or 1/8 instead, the smallest that leaves as much. Other formats cannot, and are read in full.
 
     Args:
-      path: the file.
       bands: 1-based bands for red, green and blue, or one band for grey. Default: the first three, or the first alone
         where there are fewer than three (alpha not counted).
       max_pixels: largest width x height that is decoded, looked up in the header. (A decoded pixel takes 3 bytes, and

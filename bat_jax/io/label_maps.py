@@ -29,7 +29,7 @@ class LabelMapError(ValueError):
 
 
 def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
-    """Read a label map of an image from any of its file forms.
+    """Read the label map of an image of `size` (W, H) as displayed (`SourceImage.full_size`).
 
     Forms, by suffix:
       .png         one band of 1, 8 or 16 bits, or a palette (its indices are the labels, its colours are not looked at)
@@ -39,10 +39,6 @@ def read_label_map(path: str | os.PathLike, size: tuple[int, int]) -> np.ndarray
                    n}]} of one image: run lengths down the columns, beginning with the zeros, as a list of numbers or as
                    COCO's compressed string; `area` may be left out. Masks of another size than the image are resized by
                    nearest neighbour, as in the release. Ids are those of `paint_windows`.
-
-    Args:
-      path: the file.
-      size: (W, H) of the full image as displayed (`SourceImage.full_size`).
 
     Returns:
       (H, W) int32, labels >= 0, 0 = background.

@@ -60,11 +60,8 @@ def load_params(
 ) -> dict[str, Any]:
     """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
 
-    Leaves are read in groups, so that what `place` moves to a device never stands on the host as a whole.
-
-    Args:
-      directory: what `convert` wrote.
-      place: called on every leaf as it arrives, for instance to move it to a device; by default it stays a NumPy array.
+    `place` is called on every leaf as it arrives. Leaves are read in groups, so that what it moves to a device never
+    stands on the host as a whole; by default they stay NumPy arrays.
 
     Raises:
       ValueError: no bat_jax folder, or leaves are missing, left over, or not of the shapes that config.json says: all

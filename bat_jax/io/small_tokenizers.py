@@ -18,12 +18,8 @@ TEMPLATE_WORDS = ("\n", "system", "You", "are", "a", "helpful", "assistant", "."
 def write_word_tokenizer(directory: pathlib.Path, words: Iterable[str]) -> int:
     """Write a tokenizer of whole words ("built-up" is one), single signs and newlines; spaces only separate.
 
-    Args:
-      words: the world's vocabulary; the template's words are added. Ids follow the sorted order, so the same words give
-        the same file. Any other word becomes <unk>.
-
-    Returns:
-      The number of ids, special tokens included.
+    The template's words are added to `words`; ids follow the sorted order, so the same words give the same file. Any
+    other word becomes <unk>. Returns the number of ids, special tokens included.
     """
     vocabulary = [UNKNOWN, *sorted({*words, *TEMPLATE_WORDS} - {UNKNOWN})]
     model = tokenizers.models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN)

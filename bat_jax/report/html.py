@@ -81,11 +81,8 @@ class Page:
     """A whole report; what is empty is left out.
 
     Attributes:
-      notice: a warning on top, or "".
-      steps: from picture to answer: (number, what it is).
-      terms: words of the report and what they mean.
-      lead: what this is, in a sentence or two.
-      images: for every image its groups: the image, its regions.
+      lead: what this is. notice: a warning on top. steps: from picture to answer: (number, what it is).
+      terms: words of the report and what they mean. images: for every image its groups: the image, its regions.
     """
 
     title: str

@@ -54,9 +54,8 @@ def run_stage(
 ) -> Params:
     """Train `params` and return them; goes on from the newest checkpoint in `directory` where there is one.
 
-    Args:
-      batch_of: position -> NumPy arrays. evaluate: its numbers go into the log. fixed: arrays that the loss reads and
-        nobody changes, such as frozen weights and features. pool: see `train.loop.run`.
+    `fixed` are arrays that the loss reads and nobody changes, such as frozen weights and features; for the others see
+    `train.loop.run`.
 
     Raises:
       NonFiniteLossError: names stage and step.

@@ -38,13 +38,13 @@ def export(
     formats: tuple[str, ...] = FORMATS,
     label_suffix: str = "png",
     prompt_style: PromptStyle = "release",
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[], object] = lambda: None,
 ) -> int:
     """Write scenes, and return the number of questions. The folder appears whole at the end, or not at all.
 
     Args:
       output_dir: a folder that does not exist, or is empty. seeds: which scenes. side: pixels a side.
-      formats: some of FORMATS. label_suffix: "png" (16 bits) or "npz". progress: gets scenes done, scenes in all.
+      formats: some of FORMATS. label_suffix: "png" (16 bits) or "npz". progress: called after every scene.
 
     Raises:
       ValueError: a setting is out of range, or the folder cannot be written or holds files; one line, nothing written.
@@ -124,7 +124,7 @@ def _write(
     formats: tuple[str, ...],
     label_suffix: str,
     prompt_style: PromptStyle,
-    progress: Callable[[int, int], None],
+    progress: Callable[[], object],
 ) -> int:
     llava: list[dict[str, Any]] = []
     xlrs: list[dict[str, Any]] = []
@@ -132,7 +132,7 @@ def _write(
     (folder / "images").mkdir()
     if "label_maps" in formats:
         (folder / "label_maps").mkdir()
-    for done, (scene, questions) in enumerate(scenes_with_questions(seeds), start=1):
+    for scene, questions in scenes_with_questions(seeds):
         paths: dict[Marker | None, str] = {}
         for marker in (None, *(question.marker for question in questions if has_questions)):
             if marker not in paths:
@@ -145,7 +145,7 @@ def _write(
             xlrs.append(xlrs_record(question, len(xlrs), path))
         if "label_maps" in formats:
             write_label_map(folder / "label_maps" / f"{scene.seed}.{label_suffix}", scene, side)
-        progress(done, len(seeds))
+        progress()
     for name, records in (("llava", llava), ("xlrs", xlrs)):
         if name in formats:
             text = json.dumps(records, indent=1, ensure_ascii=False)
