@@ -156,11 +156,12 @@ def facts_of(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[str
     """Return the lines at the top of every table."""
     seeds = parse_seeds(settings["scene_seeds"])
     counts = {name: min(most, len(seeds)) for name, most in settings["scenes"].items()}
+    departures = rules.load().departures(settings["plan"], settings["scenes"], seeds)
     commit = f" ({record['commit'][:12]})" if record["commit"] else ""
     return [
         f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()),
-        settings["rules"],
+        settings["rules"] + (f"; what is not under them: {'; '.join(departures)}" if departures else ""),
         f"checkpoint {record['checkpoint']} {settings['checkpoint'][:12]}",
         f"bat_jax {record['bat_jax']}{commit}, jax {record['packages']['jax']}, {record['device']}, "
         f"{record['date'][:10]}",
@@ -195,6 +196,12 @@ def publish(
         **{name: found.settings[name] for name in ("rules", "plan", "scenes", "scene_seeds")},
         "answers": tree_digest(TABLES, (TABLES / "answers").iterdir()),
         "accuracy": split_log.accuracy(found.results()),
+        "failed": sum(
+            line["status"] == "error"
+            for runs in found.answers.values()
+            for records in runs.values()
+            for line in records.values()
+        ),
         "verdicts": collections.Counter(one.verdict for one in judged),
     }
     split_log.append(SPLIT_LOG, "finished", found.settings["checkpoint"], starts[0]["date"], **numbers)
