@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
-from bat_jax.evals.runner import select_tasks
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.views import RESAMPLING
 from bat_jax.mini.world.render import NATIVE_PX
@@ -48,7 +47,9 @@ TABLE = flags.DEFINE_multi_enum("table", [], _values_of("table"), "A table of th
 FIGURE = flags.DEFINE_multi_enum("figure", [], _values_of("figure"), "A figure of the paper; 4 shows Table 6.")
 OURS = flags.DEFINE_multi_enum("ours", [], _values_of("ours"), "A grid of our own.")
 BENCHMARK = flags.DEFINE_string("benchmark", "uhr_mini", f"What to ask: {', '.join(BENCHMARKS.names)}.")
-LIMIT = flags.DEFINE_integer("limit", 300, "Questions of each cell at most.", lower_bound=1)
+LIMIT = flags.DEFINE_integer(
+    "limit", 300, "Questions at most, the same for each cell: a sample, stratified by sub-task.", lower_bound=1
+)
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
 
 
@@ -83,6 +84,7 @@ def settings_of_flags() -> dict[str, Any]:
         "max_pixels": MAX_PIXELS.value,
         "max_new_tokens": record.max_new_tokens,
         "limit": LIMIT.value,
+        "sample_seed": benchmark_flags.SAMPLE_SEED.value,
         "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
         "config": json.loads(BatModel.read_config(CHECKPOINT.value).to_json()),
     }
@@ -115,8 +117,7 @@ def main(_: list[str]) -> None:
 
     def opened(px: int | None) -> tuple[Sequence[Picture], str]:
         size = {"render_px": px or settings.get("render_px", NATIVE_PX)} if is_scenes else {"most_px": px}
-        found, description = record.open(places | settings | size)
-        return select_tasks(found, limit=settings["limit"]), description
+        return benchmark_flags.asked_of(*record.open(places | settings | size), settings)
 
     pictures, description = opened(None)
     num_questions = sum(len(picture.tasks) for picture in pictures)

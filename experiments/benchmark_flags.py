@@ -1,12 +1,14 @@
 """Flags that say where a benchmark's pictures come from, the same for experiments.evaluate and experiments.ablate."""
 
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from absl import flags
 
 from bat_jax.benchmarks.containers import data_digests
-from bat_jax.benchmarks.record import Benchmark, is_prepared
+from bat_jax.benchmarks.record import Benchmark, Picture, is_prepared
+from bat_jax.evals.runner import sample_tasks, select_tasks
 from bat_jax.io.digests import file_digest
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from experiments.path_flags import ALLOW_OUTSIDE_PATHS
@@ -31,6 +33,21 @@ TFDS_DIR = flags.DEFINE_string(
 IMAGE_FOLDER = flags.DEFINE_string(
     "image_folder", None, "Where the image files of --data stand. Default: beside it, also in images/, imgs/ or data/."
 )
+
+SAMPLE_SEED = flags.DEFINE_integer("sample_seed", 0, "Draws the sample that --limit asks for.", lower_bound=0)
+
+
+def asked_of(
+    found: Iterable[Picture], description: str, settings: Mapping[str, Any]
+) -> tuple[tuple[Picture, ...], str]:
+    """Return the pictures with the questions that a run's settings ask for, and the line that describes them.
+
+    Raises:
+      ValueError: an id is unknown, or no question is left.
+    """
+    chosen = select_tasks(found, offset=settings.get("offset", 0), ids=settings.get("ids", ()))
+    chosen, sample = sample_tasks(chosen, settings["limit"], settings.get("sample_seed", 0))
+    return chosen, f"{description}; {sample}" if sample else description
 
 
 def source_settings(record: Benchmark) -> dict[str, Any]:

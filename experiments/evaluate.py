@@ -35,7 +35,6 @@ from bat_jax.evals.runner import (
     anchor_view,
     read_predictions,
     run,
-    select_tasks,
     shard_of,
 )
 from bat_jax.io.digests import checkpoint_digest, input_sizes
@@ -87,7 +86,9 @@ MAX_NEW_TOKENS = flags.DEFINE_integer(
     lower_bound=1,
 )
 OFFSET = flags.DEFINE_integer("offset", 0, "Leave out so many questions in front.", lower_bound=0)
-LIMIT = flags.DEFINE_integer("limit", None, "Ask so many questions at most.", lower_bound=1)
+LIMIT = flags.DEFINE_integer(
+    "limit", None, "Ask so many questions at most: a sample, stratified by sub-task.", lower_bound=1
+)
 IDS = flags.DEFINE_list("ids", [], "Ask these questions only, by id.")
 SHARD = flags.DEFINE_string("shard", None, "i/n: part i of n (from 1) of the pictures, for n processes on one run.")
 MERGE = flags.DEFINE_bool("merge", False, "Only make metrics.json and table.md from what is in --output_dir.")
@@ -183,6 +184,7 @@ def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
         "views": VIEWS.value,
         "offset": OFFSET.value,
         "limit": LIMIT.value,
+        "sample_seed": benchmark_flags.SAMPLE_SEED.value,
         "ids": IDS.value,
         "max_new_tokens": MAX_NEW_TOKENS.value or record.max_new_tokens,
         "seed": compressor.SEED.value,
@@ -201,9 +203,7 @@ def places_of_flags() -> dict[str, Any]:
 
 def pictures_of(settings: Mapping[str, Any]) -> tuple[tuple[Picture, ...], str]:
     """Return all pictures with the questions that settings and places ask for, and one line on where they come from."""
-    found, description = BENCHMARKS[settings["benchmark"]].open(settings)
-    chosen = select_tasks(found, offset=settings["offset"], limit=settings["limit"], ids=settings["ids"])
-    return chosen, description
+    return benchmark_flags.asked_of(*BENCHMARKS[settings["benchmark"]].open(settings), settings)
 
 
 def write_metrics(

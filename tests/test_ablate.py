@@ -54,6 +54,10 @@ def write_pictures(folder):
     (folder / "questions.json").write_text(json.dumps(records))
 
 
+def answers_in(folder):
+    return (folder / "out" / "answers").glob("*/predictions.jsonl")
+
+
 def test_table_5_shows_files_in_the_sizes_that_its_cells_name(done):
     folder, results = done
     code, stdout, err = results["sizes"]
@@ -76,6 +80,9 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
     assert (folder / "out" / "layers.md").read_text() in stdout
     assert len((folder / "out" / "layers.csv").read_text().splitlines()) == BatConfig.mini().decoder.num_layers + 1
     assert (folder / "out" / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert "- 2 questions; " in stdout and "; a sample of 2 of 23 questions, stratified by sub-task, seed 0" in stdout
+    asked = {tuple(json.loads(line)["id"] for line in path.read_text().splitlines()) for path in answers_in(folder)}
+    assert len(asked) == 1, "every cell is asked the same"
     run = json.loads((folder / "out" / "run.json").read_text())
     assert run["settings"]["limit"] == 2 and run["settings"]["config"]["compressor"]["num_clusters"]
     assert len(run["starts"]) == 2 and run["starts"][0]["packages"]["jax"], "the history stays"
@@ -84,7 +91,7 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
 def test_started_again_it_asks_nothing_twice(done):
     folder, results = done
     assert results["again"][:2] == results["grid"][:2]
-    for path in (folder / "out" / "answers").glob("*/predictions.jsonl"):
+    for path in answers_in(folder):
         assert len(path.read_text().splitlines()) == 2
 
 

@@ -1,4 +1,4 @@
-"""Dividing a number of kept tokens among the views, and a view's among several images."""
+"""Dividing a number in whole parts: kept tokens among the views, a view's among images, questions among sub-tasks."""
 
 import math
 from collections.abc import Sequence

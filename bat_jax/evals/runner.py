@@ -28,10 +28,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent import futures
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from bat_jax.benchmarks import answer_readers
 from bat_jax.benchmarks.record import Loaded, Picture, Task
+from bat_jax.compress.budgets import share_out
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.io.images import one_line
 from bat_jax.io.output_files import sync_folder
@@ -54,39 +56,76 @@ def anchor_view(cfg: BatConfig) -> BatConfig:
     return cfg.with_settings(scales=scales, selection="pooling", partition="one")
 
 
-def select_tasks(
-    pictures: Iterable[Picture], *, offset: int = 0, limit: int | None = None, ids: Collection[str] = ()
-) -> tuple[Picture, ...]:
+def select_tasks(pictures: Iterable[Picture], *, offset: int = 0, ids: Collection[str] = ()) -> tuple[Picture, ...]:
     """Return the pictures with the questions that are asked for; pictures without any are left out.
 
     `pictures` is read no further than needed.
 
     Args:
       offset: questions to leave out in front, counted among `ids` where these are given.
-      limit: most questions.
       ids: questions by id; all where it is empty.
 
     Raises:
       ValueError: an id is unknown, or no question is left.
     """
-    wanted, chosen, count = set(ids), [], itertools.count()
-    last = None if limit is None else offset + limit
-    num_seen = 0
+    wanted, chosen, num_seen = set(ids), [], 0
     for picture in pictures:
         left = [task for task in picture.tasks if not ids or task.id in wanted]
         wanted.difference_update(task.id for task in left)
-        numbered = [(next(count), task) for task in left]
-        num_seen += len(numbered)
-        tasks = tuple(task for number, task in numbered if number >= offset and (last is None or number < last))
+        tasks = tuple(left[max(0, offset - num_seen) :])
+        num_seen += len(left)
         if tasks:
             chosen.append(dataclasses.replace(picture, tasks=tasks))
-        if (last is not None and num_seen >= last and not wanted) or (ids and not wanted):
+        if ids and not wanted:
             break
     if wanted:
         raise ValueError(f"ids: {len(wanted)} belong to no question asked for, such as {min(wanted)!r}")
     if not chosen:
         raise ValueError(f"offset={offset}: no question is left of {num_seen}")
     return tuple(chosen)
+
+
+def sample_tasks(pictures: Sequence[Picture], limit: int | None, seed: int = 0) -> tuple[tuple[Picture, ...], str]:
+    """Return pictures with at most `limit` of their questions, and one line on the sample, "" where all are asked.
+
+    A sub-task's share of the sample is its share of the questions, and at least one question while `limit` allows it.
+    Within a sub-task every question is as likely as the others. The same questions, limit and seed give the same
+    sample.
+    """
+    ids: dict[str, list[str]] = {}
+    for picture in pictures:
+        for task in picture.tasks:
+            ids.setdefault(task.sub_task, []).append(task.id)
+    total = sum(map(len, ids.values()))
+    if limit is None or total <= limit:
+        return tuple(pictures), ""
+    names = sorted(ids)
+    if limit < len(names):
+        lucky = np.random.default_rng([seed, len(names)]).permutation(len(names))[:limit]
+        counts = dict.fromkeys((names[index] for index in lucky), 1)
+    else:
+        counts = _quotas({name: len(ids[name]) for name in names}, limit)
+    drawn: set[str] = set()
+    for number, name in enumerate(names):
+        order = np.random.default_rng([seed, number]).permutation(len(ids[name]))
+        drawn.update(ids[name][index] for index in order[: counts.get(name, 0)])
+    parts = (tuple(task for task in picture.tasks if task.id in drawn) for picture in pictures)
+    chosen = tuple(
+        dataclasses.replace(picture, tasks=tasks) for picture, tasks in zip(pictures, parts, strict=True) if tasks
+    )
+    return chosen, f"a sample of {limit} of {total} questions, stratified by sub-task, seed {seed}"
+
+
+def _quotas(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Divide `limit` in proportion to sizes, at least 1 each; `limit` is at least their number."""
+    singles: set[str] = set()
+    while True:
+        others = {name: size for name, size in sizes.items() if name not in singles}
+        counts = share_out(limit - len(singles), tuple(others.values()), tuple(others.values()))
+        left_out = {name for name, count in zip(others, counts, strict=True) if not count}
+        if not left_out:
+            return dict.fromkeys(singles, 1) | dict(zip(others, counts, strict=True))
+        singles |= left_out
 
 
 def shard_of(pictures: Sequence[Picture], index: int, num_shards: int) -> tuple[Picture, ...]:

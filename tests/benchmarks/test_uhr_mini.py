@@ -71,7 +71,7 @@ class Oracle:
 
 @pytest.mark.parametrize("style", ["release", "xlrs", "word"])
 def test_the_truth_is_right_under_every_rule(style, tmp_path):
-    pictures = runner.select_tasks(uhr_mini.pictures(SEEDS, 224, style), limit=46)
+    pictures = tuple(uhr_mini.pictures(SEEDS[:2], 224, style))
     with runner.PredictionLog(tmp_path / "predictions.jsonl") as log:
         runner.run(Oracle(pictures), pictures, log)
     records = runner.read_predictions(tmp_path)

@@ -1,5 +1,6 @@
 """The runner with models that are no models: what is asked, what is written, and what a new start finds."""
 
+import collections
 import dataclasses
 import json
 import threading
@@ -203,21 +204,82 @@ def ids_of(pictures):
     return [task.id for picture in pictures for task in picture.tasks]
 
 
-def test_offset_limit_and_ids_choose_questions_in_order():
+def test_offset_and_ids_choose_questions_in_order():
     def pictures():
         yield from (make_picture(key, 3) for key in "abc")
         raise AssertionError("read further than needed")
 
-    assert ids_of(runner.select_tasks(pictures(), limit=4)) == ["a0", "a1", "a2", "b0"]
-    assert ids_of(runner.select_tasks(pictures(), offset=2, limit=3)) == ["a2", "b0", "b1"]
     assert ids_of(runner.select_tasks(pictures(), ids=["b1", "a0"])) == ["a0", "b1"]
     some = [make_picture(key, 3) for key in "abc"]
     assert ids_of(runner.select_tasks(some, offset=7)) == ["c1", "c2"]
-    assert [picture.key for picture in runner.select_tasks(some, offset=3, limit=1)] == ["b"]
+    assert ids_of(runner.select_tasks(some, offset=1, ids=["b1", "a0", "c2"])) == ["b1", "c2"]
+    assert [picture.key for picture in runner.select_tasks(some, offset=3)] == ["b", "c"]
     with pytest.raises(ValueError, match="ids: 1 belong to no question asked for, such as 'zz'"):
-        runner.select_tasks(some, ids=["a0", "zz"], limit=1)
+        runner.select_tasks(some, ids=["a0", "zz"])
     with pytest.raises(ValueError, match="offset=9: no question is left of 9"):
         runner.select_tasks(some, offset=9)
+
+
+SIZES = {"anomaly": 60, "existence": 30, "location": 9, "motion_state": 1}
+
+
+def stratified_pictures():
+    """Return 20 pictures over which the questions of four sub-tasks are spread, the rare ones last."""
+    tasks = [
+        dataclasses.replace(make_task(f"{name}-{number}"), sub_task=name)
+        for name, size in SIZES.items()
+        for number in range(size)
+    ]
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    return [
+        Picture(key=str(start), load=lambda: pixels, tasks=tuple(tasks[start : start + 5]))
+        for start in range(0, 100, 5)
+    ]
+
+
+def counts_of(pictures):
+    return collections.Counter(id.rpartition("-")[0] for id in ids_of(pictures))
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(10, [5, 3, 1, 1]), (4, [1, 1, 1, 1]), (50, [30, 15, 4, 1]), (99, [59, 30, 9, 1])],
+)
+def test_a_limit_is_a_sample_with_every_sub_tasks_share(limit, expected):
+    chosen, text = runner.sample_tasks(stratified_pictures(), limit, seed=7)
+    assert [counts_of(chosen)[name] for name in SIZES] == expected
+    assert text == f"a sample of {limit} of 100 questions, stratified by sub-task, seed 7"
+    # A twin: of the n-th sub-task by name, the first places of a permutation that the seed and n draw.
+    drawn = {
+        f"{name}-{place}"
+        for number, (name, count) in enumerate(zip(SIZES, expected, strict=True))
+        for place in np.random.default_rng([7, number]).permutation(SIZES[name])[:count]
+    }
+    order = [task.id for picture in stratified_pictures() for task in picture.tasks]
+    assert ids_of(chosen) == [id for id in order if id in drawn], "in the order of the pictures"
+    assert all(picture.tasks for picture in chosen)
+
+
+def test_a_sample_is_the_same_at_every_start_and_another_under_another_seed():
+    samples = [ids_of(runner.sample_tasks(stratified_pictures(), 20, seed)[0]) for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2]
+    assert samples[0] != ids_of(stratified_pictures())[:20], "not the first rows"
+    pictures = stratified_pictures()
+    shares = collections.Counter(id for seed in range(400) for id in ids_of(runner.sample_tasks(pictures, 10, seed)[0]))
+    # 5 of 60 in 400 draws: 33 of each, give or take 5 standard deviations.
+    assert all(5 < shares[f"anomaly-{number}"] < 62 for number in range(60))
+
+
+def test_a_limit_below_the_number_of_sub_tasks_draws_among_them():
+    found = [counts_of(runner.sample_tasks(stratified_pictures(), 2, seed)[0]) for seed in range(30)]
+    assert all(sum(counts.values()) == 2 == len(counts) for counts in found)
+    assert set().union(*found) == set(SIZES)
+
+
+@pytest.mark.parametrize("limit", [None, 100, 101])
+def test_a_limit_that_all_questions_meet_changes_nothing(limit):
+    pictures = stratified_pictures()
+    assert runner.sample_tasks(pictures, limit) == (tuple(pictures), "")
 
 
 def test_shards_are_all_of_the_pictures_in_equal_parts():
@@ -282,7 +344,7 @@ def test_a_summary_is_counted_by_hand(tmp_path):
     )
     model = FakeModel(fail_on=("c1",))
     run_all(tmp_path / "predictions.jsonl", pictures[:1], model)
-    run_all(tmp_path / "predictions-002-of-002.jsonl", runner.select_tasks(pictures[1:], limit=3), model)
+    run_all(tmp_path / "predictions-002-of-002.jsonl", [dataclasses.replace(pictures[1], tasks=colours[:3])], model)
     summary = results.summarise(UHR_MINI, pictures, runner.read_predictions(tmp_path))
     overall = summary.report.micro["overall"]
     assert (overall.total, overall.num_right, overall.num_missing, overall.num_errors) == (6, 2, 1, 1)
