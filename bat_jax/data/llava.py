@@ -3,27 +3,31 @@
     [{"id": 12, "image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\n..."}, {"from": "gpt", ...}]}]
 
 The file is scanned once for where each record stands and a record is parsed when it is needed, so that a file of any
-length costs eight bytes a record. A JSON list and JSON lines are both read. What the known files hold beside that is
+length costs sixteen bytes a record. A JSON list and JSON lines are both read. What the known files hold beside that is
 accepted: `image` as text, list or absent; `conversations` as JSON text; roles user/assistant; a conversation that
 starts with the assistant; `./`, back-slashes; one `<image>` in the middle of a text; fewer `<image>` than images.
 A record that is wrong is an error of that record alone (RecordError).
 """
 
+import array
 import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 IMAGE_TOKEN = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_BLOCK_BYTES = 2**24
-# A string with its escapes, or a bracket: what decides where a record ends.
-# A lone quote opens a string that the block does not hold to its end.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["{}\[\]]', re.DOTALL)
+_BLOCK_BYTES = 2**20
+# What decides where a record ends: a bracket, and strings with their escapes, in which brackets are text. A string ends
+# with its quote or with the block, perhaps between a back-slash and what it escapes. Possessive repeats keep no way
+# back, which would take memory for every character.
+_REST = rb'[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(?P<unfinished>\\?)\Z)'
+_REST_OF_STRING = re.compile(_REST, re.DOTALL)
+_TOKEN = re.compile(rb'(?P<bracket>[{}\[\]])|"' + _REST, re.DOTALL)
 
 
 class RecordError(ValueError):
@@ -104,46 +108,55 @@ class RecordRange:
 def record_spans(path: pathlib.Path) -> np.ndarray:
     """Return (records, 2) int64: first byte and end of every top-level object of a JSON list or of JSON lines.
 
+    The file is read in blocks, of which one is in memory at a time, however long its strings are.
+
     Raises:
       ValueError: the file is no list of JSON objects (nor one object a line), is cut off, or holds none.
     """
-    spans: list[tuple[int, int]] = []
-    base = start = depth = 0
-    rest = b""
+    spans = array.array("q")
+    start = depth = 0
     is_list = None
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            data = rest + block
-            done = 0
-            for match in _TOKEN.finditer(data):
-                token = match[0]
-                if token == b'"':
-                    done = match.start()
-                    break
-                done = match.end()
-                if is_list is None:
-                    is_list = token == b"["
-                    if is_list:
-                        continue
-                if token in b"{[":
-                    if depth == 0:
-                        start = base + match.start()
-                        if token == b"[":
-                            raise ValueError(f"{path}: byte {start} starts a list where a record is expected")
-                    depth += 1
-                elif token in b"}]":
-                    depth -= 1
-                    if depth == 0:
-                        spans.append((start, base + done))
-                    elif depth < 0 and not is_list:
-                        raise ValueError(f"{path}: byte {base + done} closes a bracket that was never opened")
-            # An open string stays for the next block.
-            rest, base = data[done:], base + done
+    for place, bracket in _brackets(path):
+        if is_list is None:
+            is_list = bracket == b"["
+            if is_list:
+                continue
+        if bracket in b"{[":
+            if depth == 0:
+                start = place
+                if bracket == b"[":
+                    raise ValueError(f"{path}: byte {start} starts a list where a record is expected")
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0:
+                spans.extend((start, place + 1))
+            elif depth < 0 and not is_list:
+                raise ValueError(f"{path}: byte {place + 1} closes a bracket that was never opened")
     if depth > 0 or (is_list and depth == 0):
         raise ValueError(f"{path}: ends inside a {'record' if depth else 'list'}; the file is cut off")
     if not spans:
         raise ValueError(f"{path}: holds no records; want a JSON list of objects, or one object a line")
-    return np.asarray(spans, np.int64)
+    return np.asarray(spans, np.int64).reshape(-1, 2)
+
+
+def _brackets(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (byte, bracket) of every bracket of a JSON file that stands in no string."""
+    base = 0
+    unfinished: bytes | None = None  # how a string that is open at the end of a block ended there: b"\\" or b""
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            place = 0
+            if unfinished is not None:
+                match = _REST_OF_STRING.match(block, len(unfinished))
+                assert match is not None
+                place, unfinished = match.end(), match["unfinished"]
+            for match in _TOKEN.finditer(block, place):
+                if match["bracket"]:
+                    yield base + match.start(), match["bracket"]
+                else:
+                    unfinished = match["unfinished"]
+            base += len(block)
 
 
 def parse_record(values: Any, index: int) -> Record:

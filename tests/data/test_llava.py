@@ -1,9 +1,12 @@
 """The LLaVA reader: quirks of known files, broken records, files of any length, the order of an epoch."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bat_jax.data import llava
 from bat_jax.data.llava import LlavaFile, RecordError, batch_indices, epoch_order, parse_record
@@ -38,6 +41,57 @@ def test_brackets_and_quotes_inside_text_end_no_record(tmp_path, monkeypatch, bl
     turns = [QA[0], {"from": "gpt", "value": hard}]
     source = LlavaFile(written(tmp_path, [{"id": "a", "image": "x", "conversations": turns}] * 3))
     assert len(source) == 3 and all(source[index].turns[1].text == hard for index in range(3))
+
+
+def spans_of_json(text, start):
+    """Return the bytes of the objects that stand one after another from a character on, as json itself ends them."""
+    decoder, spans = json.JSONDecoder(), []
+    while (start := text.find("{", start)) >= 0:
+        _, end = decoder.raw_decode(text, start)
+        spans.append([len(text[:place].encode()) for place in (start, end)])
+        start = end
+    return spans
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8")) | st.text('"\\\\{}[], \n'),
+    lambda items: st.lists(items, max_size=3) | st.dictionaries(st.text('a"\\\\}é', max_size=3), items, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    records=st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=3), min_size=1, max_size=4),
+    indent=st.sampled_from([None, 1]),
+    is_ascii=st.booleans(),
+    is_list=st.booleans(),
+    block=st.integers(1, 40),
+)
+def test_spans_are_those_of_json_for_any_nested_records_and_any_block(
+    tmp_path_factory, records, indent, is_ascii, is_list, block
+):
+    options = {"indent": indent, "ensure_ascii": is_ascii}
+    lines = "\n".join(json.dumps(record, **options) for record in records)
+    text = json.dumps(records, **options) if is_list else lines
+    path = tmp_path_factory.getbasetemp() / "spans.json"
+    path.write_bytes(text.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llava, "_BLOCK_BYTES", block)
+        assert llava.record_spans(path).tolist() == spans_of_json(text, 0)
+
+
+@pytest.mark.parametrize("part", ["QUJD", '\\"', "\\\\"])
+def test_a_string_of_megabytes_takes_a_few_blocks_of_memory(tmp_path, part):
+    text = '[{"image": "' + part * (2**23 // len(part)) + '"}, {}]'
+    (tmp_path / "long.json").write_text(text)
+    tracemalloc.start()
+    try:
+        spans = llava.record_spans(tmp_path / "long.json").tolist()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert spans == [[1, len(text) - 5], [len(text) - 3, len(text) - 1]]
+    assert peak < 4 * llava._BLOCK_BYTES
 
 
 @pytest.mark.parametrize(
