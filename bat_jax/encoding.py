@@ -252,7 +252,7 @@ class SceneEncoder:
             batches.append(
                 self.stages.run("vision_tower", encode, (self.cfg.networks,), self.params, batch, self._table)
             )
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)
+        return _in_order(position, *batches)
 
     def _with_embedding(self, spec: ScaleSpec, path: Literal["answer", "attention"], projected: Array) -> jax.Array:
         repeats = self.cfg.compressor.embedding_repeats(path)
@@ -344,3 +344,9 @@ class SceneEncoder:
         if self.cfg.compressor.partition == "kmeans":
             kept[f"kmeans_init_{size}"] = init
         return kept
+
+
+@jax.jit
+def _in_order(position: Array, *batches: bat.TileFeatures) -> bat.TileFeatures:
+    """Join micro-batches and take their tiles at `position`: (tiles, tokens, ...) becomes (M, ...)."""
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)

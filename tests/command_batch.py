@@ -1,72 +1,125 @@
-"""Runs many command lines of one experiment script in one process that imports once and forks for each.
+"""Runs command lines of experiment scripts as a user types them, without a user's waits.
 
-    python -m tests.command_batch MODULE < cases.json     # [[argument, ...], ...] -> [[code, stdout, stderr], ...]
-
-A command line is what a user types; importing the libraries anew for every one of dozens would take minutes. Each fork
-starts before JAX has made a device, so it is as fresh as a process of its own.
+Importing the libraries takes seconds, and so does tracing a model. One process of a test process has imported them; it
+forks for every batch, before JAX has made a device. The command lines of a batch run one after another in such a fork,
+so that they trace a program once. One that ends its process is followed by a fresh fork.
 """
 
+import atexit
 import functools
 import importlib
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+
+Result = tuple[int, str, str]  # exit code (or minus the signal), stdout, stderr
+
+
+def run_commands(module: str, cases: list[list[str]], path: os.PathLike | None = None) -> list[Result]:
+    """Run `python -m MODULE ARGS...` for every list of arguments, where `path` is what PYTHONPATH adds."""
+    return _ask(module=module, cases=cases, path=path and str(path))
+
+
+def run_killed(module: str, arguments: list[str], file: pathlib.Path, num_lines: int) -> Result:
+    """Run one command line, and kill it (SIGKILL) once it has written so many lines to a file."""
+    return _ask(module=module, cases=[arguments], kill=[str(file), num_lines])[0]
 
 
 @functools.cache
-def _compiled_programs() -> tempfile.TemporaryDirectory:
-    """Return the folder of what commands compiled: one for all batches of a test process, until it ends."""
-    return tempfile.TemporaryDirectory()
-
-
-def run_commands(module: str, cases: list[list[str]]) -> list[tuple[int, str, str]]:
-    """Run `python -m MODULE ARGS...` for every list of arguments: (exit code, stdout, stderr)."""
+def _process() -> subprocess.Popen:
+    """Start the process that forks; it ends with this one, and with it the folder of what its forks compiled."""
+    compiled = tempfile.TemporaryDirectory()
     settings = {
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": _compiled_programs().name,
+        "JAX_COMPILATION_CACHE_DIR": compiled.name,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.command_batch", module],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | settings,
-    )
-    assert done.returncode == 0, done.stderr
-    return [tuple(result) for result in json.loads(done.stdout)]
+    command = [sys.executable, "-m", "tests.command_batch"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, env=os.environ | settings, **pipes)
+
+    def end():
+        process.communicate()
+        compiled.cleanup()
+
+    atexit.register(end)
+    return process
 
 
-def _run_forked(module, arguments: list[str]) -> tuple[int, str, str]:
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+def _ask(**request) -> list[Result]:
+    process = _process()
+    print(json.dumps(request), file=process.stdin, flush=True)
+    return [tuple(result) for result in json.loads(process.stdout.readline())]
+
+
+def _answer(module: str, cases: list[list[str]], path: str | None = None, kill: list | None = None) -> list[Result]:
+    results: list[Result] = []
+    while len(results) < len(cases):
+        results += _run_forked(module, cases[len(results) :], path, kill)
+    return results
+
+
+def _run_forked(module: str, cases: list[list[str]], path: str | None, kill: list | None) -> list[Result]:
+    """Run command lines in one fork, up to the one that ends it."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [[pathlib.Path(folder, f"{i}.{kind}") for kind in ("out", "err", "code")] for i in range(len(cases))]
         child = os.fork()
         if not child:
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            sys.argv = [module.__file__, *arguments]
-            code = 0
-            try:
-                module.cli.run(module.main)
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-                code = 99
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        _, status = os.waitpid(child, 0)
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read())
-        return os.waitstatus_to_exitcode(status), *texts
+            if path:
+                sys.path.insert(0, path)
+            for arguments, (out, err, code) in zip(cases, files, strict=True):
+                code.write_text(str(_run(module, arguments, out, err)))
+            os._exit(0)
+        status = _wait_for(child, *kill) if kill else os.waitpid(child, 0)[1]
+        ended = os.waitstatus_to_exitcode(status)
+        return [
+            (int(code.read_text()) if code.exists() else ended, out.read_text(), err.read_text())
+            for out, err, code in files
+            if err.exists()
+        ]
+
+
+def _run(module: str, arguments: list[str], out: pathlib.Path, err: pathlib.Path) -> int:
+    """Run one command line in this process with its output in two files; the exit code."""
+    for number, path in ((1, out), (2, err)):
+        with path.open("w") as file:
+            os.dup2(file.fileno(), number)
+    code = 0
+    try:
+        script = importlib.import_module(module)
+        importlib.import_module("absl.flags").FLAGS.unparse_flags()
+        sys.argv = [script.__file__, *arguments]
+        script.cli.run(script.main)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 99
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _wait_for(child: int, file: str, num_lines: int) -> int:
+    """Kill a process once a file has so many lines, and return its status."""
+    path = pathlib.Path(file)
+    while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
 
 
 if __name__ == "__main__":
-    script = importlib.import_module(sys.argv[1])
-    importlib.import_module("transformers").AutoTokenizer  # noqa: B018  (a lazy import of seconds, once for all forks)
-    print(json.dumps([_run_forked(script, arguments) for arguments in json.load(sys.stdin)]))
+    for library in ("bat_jax.pipeline", "matplotlib.figure", "optax", "rasterio", "scipy.ndimage", "absl.app"):
+        importlib.import_module(library)
+    importlib.import_module("transformers").AutoTokenizer  # noqa: B018  (a lazy import of seconds)
+    for line in sys.stdin:
+        print(json.dumps(_answer(**json.loads(line))), flush=True)

@@ -1,18 +1,14 @@
 """experiments.evaluate as a user types it: what it prints and writes, kills and restarts, shards, and bad input."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import selection_example
-from tests.command_batch import run_commands
+from tests.command_batch import run_commands, run_killed
 from tests.tiny_model import write_tiny_checkpoint
 
 SEEDS = "3000000:3000001"
@@ -63,29 +59,12 @@ def metrics_of(folder, output):
     return json.loads((folder / output / "metrics.json").read_text())
 
 
-def kill_after(arguments, predictions, num_lines):
-    """Start the command and kill it (SIGKILL) once it has written so many lines."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.evaluate", *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    give_up = time.monotonic() + 120
-    while not predictions.exists() or predictions.read_bytes().count(b"\n") < num_lines:
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < give_up
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    process.stderr.close()
-
-
 @pytest.fixture(scope="module")
 def done(folder):
     """Run all command lines that work, in order, after a run was killed: name -> (code, stdout, stderr)."""
     killed = folder / "whole" / "predictions.jsonl"
-    kill_after(command(folder, "whole"), killed, 3)
+    code, _, err = run_killed("experiments.evaluate", command(folder, "whole"), killed, 3)
+    assert code == -signal.SIGKILL, err
     before = killed.read_bytes()
     killed.write_bytes(before + b'{"id": "torn')
     (folder / "whole" / ".run.json.1.json").write_text("what a killed process had not finished")
@@ -107,9 +86,8 @@ def done(folder):
         **{place: llava(folder, place) for place in ("away", "back", "turned")},
     }
     selection_example.install(folder / "site")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder / "site"))
-        return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
+    results = run_commands("experiments.evaluate", list(cases.values()), path=folder / "site")
+    return dict(zip(cases, results, strict=True))
 
 
 def test_a_killed_run_goes_on_without_loss_or_repetition(done, folder):

@@ -96,9 +96,8 @@ def done(folder):
         "outside": command(folder, "bad", "harbours", "outside", max_new_tokens=None),
         "outside, allowed": command(folder, "outside", "harbours", "outside", allow_outside_paths=True),
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder / "harbours"))
-        return dict(zip(cases, run_commands("experiments.evaluate", list(cases.values())), strict=True))
+    results = run_commands("experiments.evaluate", list(cases.values()), path=folder / "harbours")
+    return dict(zip(cases, results, strict=True))
 
 
 def lines_of(folder, output):

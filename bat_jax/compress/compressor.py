@@ -39,6 +39,7 @@ class ScaleTokens(NamedTuple):
     attention: TowerAttention | None = None
 
 
+@functools.partial(jax.jit, static_argnames=("scale_px", "max_clusters"))
 def initial_centres(key: Key[Array, ""], valid: Bool[Array, "M"], scale_px: int, max_clusters: int) -> Int[Array, "R"]:
     """Draw distinct valid tokens as the first centres of a scale; a function of the key and the scale alone."""
     return random_rows(jax.random.fold_in(key, scale_px), valid, max_clusters)
