@@ -24,6 +24,7 @@ What both halves and training are made of:
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -85,6 +86,7 @@ def init_part(name: str, module: Any, key: Key[Array, ""]) -> Params:
     return variables["params"]
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> Params:
     """Return random float32 parameters of a whole model (used by training, tests and jax.eval_shape)."""
     parts = enumerate(modules(cfg).items())

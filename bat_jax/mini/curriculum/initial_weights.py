@@ -1,7 +1,9 @@
 """Random weights of all parts, chosen so that words and tokens are still themselves behind an untrained layer."""
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +15,7 @@ _POSITION_SIZE = 0.1
 _BRANCH_SIZE = 0.1
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights.
 

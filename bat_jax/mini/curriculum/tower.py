@@ -5,6 +5,7 @@
 The heads read the very layer that the projector will read, so what they can read off linearly, it can.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ _OBJECT_SHARE = 0.7
 _OBJECT_VIEWS = (0.04, 0.1, 0.32, 0.54)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init_params(cfg: BatConfig, key: Key[Array, ""]) -> dict[str, Any]:
     """Return random weights of the tower and the heads."""
     tower_key, head_key = jax.random.split(key)
