@@ -19,7 +19,7 @@ from absl import flags
 from bat_jax.config import BatConfig
 from bat_jax.io.output_files import check_output_dir
 from bat_jax.mini.curriculum.recipe import MiniRecipe
-from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool, exported_stages
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, worker_pool, exported_stages
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.runs import RunDirectory
 from experiments import cli
@@ -37,8 +37,9 @@ SET = flags.DEFINE_multi_string(
 )
 REMAKE = flags.DEFINE_bool("remake", False, "Make stages anew that are stale or were made with other settings.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the checkpoint in --output_dir.")
-WORKERS = flags.DEFINE_integer("workers", 2, "Processes that render pictures and tokenise questions.", lower_bound=1)
-LOADERS = flags.DEFINE_integer("loaders", 0, "Processes that make batches; 0: a thread does.", lower_bound=0)
+WORKERS = flags.DEFINE_integer(
+    "workers", 2, "Processes that render pictures, tokenise questions and make batches; 0: none.", lower_bound=0
+)
 
 
 def main(_: list[str]) -> None:
@@ -49,8 +50,8 @@ def main(_: list[str]) -> None:
     work, output = pathlib.Path(WORK_DIR.value), pathlib.Path(OUTPUT_DIR.value) if OUTPUT_DIR.value else None
     recipe = recipe_of_flags()
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(batch_pool(LOADERS.value)) if LOADERS.value else None
-        training = MiniTraining(work, recipe, workers=WORKERS.value, pool=pool)
+        pool = stack.enter_context(worker_pool(WORKERS.value)) if WORKERS.value else None
+        training = MiniTraining(work, recipe, pool=pool)
         check(training, stages, output)
         # The recipe is each stage's (stages.json), and this start's.
         start = {"stages": list(stages), "recipe": dataclasses.asdict(recipe)}

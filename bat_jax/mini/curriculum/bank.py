@@ -13,7 +13,6 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import multiprocessing
 import pathlib
 from collections.abc import Sequence
 
@@ -239,13 +238,15 @@ class Bank:
 
 
 def make_bank(
-    cfg: BatConfig, tokenizer_dir: pathlib.Path, pictures: Sequence[int], num_rounds: int, workers: int
+    cfg: BatConfig,
+    tokenizer_dir: pathlib.Path,
+    pictures: Sequence[int],
+    num_rounds: int,
+    pool: concurrent.futures.Executor | None = None,
 ) -> Bank:
-    """Ask `num_rounds` rounds about training pictures (`pictures.picture`), in `workers` processes."""
+    """Ask `num_rounds` rounds about training pictures (`pictures.picture`), in the processes of a pool if there is one."""
     job = functools.partial(_picture_groups, cfg, tokenizer_dir, num_rounds)
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        groups = list(pool.map(job, pictures, chunksize=16))
+    groups = list(pool.map(job, pictures, chunksize=16) if pool else map(job, pictures))
     prefix = build_prompt(load_tokenizer(tokenizer_dir), "?", 1, cfg.prompt).pieces[0]
     return Bank(groups=groups, prefix_ids=prefix)
 

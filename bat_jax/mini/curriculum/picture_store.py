@@ -9,7 +9,6 @@ Letters: N pictures, I tiles and M tokens of all views together (228 and 14,592)
 
 import concurrent.futures
 import json
-import multiprocessing
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -141,16 +140,13 @@ class PictureStore:
         )
         self.done = open_array(directory / "done.npy", (num_pictures,), np.uint8)
 
-    def fill(self, workers: int) -> None:
-        """Make the missing pictures in `workers` processes."""
+    def fill(self, pool: concurrent.futures.Executor | None = None) -> None:
+        """Make the missing pictures, in the processes of a pool if there is one."""
         missing = np.flatnonzero(self.done == 0).tolist()
-        if not missing:
-            return
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            wanted = [(self.directory, self.cfg, self.num_pictures, index) for index in missing]
-            for _ in tqdm(pool.map(_make, wanted, chunksize=8), total=len(missing), unit="picture"):
-                pass
+        wanted = [(self.directory, self.cfg, self.num_pictures, index) for index in missing]
+        made = pool.map(_make, wanted, chunksize=8) if pool else map(_make, wanted)
+        for _ in tqdm(made, total=len(missing), unit="picture", disable=not missing):
+            pass
 
     def truth(self, indices: int | Sequence[int] | np.ndarray) -> TokenTruth:
         """Return what all tokens of some pictures show, (N, M) each, or of one, (M,)."""

@@ -67,11 +67,10 @@ class MiniTraining:
         directory: pathlib.Path,
         recipe: MiniRecipe,
         cfg: BatConfig | None = None,
-        workers: int = 2,
         pool: concurrent.futures.Executor | None = None,
     ):
-        """Open the directory; `workers` processes render and ask, `pool` makes batches (a thread by default)."""
-        self.directory, self.recipe, self.workers = directory, recipe, workers
+        """Open the directory; the processes of `pool` (`worker_pool`) render, ask and make batches, if there is one."""
+        self.directory, self.recipe = directory, recipe
         self.cfg = BatConfig.mini() if cfg is None else cfg
         self._pool = pool
         self._device_features: dict[str, jax.Array] = {}
@@ -107,14 +106,14 @@ class MiniTraining:
         self.train(stage) if stage in _TRAINED else getattr(self, stage)()
 
     def pictures(self) -> None:
-        self.store.fill(self.workers)
+        self.store.fill(self._pool)
 
     def questions(self) -> None:
         tokenizer = self.directory / "tokenizer"
         if not tokenizer.exists():
             export.write_tokenizer(tokenizer, self.cfg.decoder.vocab_size)
         seeds = range(self.recipe.num_pictures)
-        make_bank(self.cfg, tokenizer, seeds, self.recipe.num_rounds, self.workers).save(self.directory / "bank.npz")
+        make_bank(self.cfg, tokenizer, seeds, self.recipe.num_rounds, self._pool).save(self.directory / "bank.npz")
 
     def features(self) -> None:
         store, directory = self.store, self.directory / "features"
@@ -348,8 +347,8 @@ _TRAINED = {
 }
 
 
-def batch_pool(num_processes: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Return processes that make batches for all stages; each opens the training once and never uses a device."""
+def worker_pool(num_processes: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Return processes for all stages; each opens the training once and never uses a device."""
     context = multiprocessing.get_context("spawn")
     return concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context, initializer=_use_no_device)
 

@@ -10,11 +10,11 @@ import pytest
 
 from bat_jax.config import BatConfig
 from bat_jax.io.output_files import replace_dir, restore
-from bat_jax.mini.curriculum import export, initial_weights, provenance
+from bat_jax.mini.curriculum import export, provenance
 from bat_jax.mini.curriculum.bank import Bank
-from bat_jax.mini.curriculum.group_batches import Mix
+from bat_jax.mini.curriculum.group_batches import ANCHOR, Mix
 from bat_jax.mini.curriculum.recipe import MiniRecipe
-from bat_jax.mini.curriculum.run import STAGES, MiniTraining, batch_pool, exported_stages
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, worker_pool, exported_stages
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.questions import generate_questions
@@ -49,24 +49,23 @@ RECIPE = MiniRecipe(
         SMALL,
         forms=(0.0, 0.0, 1.0),
         budgets=(2, 3, 4, 5),
-        selections=tuple((name, 0.2) for name, _ in MiniRecipe().mixed_mix.selections),
+        selections=tuple((name, 1 / 3) for name in ("uhr_bat", "pooling", ANCHOR)),
     ),
     **{name: SHORT for name in STAGES if isinstance(getattr(MiniRecipe, name, None), StageSettings)},
 )
 
 
 def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
-    with batch_pool(1) as pool:
+    with worker_pool(1) as pool:
         training = MiniTraining(tmp_path / "work", RECIPE, CFG, pool=pool)
         with pytest.raises(ValueError, match="stage tower has not been run"):
             training.run("features")
         for stage in STAGES:
             training.run(stage, tmp_path / "mini")
-    untrained = initial_weights.init_params(training.cfg, jax.random.key(0))
     model = BatModel.load(tmp_path / "mini")
     assert model.cfg == CFG
     moved = jax.tree.map(
-        lambda new, old: not np.allclose(np.asarray(new, np.float32), old, atol=1e-3), model.params, untrained
+        lambda new, old: not np.allclose(np.asarray(new, np.float32), old, atol=1e-3), model.params, training.untrained
     )
     for part in ("vision_tower", "projector", "scale_embedding", "decoder"):
         assert any(jax.tree.leaves(moved[part])), part
