@@ -19,7 +19,7 @@ from absl import flags
 from bat_jax.config import BatConfig
 from bat_jax.io.output_files import check_output_dir
 from bat_jax.mini.curriculum.recipe import MiniRecipe
-from bat_jax.mini.curriculum.run import STAGES, MiniTraining, worker_pool, exported_stages
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, exported_stages, worker_pool
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.runs import RunDirectory
 from experiments import cli

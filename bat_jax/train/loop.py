@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from bat_jax.train.optimizer import apply_gradients
@@ -207,6 +206,9 @@ class Log:
         self._metrics: Any = None
         self._board: Any = None
         if jax.process_index() == 0:
+            # It imports torch where that is installed, which processes that only make batches need not wait for.
+            from tensorboardX import SummaryWriter
+
             self._metrics = _reopened(directory / "metrics.jsonl", start)
             self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
 

@@ -12,8 +12,6 @@ from PIL import Image
 from bat_jax.io.params import load_params
 from tests.tiny_model import write_tiny_checkpoint
 
-# Compiling is nearly all the time that these runs take.
-LITTLE_OPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ANSWERS = ("red", "blue", "harbour", "car")
 
 
@@ -49,7 +47,6 @@ def environment(directory: pathlib.Path, **settings: str) -> dict[str, str]:
         "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-        "XLA_FLAGS": LITTLE_OPTIMISED,
     }
     return os.environ | cache | settings
 

@@ -1,6 +1,7 @@
 """Data parallel, ZeRO-2 and ZeRO-3 on 8 simulated devices against one device."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,19 +10,20 @@ import numpy as np
 import pytest
 
 from bat_jax.train import sharding
-from tests.train.sft_files import LITTLE_OPTIMISED, environment, write_sft
+from tests.train.sft_files import environment, write_sft
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     write_sft(folder, num_records=16)
+    flags = f"--xla_force_host_platform_device_count=8 {os.environ.get('XLA_FLAGS', '')}"
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.sharded_run", str(folder)],
         capture_output=True,
         text=True,
         check=False,
-        env=environment(folder, XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {LITTLE_OPTIMISED}"),
+        env=environment(folder, XLA_FLAGS=flags),
     )
     assert done.returncode == 0, done.stderr
     names = ("single", "data", "zero2", "zero3")

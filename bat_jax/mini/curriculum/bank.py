@@ -244,7 +244,7 @@ def make_bank(
     num_rounds: int,
     pool: concurrent.futures.Executor | None = None,
 ) -> Bank:
-    """Ask `num_rounds` rounds about training pictures (`pictures.picture`), in the processes of a pool if there is one."""
+    """Ask `num_rounds` rounds about training pictures (`pictures.picture`), in a pool's processes if there is one."""
     job = functools.partial(_picture_groups, cfg, tokenizer_dir, num_rounds)
     groups = list(pool.map(job, pictures, chunksize=16) if pool else map(job, pictures))
     prefix = build_prompt(load_tokenizer(tokenizer_dir), "?", 1, cfg.prompt).pieces[0]

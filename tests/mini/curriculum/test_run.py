@@ -14,7 +14,7 @@ from bat_jax.mini.curriculum import export, provenance
 from bat_jax.mini.curriculum.bank import Bank
 from bat_jax.mini.curriculum.group_batches import ANCHOR, Mix
 from bat_jax.mini.curriculum.recipe import MiniRecipe
-from bat_jax.mini.curriculum.run import STAGES, MiniTraining, worker_pool, exported_stages
+from bat_jax.mini.curriculum.run import STAGES, MiniTraining, exported_stages, worker_pool
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.questions import generate_questions
