@@ -29,6 +29,7 @@ from bat_jax.mini.world.render import NATIVE_PX
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.runs import RunDirectory
+from bat_jax.study.measured import rules
 from bat_jax.study.measured.grids import GRIDS, Grid, flag_of
 from bat_jax.study.measured.plan import scene_masks
 from bat_jax.study.measured.sweep import Sweep
@@ -111,7 +112,7 @@ def sizes_of(sweep: Sweep, grid: Grid) -> Iterator[str]:
 def main(_: list[str]) -> None:
     """Answer all cells of the grids, write each grid's numbers, table and plot, and print its table."""
     names, settings = grid_names(), settings_of_flags()
-    places = {"checkpoint": CHECKPOINT.value} | benchmark_flags.places()
+    places, judged_by = {"checkpoint": CHECKPOINT.value} | benchmark_flags.places(), rules.load()
     record = BENCHMARKS[settings["benchmark"]]
     is_scenes = "render_px" in record.settings
 
@@ -125,7 +126,12 @@ def main(_: list[str]) -> None:
         (file for picture in pictures for file in picture.files), pathlib.Path(benchmark_flags.DATA.value or ".")
     )
     with RunDirectory.open(
-        pathlib.Path(OUTPUT_DIR.value), "ablate", settings, seed=0, facts={"places": places}, inputs=inputs
+        pathlib.Path(OUTPUT_DIR.value),
+        "ablate",
+        settings,
+        seed=0,
+        facts={"places": places, "rules": judged_by.text},
+        inputs=inputs,
     ) as directory:
         model = BatModel.load(CHECKPOINT.value)
         grids = [GRIDS[name](model.cfg) for name in names]
@@ -139,10 +145,11 @@ def main(_: list[str]) -> None:
             )
         if num_again:
             print(f"{num_again} answers failed before and were asked for again", flush=True)
-        facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}"]
+        facts = [f"{num_questions} questions; {description}", f"checkpoint {CHECKPOINT.value}", judged_by.text]
         for grid in sweep.grids:
             sizes = () if is_scenes else sizes_of(sweep, grid)
-            print(sweep_tables.write_grid(directory.path, grid, sweep.results(grid), [*facts, *sizes]), flush=True)
+            results = sweep.results(grid, judged_by)
+            print(sweep_tables.write_grid(directory.path, grid, results, [*facts, *sizes]), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Letters: D decoder width, E vision width, T new rows, S key slots, M tokens, R r
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import jax
@@ -307,7 +307,8 @@ def kv_bytes(cfg: BatConfig, slots: int) -> int:
     return 2 * cfg.decoder.num_layers * slots * cfg.decoder.num_kv_heads * cfg.decoder.head_dim * _item(cfg)
 
 
-def parameter_counts(cfg: BatConfig) -> dict[str, int]:
+@functools.cache
+def parameter_counts(cfg: BatConfig) -> Mapping[str, int]:
     """Return the parameters of every part as they are held here (biases, norms and embeddings included)."""
     tree = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
     return {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(part)) for name, part in tree.items()}

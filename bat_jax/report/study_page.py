@@ -17,7 +17,17 @@ from bat_jax.runs import package_versions
 from bat_jax.study.measured.grids import Grid, flag_of
 from bat_jax.study.measured.study_results import Results
 from bat_jax.study.measured.sweep import CellResult
-from bat_jax.study.measured.verdicts import COMPUTED, NEEDS_WEIGHTS, NOT_REPRODUCED, REPRODUCED, UNDECIDED, Judged
+from bat_jax.study.measured.verdicts import (
+    COMPUTED,
+    CONSTRUCTED,
+    DIFFERS,
+    NEEDS_WEIGHTS,
+    NOT_REPRODUCED,
+    OUTSIDE,
+    REPRODUCED,
+    UNDECIDED,
+    Judged,
+)
 
 REPORT = "report.html"
 FIGURES_FILE = "figures.json"
@@ -25,6 +35,9 @@ _MARK_CLASSES = {
     REPRODUCED: "right",
     NOT_REPRODUCED: "wrong",
     UNDECIDED: "open",
+    DIFFERS: "open",
+    OUTSIDE: "plain",
+    CONSTRUCTED: "plain",
     COMPUTED: "plain",
     NEEDS_WEIGHTS: "plain",
 }
@@ -33,9 +46,14 @@ _TERMS = (
     ("Inner half", "The object stands nearer to the middle of its site than to its edge."),
     ("Budget", "Tokens kept for the decoder. 3k means as large a share of all tokens as 3,000 are of the paper's."),
     ("Difference", "Percent points on the same questions, with a 95 % interval that allows for scenes."),
-    ("Reproduced", "The whole interval of the claimed gain lies above 0; or all settings lie within one point."),
-    ("Not reproduced", "The gain is below one point with certainty; or settings differ by more."),
-    ("Undecided", "The interval allows for either; more questions would tell."),
+    ("Discordant", "Questions that are right under one of two ways more often than under the other."),
+    ("p for, p against", "Of the tests for the claim and against it, by Holm's rule over the family; 0.025 decides."),
+    ("Reproduced", "The test for the claim decides: it is better, or within the margin, in every comparison."),
+    ("Not reproduced", "A test against it decides: a gain of one point, or equality within the margin, is ruled out."),
+    ("Undecided", "Neither does, or there are too few scenes or discordant questions."),
+    ("Differs by budget", "Budgets have different verdicts, and their differences different signs."),
+    ("Outside", "More tokens or another selection than the weights were trained with: shown, deciding nothing."),
+    ("By construction", "No measurement: an invariant of the code that its tests hold."),
     ("Computed", "From the model's sizes, not measured."),
 )
 
@@ -73,16 +91,17 @@ def write_study(
     cards = []
     for part, sweep in results.sweeps.items():
         for grid in sweep.grids:
-            found = sweep.results(grid)
+            found = sweep.results(grid, results.rules, results.outside)
             sweep_tables.write_grid(output, grid, found, [f"{found[0].num_questions} questions, part {part}", *facts])
             heading, plot = f"{grid.title} ({_name(grid)})", Image.open(output / f"{grid.name}.png")
             cards.append(_card(heading, grid.note, plot, _grid_table(found)))
     if pictures:
         cards.append("<h2>Pictures</h2>")
     cards += [_card(f"Figure {one.number}: {one.title}", one.caption, one.image) for one in pictures]
-    comparison, coverage = study_tables.comparison_table(results), study_tables.coverage_tables(results.coverage)
+    comparison = study_tables.comparison_table(judged)
+    coverage = study_tables.coverage_tables(results.coverage, results.rules)
     study_tables.comparison_plot(results, output / "comparison.png")
-    study_tables.coverage_plot(results.coverage, output / "coverage.png")
+    study_tables.coverage_plot(results.coverage, results.rules, output / "coverage.png")
     top = "\n".join([*(f"- {fact}" for fact in facts), "", ""])
     for name, tables in (
         ("comparison", [comparison]),

@@ -1,4 +1,4 @@
-"""Tables and plots of the miniature study: region rule against top-K, token coverage, and what became of the claims."""
+"""Tables and plots of the miniature study: the rules' comparisons, token coverage, and what became of the claims."""
 
 import itertools
 import pathlib
@@ -10,18 +10,15 @@ from matplotlib.axes import Axes
 
 from bat_jax.report.html import Table
 from bat_jax.report.markdown import table_lines
-from bat_jax.report.sweep_tables import means_and_errors, save
+from bat_jax.report.sweep_tables import means_and_errors, p_text, save
 from bat_jax.study.measured import coverage
-from bat_jax.study.measured.comparison import Interval, IsWanted, Records
-from bat_jax.study.measured.study_results import ONE_SITE_ONLY, SCATTERED_ONLY, Results, is_shared
-from bat_jax.study.measured.verdicts import Judged
+from bat_jax.study.measured.cluster_mean import Interval
+from bat_jax.study.measured.comparison import IsWanted, Records
+from bat_jax.study.measured.rules import Rules
+from bat_jax.study.measured.study_results import QUESTIONS, Results
+from bat_jax.study.measured.verdicts import POOLED, Judged, has_common_sign
 
-KINDS: Mapping[str, IsWanted] = {
-    "one site": ONE_SITE_ONLY,
-    "tokens shared": is_shared,
-    "several sites": SCATTERED_ONLY,
-    "all questions": lambda record: True,
-}
+_KINDS = {"one site": "one_site", "tokens shared": "shared", "several sites": "scattered", "all questions": ""}
 RIVALS = ("topk", "topk_global")
 _PLACES: Mapping[str, IsWanted] = {
     "one site": lambda target: not target["is_scattered"],
@@ -38,31 +35,50 @@ def markdown(table: Table) -> str:
     return "\n".join([*title, *table_lines(table.header, table.rows)]) + "\n"
 
 
-def comparison_table(results: Results) -> Table:
-    """Return how UHR-BAT compares with top-K, by kind of question and budget, and over all budgets."""
+def comparison_table(judged: Sequence[Judged]) -> Table:
+    """Return every comparison that claims are judged by: numbers, p-values within its family, and what it decides.
+
+    A mean over budgets is left out where their differences have different signs.
+    """
+    header = ("claim", "family", "comparison", "budget", "n", "scenes", "discordant", "ours", "theirs", "difference")
     rows = []
-    columns = results.columns("methods", "regions")
-    for (kind, is_wanted), rival in itertools.product(KINDS.items(), RIVALS):
-        for name, budgets in (*((column, [column]) for column in columns), ("all", columns)):
-            found = results.against(rival, budgets, is_wanted)
-            numbers = (str(found.num_questions), f"{found.ours:.1f}", f"{found.theirs:.1f}", found.difference.text())
-            rows.append((kind, rival, name, *numbers))
-    header = ("questions", "against", "budget", "n", "uhr_bat", "other", "difference")
-    return Table(title="Accuracy: preserve-and-merge against top-K", header=header, rows=tuple(rows))
+    for claim in judged:
+        for one in claim.tests:
+            if one.column == POOLED and not has_common_sign(claim.tests, one.name):
+                continue
+            found, p = one.found, one.adjusted
+            rows.append(
+                (
+                    one.claim.id,
+                    "" if one.outside else one.claim.family,
+                    one.name,
+                    one.column,
+                    str(found.num_questions),
+                    str(found.difference.num_clusters),
+                    str(found.num_discordant),
+                    f"{found.ours:.1f}",
+                    f"{found.theirs:.1f}",
+                    found.interval.text(),
+                    *((p_text(p.supports), p_text(p.opposes)) if p else ("", "")),
+                    f"{one.verdict} ({reason})" if (reason := one.outside or one.excluded) else one.verdict,
+                )
+            )
+    return Table(title="Comparisons", header=(*header, "p for", "p against", "verdict"), rows=tuple(rows))
 
 
-def coverage_tables(lines: Records) -> tuple[Table, ...]:
+def coverage_tables(lines: Records, rules: Rules) -> tuple[Table, ...]:
     """Return the share of targets that are kept unmerged, by importance, kind of question, selection and budget."""
     tables = []
     for source, words in _IMPORTANCE.items():
         rows = []
         for (kind, is_wanted), way in itertools.product(_PLACES.items(), coverage.ways_in(lines)):
-            kept = [coverage.share(lines, source, way, budget, "k", is_wanted) for budget in coverage.BUDGETS]
+            kept = [coverage.share(lines, source, way, budget, "k", is_wanted, rules) for budget in coverage.BUDGETS]
             shares = [share.text(".0f") for share in kept if share]
-            merged = coverage.share(lines, source, way, 2, "m", is_wanted)
-            lead = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_wanted)
+            merged = coverage.share(lines, source, way, 2, "m", is_wanted, rules)
+            lead = coverage.difference(lines, source, way, coverage.TOP_K, coverage.BUDGETS, is_wanted, rules)
             if merged and lead:  # else there are no such targets
-                rows.append((kind, way, *shares, "" if way == coverage.TOP_K else lead.text(), f"{merged.middle:.1f}"))
+                leads = "" if way == coverage.TOP_K else lead.interval.text()
+                rows.append((kind, way, *shares, leads, f"{merged.middle:.1f}"))
         header = ("questions", "selection", *(f"{kept}k" for kept in coverage.BUDGETS), "kept - topk", "merged at 2k")
         tables.append(Table(title=f"Targets kept unmerged, {words}", header=header, rows=tuple(rows)))
     return tuple(tables)
@@ -96,10 +112,11 @@ def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], comman
             "",
             f"Written by `{command}`; do not edit by hand. Every claim of the abstract and of Sections 3, 4 and C of "
             "UHR-BAT (arXiv:2604.13565), what was run on the small model and its made-up world, the number, and a "
-            "verdict that a rule decides (bat_jax/study/measured/verdicts.py). Differences are percent points on the "
-            "same questions, ours minus the other, with a 95 % interval that allows for questions of one scene leaning "
-            "the same way. A gain is reproduced if its whole interval is above 0, not reproduced if it is below 1 "
-            'point, else undecided; "does not matter" is reproduced if all intervals are within 1 point of 0.',
+            "verdict that rules decide which were written before the answers were asked "
+            "([ablations.md](ablations.md#verdicts)). Differences are percent points on the same questions, ours minus "
+            "the other, with a 95 % interval that allows for questions of one scene leaning the same way; verdicts are "
+            "by tests that are adjusted for how many there are. Every comparison with its numbers: "
+            "[results/mini/comparison.md](../results/mini/comparison.md).",
             "",
             "A verdict on the small model says nothing certain about the 7B model: its world is simple and its "
             "importance was trained on the asked places. How the grids work: [ablations.md](ablations.md). Whether the "
@@ -123,12 +140,12 @@ def reproduction_markdown(judged: Sequence[Judged], facts: Sequence[str], comman
 def comparison_plot(results: Results, path: pathlib.Path) -> None:
     """Draw uhr_bat minus top-K against budget as a PNG, whole or not at all, with intervals, by kind of question."""
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(KINDS), sharey=True)
+    panels = figure.subplots(1, len(_KINDS), sharey=True)
     columns = results.columns("methods", "regions")
-    for axes, (kind, is_wanted) in zip(panels, KINDS.items(), strict=True):
+    for axes, (kind, name) in zip(panels, _KINDS.items(), strict=True):
         for number, rival in enumerate(RIVALS):
             places = [index + 0.16 * number for index in range(len(columns))]
-            found = [results.against(rival, [column], is_wanted).difference for column in columns]
+            found = [results.against(rival, column, QUESTIONS[name]).interval for column in columns]
             _draw(axes, places, found, f"uhr_bat - {rival}", "none")
         axes.axhline(0, color="0.4", linewidth=0.8)
         axes.set_xticks(range(len(columns)), columns)
@@ -142,7 +159,7 @@ def comparison_plot(results: Results, path: pathlib.Path) -> None:
     save(figure, path)
 
 
-def coverage_plot(lines: Records, path: pathlib.Path) -> None:
+def coverage_plot(lines: Records, rules: Rules, path: pathlib.Path) -> None:
     """Draw the share of targets kept unmerged against budget as a PNG, as above, by importance and kind of question."""
     figure = matplotlib.figure.Figure(figsize=(9, 6.4), layout="constrained")
     kinds = ("one site", "several sites")
@@ -150,7 +167,9 @@ def coverage_plot(lines: Records, path: pathlib.Path) -> None:
     for row, (source, words) in zip(panels, _IMPORTANCE.items(), strict=True):
         for axes, kind in zip(row, kinds, strict=True):
             for number, way in enumerate(coverage.ways_in(lines)):
-                kept = [coverage.share(lines, source, way, budget, "k", _PLACES[kind]) for budget in coverage.BUDGETS]
+                kept = [
+                    coverage.share(lines, source, way, budget, "k", _PLACES[kind], rules) for budget in coverage.BUDGETS
+                ]
                 shares = [share for share in kept if share]
                 if shares:
                     places = [budget + 0.05 * number for budget in coverage.BUDGETS]

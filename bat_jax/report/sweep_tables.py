@@ -10,9 +10,10 @@ import matplotlib.figure
 
 from bat_jax.io.output_files import staged_file, write_text
 from bat_jax.report.markdown import table_lines
-from bat_jax.study.measured.comparison import Interval
+from bat_jax.study.measured.cluster_mean import Interval
 from bat_jax.study.measured.grids import Grid
 from bat_jax.study.measured.sweep import CellResult
+from bat_jax.study.measured.verdicts import FromFirst
 
 
 def write_grid(folder: pathlib.Path, grid: Grid, results: Sequence[CellResult], facts: Sequence[str]) -> str:
@@ -31,10 +32,12 @@ def to_markdown(grid: Grid, results: Sequence[CellResult], facts: Sequence[str])
       facts: lines of text on what was asked, for the top.
     """
     lines = [f"# {grid.title}", "", *(f"- {fact}" for fact in facts)]
-    lines.append(
-        "- right: percent of answers [95 % interval]; to first: percent points to the first row on the same questions "
-        "[95 % interval]; right-hand columns: percent by sub-task"
-    )
+    lines += [
+        "- right: percent of answers [95 % interval, questions as independent]; to first: percent points to the first "
+        "row on the same questions [95 % interval, by scenes or pictures]; right-hand columns: percent by sub-task",
+        "- scenes, discordant: pictures or scenes, and questions that are right under one of the two rows alone; p: "
+        "two-sided, by Holm's rule over the rows; verdict: against the first row",
+    ]
     if any(result.cell.published for result in results):
         lines.append("- paper: what the paper prints for this cell, on its own benchmark and model")
     return "\n".join([*lines, "", *table_lines(*cells(results))]) + "\n"
@@ -53,12 +56,26 @@ def cells(results: Sequence[CellResult]) -> tuple[list[str], list[list[str]]]:
                 "/".join(map(str, cell.budgets)),
                 f"{result.tokens:.0f}",
                 result.accuracy.text(".1f") + (f", {result.num_failed} failed" if result.num_failed else ""),
-                result.difference.text() if result.difference else "",
+                *_difference(result.from_first),
                 *(_number(values[number]) for values in published.values()),
                 *(_number(result.subtasks.get(name)) for name in subtasks),
             ]
         )
-    return ["setting", "budgets", "kept", "right", "to first", *published, *subtasks], rows
+    head = ["setting", "budgets", "kept", "right", "to first", "scenes", "discordant", "p", "verdict"]
+    return [*head, *published, *subtasks], rows
+
+
+def _difference(one: FromFirst | None) -> list[str]:
+    if one is None:
+        return [""] * 5
+    found = one.found
+    counts = [str(found.difference.num_clusters), str(found.num_discordant)]
+    return [found.interval.text(), *counts, p_text(one.p), one.verdict]
+
+
+def p_text(p: float) -> str:
+    """Write a p-value, "" for none."""
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _published(results: Sequence[CellResult]) -> dict[str, list[float | None]]:
@@ -75,14 +92,20 @@ def _number(value: float | None) -> str:
 
 
 def to_csv(results: Sequence[CellResult]) -> str:
-    """Return one line a cell: name, budgets, questions, tokens, accuracy with its interval, difference, seconds."""
+    """Return one line a cell: name, budgets, questions, tokens, accuracy, difference, what it decides, seconds."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     subtasks = list(dict.fromkeys(name for result in results for name in result.subtasks))
-    heads = "name column budgets questions tokens right low high to_first to_first_low to_first_high seconds"
+    heads = "name column budgets questions tokens right low high to_first to_first_low to_first_high"
+    heads += " scenes discordant p verdict seconds"
     writer.writerow([*heads.split(), *subtasks])
     for result in results:
-        difference = [f"{value:.2f}" for value in result.difference] if result.difference else [""] * 3
+        first = result.from_first
+        difference = [""] * 7
+        if first is not None:
+            difference = [f"{value:.2f}" for value in first.found.interval]
+            difference += [str(first.found.difference.num_clusters), str(first.found.num_discordant)]
+            difference += ["" if math.isnan(first.p) else f"{first.p:.4g}", first.verdict]
         writer.writerow(
             [result.cell.name, result.cell.column, "/".join(map(str, result.cell.budgets)), result.num_questions]
             + [f"{value:.2f}" for value in (result.tokens, *result.accuracy)]

@@ -1,20 +1,12 @@
-"""Compare answers to the same questions: paired differences with intervals that know which questions share a scene.
-
-    d_i = ours_i - theirs_i
-    mean +- t * sqrt(G / (G - 1) * sum over G scenes of (sum over its questions of (d_i - mean))^2) / n
-
-Questions about one scene share its picture, so their differences may lean the same way; the sum over scenes allows for
-that (a cluster-robust standard error, Liang and Zeger 1986), and t, Student's 97.5 % point with G - 1 degrees of
-freedom, for there being few. With a question a scene it is the interval of the paired t-test.
-"""
+"""Compare answers to the same questions: paired differences, and how many scenes and questions they come from."""
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from scipy.special import stdtrit
+from bat_jax.study.measured.cluster_mean import ClusterMean, Interval, cluster_mean
+from bat_jax.study.measured.rules import Rules
 
 Record = Mapping[str, Any]
 Records = Mapping[str, Record]
@@ -38,27 +30,26 @@ SMALL_OBJECT = ("object_class/site", "object_colour/site", "motion_state/site", 
 SHARED = ("object_class/site", "object_colour/site", "motion_state/site")
 
 
-class Interval(NamedTuple):
-    """A mean with the ends of its 95 % interval."""
-
-    middle: float
-    low: float
-    high: float
-
-    def text(self, form: str = "+.1f") -> str:
-        """Write it: "+1.2 [-0.3, +2.7]", or "61 [55, 67]" for a share (form=".0f")."""
-        middle, low, high = (f"{value:{form}}" for value in self)
-        return f"{middle} [{low}, {high}]"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Two ways to answer, on the same questions. ours, theirs: percent right. difference: percent points."""
+    """Two ways to answer, on the same questions; or one, beside a limit.
+
+    Attributes:
+      ours, theirs: percent right. difference: in percent points.
+      num_discordant: questions whose shares of right answers differ.
+    """
 
     num_questions: int
+    num_discordant: int
     ours: float
     theirs: float
-    difference: Interval
+    difference: ClusterMean
+
+    @property
+    def interval(self) -> Interval:
+        """The difference, within -100 and 100."""
+        middle, low, high = self.difference.interval()
+        return Interval(middle, max(low, -100.0), min(high, 100.0))
 
 
 def form_of(record: Record) -> str:
@@ -77,57 +68,35 @@ def scene_of(record: Record) -> str:
     return record["scene"]
 
 
-def right_of(records: Records, ids: Sequence[str]) -> list[bool]:
-    """Return which of the questions are right."""
-    return [bool(records[id]["is_right"]) for id in ids]
-
-
 def right_shares(runs: Sequence[Records], ids: Sequence[str]) -> list[float]:
     """Return for each of the questions the share of runs in which it is right."""
-    return [statistics.fmean(run) for run in zip(*(right_of(records, ids) for records in runs), strict=True)]
+    return [statistics.fmean(bool(records[id]["is_right"]) for records in runs) for id in ids]
 
 
-def mean_interval(values: Sequence[float], groups: Sequence[Hashable]) -> Interval:
-    """Return a mean with its 95 % interval, as above.
-
-    Args:
-      groups: which values belong together. One group alone gives an interval without ends.
-
-    Raises:
-      ValueError: there are no values, or not as many groups.
-    """
-    if not values or len(values) != len(groups):
-        raise ValueError(f"need values and a group for each, got {len(values)} and {len(groups)}")
-    mean = statistics.fmean(values)
-    sums: dict[Hashable, float] = {}
-    for value, group in zip(values, groups, strict=True):
-        sums[group] = sums.get(group, 0.0) + value - mean
-    if len(sums) == 1:
-        return Interval(mean, -math.inf, math.inf)
-    spread = math.fsum(part**2 for part in sums.values()) * len(sums) / (len(sums) - 1)
-    half = float(stdtrit(len(sums) - 1, 0.975)) * math.sqrt(spread) / len(values)
-    return Interval(mean, mean - half, mean + half)
-
-
-def paired_difference(
-    ours: Sequence[bool] | Sequence[float], theirs: Sequence[bool] | Sequence[float], groups: Sequence[Hashable]
-) -> Interval:
-    """Return the difference of two accuracies on the same questions, in percent points.
+def paired(ours: Sequence[float], theirs: Sequence[float], scenes: Sequence[Hashable], rules: Rules) -> Paired:
+    """Compare two accuracies on the same questions.
 
     Args:
-      ours, theirs: for each question whether it is right, or how often. groups: see `mean_interval`.
+      ours, theirs: for each question whether it is right, or how often. scenes: the question's (`scene_of`).
 
     Raises:
       ValueError: there are no questions, or not the same number.
     """
     if len(ours) != len(theirs) or not ours:
         raise ValueError(f"need the same questions of both, got {len(ours)} and {len(theirs)}")
-    differences = [float(our) - float(their) for our, their in zip(ours, theirs, strict=True)]
-    mean, low, high = mean_interval(differences, groups)
-    return Interval(100 * mean, 100 * max(low, -1.0), 100 * min(high, 1.0))
+    differences = [100 * (float(our) - float(their)) for our, their in zip(ours, theirs, strict=True)]
+    return Paired(
+        num_questions=len(ours),
+        num_discordant=sum(map(bool, differences)),
+        ours=100 * statistics.fmean(ours),
+        theirs=100 * statistics.fmean(theirs),
+        difference=cluster_mean(differences, scenes, rules),
+    )
 
 
-def compare(ours: Sequence[Records], theirs: Sequence[Records], is_wanted: IsWanted = lambda record: True) -> Paired:
+def compare(
+    ours: Sequence[Records], theirs: Sequence[Records], rules: Rules, is_wanted: IsWanted = lambda record: True
+) -> Paired:
     """Compare two ways on the questions that all of their runs answered.
 
     Args:
@@ -141,10 +110,4 @@ def compare(ours: Sequence[Records], theirs: Sequence[Records], is_wanted: IsWan
     ids = [id for id, record in first.items() if is_wanted(record) and all(id in other for other in others)]
     if not ids:
         raise ValueError("no question that all runs answered to compare them on; give more scenes")
-    our_shares, their_shares = right_shares(ours, ids), right_shares(theirs, ids)
-    return Paired(
-        num_questions=len(ids),
-        ours=100 * statistics.fmean(our_shares),
-        theirs=100 * statistics.fmean(their_shares),
-        difference=paired_difference(our_shares, their_shares, [scene_of(first[id]) for id in ids]),
-    )
+    return paired(right_shares(ours, ids), right_shares(theirs, ids), [scene_of(first[id]) for id in ids], rules)

@@ -37,23 +37,17 @@ from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.world import SIDE_DM, SceneObject, Site, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.study.measured.comparison import (
-    ONE_SITE,
-    SCATTERED,
-    Interval,
-    IsWanted,
-    Records,
-    mean_interval,
-    paired_difference,
-)
+from bat_jax.study.measured.cluster_mean import Interval, cluster_mean
+from bat_jax.study.measured.comparison import ONE_SITE, SCATTERED, IsWanted, Paired, Records, paired
 from bat_jax.study.measured.grids import KEPT_THOUSANDS, Scaling
 from bat_jax.study.measured.plan import plain_questions
+from bat_jax.study.measured.rules import UHR_BAT, Rules
 from bat_jax.typing import Array, Float, Int
 
 FATES = "cmk"
 OWN, ORACLE = "own", "oracle"
 BUDGETS = KEPT_THOUSANDS
-UHR_BAT, TOP_K = "uhr_bat", "topk"
+TOP_K = "topk"
 _FINE = 2
 _MAX_TARGETS = 4
 _SCATTERED_ROUNDS = 4
@@ -268,28 +262,36 @@ def _purity(region: np.ndarray, shown: np.ndarray) -> float:
     return float(most / region.size)
 
 
-def share(lines: Records, importance: str, way: str, kept: int, fate: str, is_wanted: IsWanted) -> Interval | None:
+def share(
+    lines: Records, importance: str, way: str, kept: int, fate: str, is_wanted: IsWanted, rules: Rules
+) -> Interval | None:
     """Return the percent of targets with a fate, its interval by scenes; None where there is no target.
 
     Args:
       lines: of `measure`, by scene. kept: one of BUDGETS. is_wanted: which targets.
     """
-    values, scenes = _values(lines, importance, way, (kept,), fate, is_wanted)
+    values, scenes = fate_shares(lines, importance, way, (kept,), fate, is_wanted)
     if not values:
         return None
-    return Interval(*(min(max(100 * value, 0.0), 100.0) for value in mean_interval(values, scenes)))
+    return Interval(*(min(max(100 * value, 0.0), 100.0) for value in cluster_mean(values, scenes, rules).interval()))
 
 
 def difference(
-    lines: Records, importance: str, ours: str, theirs: str, budgets: Sequence[int], is_wanted: IsWanted
-) -> Interval | None:
-    """Return by how many points one way keeps more of the same targets than another, over some budgets."""
-    mine, scenes = _values(lines, importance, ours, budgets, "k", is_wanted)
-    other, _ = _values(lines, importance, theirs, budgets, "k", is_wanted)
-    return paired_difference(mine, other, scenes) if mine else None
+    lines: Records,
+    importance: str,
+    ours: str,
+    theirs: str,
+    budgets: Sequence[int],
+    is_wanted: IsWanted,
+    rules: Rules,
+) -> Paired | None:
+    """Return by how much one way keeps more of the same targets than another, over some budgets; None without any."""
+    mine, scenes = fate_shares(lines, importance, ours, budgets, "k", is_wanted)
+    other, _ = fate_shares(lines, importance, theirs, budgets, "k", is_wanted)
+    return paired(mine, other, scenes, rules) if mine else None
 
 
-def _values(
+def fate_shares(
     lines: Records, importance: str, way: str, budgets: Sequence[int], fate: str, is_wanted: IsWanted
 ) -> tuple[list[float], list[str]]:
     """Return for every target in how many of the budgets it has a fate (a share), and its scene."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bat_jax.mini.world.splits import SPLITS
 
 VERSION = 2
-Kind = Literal["gain", "equal", "no_more", "rise", "above", "counted", "construction", "computed", "weights"]
+ClaimKind = Literal["gain", "equal", "no_more", "rise", "above", "counted", "construction", "computed", "weights"]
 UHR_BAT = "uhr_bat"
 
 
@@ -36,7 +36,7 @@ class Claim:
     id: str
     where: str
     claim: str
-    kind: Kind
+    kind: ClaimKind
     part: str = ""
     grid: str = ""
     family: str = ""

@@ -30,8 +30,11 @@ from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.runner import PredictionLog, answer_picture, read_predictions
 from bat_jax.pipeline import BatModel, Scene
-from bat_jax.study.measured.comparison import Interval, Records, paired_difference, right_of, scene_of
+from bat_jax.study.measured.cluster_mean import Interval
+from bat_jax.study.measured.comparison import Records, compare
 from bat_jax.study.measured.grids import Cell, Grid
+from bat_jax.study.measured.rules import Rules
+from bat_jax.study.measured.verdicts import OUTSIDE, FromFirst, from_first
 
 ANSWERS = "answers"
 # Fields of CompressorConfig that only the question's half reads: scenes are shared whatever they are.
@@ -53,7 +56,7 @@ class CellResult:
 
     Attributes:
       accuracy: percent right, with Wilson's interval. subtasks: abbreviation -> percent right.
-      difference: percent points to the grid's first cell on the same questions; None for that cell itself.
+      from_first: how it differs from the grid's first cell on the same questions; None for that cell itself.
       num_failed: questions without an answer, which count as wrong.
       tokens: mean number kept. seconds: mean a question, without what compiled.
     """
@@ -62,7 +65,7 @@ class CellResult:
     num_questions: int
     accuracy: Interval
     subtasks: Mapping[str, float]
-    difference: Interval | None
+    from_first: FromFirst | None
     num_failed: int
     tokens: float
     seconds: float
@@ -119,15 +122,27 @@ class GridAnswers:
         """
         return {name: self.records(cell) for name, cell in self._cells.items()}
 
-    def results(self, grid: Grid) -> tuple[CellResult, ...]:
+    def results(
+        self, grid: Grid, rules: Rules, outside: Callable[[Cell], str] = lambda cell: ""
+    ) -> tuple[CellResult, ...]:
         """Return the numbers of every cell of one of the grids.
+
+        Args:
+          rules: that say what a cell's difference to the first one decides.
+          outside: what of a cell the weights were not trained for, so that it decides nothing; "" if nothing.
 
         Raises:
           ValueError: a cell has no answers.
         """
         records = [self.records(cell) for cell in grid.cells]
-        firsts = (None, *(records[0] for _ in records[1:]))
-        return tuple(_result(*part) for part in zip(grid.cells, records, firsts, strict=True))
+        why = [outside(cell) for cell in grid.cells[1:]]
+        compared = [compare([found], [records[0]], rules) for found in records[1:]]
+        judged = iter(from_first([one for one, text in zip(compared, why, strict=True) if not text], rules))
+        differences = [
+            FromFirst(one, math.nan, f"{OUTSIDE} ({text})") if text else next(judged)
+            for one, text in zip(compared, why, strict=True)
+        ]
+        return tuple(_result(*part) for part in zip(grid.cells, records, [None, *differences], strict=True))
 
     def _name(self, cell: Cell) -> str:
         """Return the name of the run that a cell is part of: "20-70-190-449_selection-topk_seed-1"."""
@@ -280,7 +295,7 @@ class _Encoded:
         return dataclasses.replace(self.scenes[key], model=self.run.model)
 
 
-def _result(cell: Cell, records: Records, first: Records | None) -> CellResult:
+def _result(cell: Cell, records: Records, difference: FromFirst | None) -> CellResult:
     right = {id: bool(record["is_right"]) for id, record in records.items()}
     by_task: dict[str, list[bool]] = {}
     for id, record in records.items():
@@ -288,17 +303,12 @@ def _result(cell: Cell, records: Records, first: Records | None) -> CellResult:
     low, high = wilson(sum(right.values()), len(right))
     answered = [record for record in records.values() if record["status"] == "answered"]
     warm = [record["seconds"] for record in answered if not record["compile_seconds"]]
-    difference = None
-    if first is not None:
-        shared = [id for id in records if id in first]
-        scenes = [scene_of(records[id]) for id in shared]
-        difference = paired_difference(right_of(records, shared), right_of(first, shared), scenes)
     return CellResult(
         cell=cell,
         num_questions=len(right),
         accuracy=Interval(100 * sum(right.values()) / len(right), 100 * low, 100 * high),
         subtasks={name: 100 * statistics.fmean(values) for name, values in by_task.items()},
-        difference=difference,
+        from_first=difference,
         num_failed=len(records) - len(answered),
         tokens=statistics.fmean(sum(record["tokens_kept"]) for record in answered) if answered else math.nan,
         seconds=statistics.fmean(warm) if warm else math.nan,

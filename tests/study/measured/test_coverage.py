@@ -105,7 +105,7 @@ def test_an_oracle_scores_tokens_by_the_share_that_the_site_covers():
 
 
 def test_a_scene_gives_one_line_once(tmp_path, monkeypatch):
-    ways = {name: coverage.ways()[name] for name in (coverage.UHR_BAT, coverage.TOP_K)}
+    ways = {name: coverage.ways()[name] for name in ("uhr_bat", "topk")}
     monkeypatch.setattr(coverage, "ways", lambda: ways)
     model = BatModel.load(MINI)
     seeds, counted = [3_000_001], []

@@ -10,10 +10,12 @@ from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.io.prompts import SHORTEST_TEXT, build_prompt
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
+from bat_jax.study.measured import rules
 from bat_jax.study.measured.grids import Cell, Grid
 from bat_jax.study.measured.sweep import Sweep
 from tests.tiny_model import load_tiny
 
+RULES = rules.load(2)
 GRID = Grid(
     name="test",
     title="All that cells vary",
@@ -128,16 +130,21 @@ def test_every_cell_answers_every_question_once(swept):
 
 def test_results_count_what_was_written(swept, tmp_path):
     _, sweep = swept
-    results = sweep.results(GRID)
+    results = sweep.results(GRID, RULES, lambda cell: "too much" if cell.name == "more" else "")
     for index, result in enumerate(results):
         right = [line["is_right"] for line in lines_of(sweep, index)]
         assert result.accuracy.middle == pytest.approx(100 * np.mean(right))
         assert result.num_questions == 24
-    assert results[0].difference is None and results[1].difference is not None
+    assert results[0].from_first is None
+    assert results[1].from_first.verdict == "outside what the weights were trained for (too much)"
+    assert results[2].from_first.verdict == "undecided (2 scenes of at least 10)"
+    assert results[2].from_first.found.difference.num_clusters == 2
     table = sweep_tables.to_markdown(GRID, results, ["a fact"])
     rows = [line for line in table.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(GRID.cells)
+    assert rows[0].startswith("| setting | budgets | kept | right | to first | scenes | discordant | p | verdict |")
     assert rows[1].startswith("| first | 4/9 | 13 |") and " 43.0 |" in rows[1]
+    assert all(len(row.split("|")) == len(rows[0].split("|")) for row in rows)
     assert len(sweep_tables.to_csv(results).splitlines()) == 1 + len(GRID.cells)
     sweep_tables.plot(GRID, results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -147,11 +154,11 @@ def test_one_column_holds_the_papers_numbers_where_cells_name_theirs(swept):
     _, sweep = swept
     results = [
         dataclasses.replace(result, cell=dataclasses.replace(result.cell, column=column, published={column: value}))
-        for result, column, value in zip(sweep.results(GRID), ("4k", "5k"), (43.3, 43.6), strict=False)
+        for result, column, value in zip(sweep.results(GRID, RULES), ("4k", "5k"), (43.3, 43.6), strict=False)
     ]
     head, _, *rows = sweep_tables.to_markdown(GRID, results, []).splitlines()[-4:]
-    assert head.startswith("| setting | budgets | kept | right | to first | paper |")
-    assert [row.split(" | ")[5] for row in rows] == ["43.3", "43.6"]
+    assert " | verdict | paper | " in head
+    assert [row.split(" | ")[9] for row in rows] == ["43.3", "43.6"]
 
 
 def test_clusters_as_many_as_the_budget_are_those_of_a_cells_own_budget(tmp_path, monkeypatch):
