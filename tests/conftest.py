@@ -21,6 +21,11 @@ jax.config.update("jax_default_matmul_precision", "highest")
 warnings.filterwarnings("ignore", category=UserWarning, module="rasterio")
 
 
+def pytest_collection_modifyitems(items):
+    """Put the files that run commands first: they take longest, and last they would keep one of the workers alone."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "run_commands"))
+
+
 @pytest.fixture(autouse=True)
 def _truncated_images_are_no_images(monkeypatch):
     """Undo what lmms-eval sets for the whole process when it is imported."""

@@ -1,5 +1,10 @@
 """A model small enough to compile in seconds: tiles of 56 px (16 tokens), views of 112 and 224 px, random weights."""
 
+import functools
+import pathlib
+import shutil
+import tempfile
+
 import jax
 import numpy as np
 import tokenizers
@@ -67,13 +72,21 @@ def write_byte_tokenizer(directory, corpus, vocab_size):
 
 def write_tiny_checkpoint(directory):
     """Write params/, config.json and tokenizer/ of the model into a new directory and return its path."""
-    cfg, directory = tiny_config(), directory.absolute()
-    params = jax.tree.map(np.asarray, jax.jit(init_params, static_argnums=0)(cfg, jax.random.key(3)))
-    directory.mkdir(parents=True)
-    ocp.save(directory / "params", params)
-    write_byte_tokenizer(directory / "tokenizer", _CORPUS, cfg.decoder.vocab_size)
-    (directory / "config.json").write_text(cfg.to_json())
+    directory = directory.absolute()
+    shutil.copytree(_written_once().name, directory)
     return directory
+
+
+@functools.cache
+def _written_once():
+    """Return a checkpoint's temporary folder, which this process's checkpoints are copies of."""
+    cfg, folder = tiny_config(), tempfile.TemporaryDirectory()
+    path = pathlib.Path(folder.name)
+    params = jax.tree.map(np.asarray, jax.jit(init_params, static_argnums=0)(cfg, jax.random.key(3)))
+    ocp.save(path / "params", params)
+    write_byte_tokenizer(path / "tokenizer", _CORPUS, cfg.decoder.vocab_size)
+    (path / "config.json").write_text(cfg.to_json())
+    return folder
 
 
 def load_tiny(directory) -> BatModel:
