@@ -94,9 +94,9 @@ def claims_table(judged: Sequence[Judged]) -> Table:
 
 
 def count_verdicts(judged: Sequence[Judged]) -> str:
-    """Return "31 claims: 8 reproduced in miniature, 9 not reproduced, ..."."""
+    """Return "31 claims: 8 reproduced in miniature; 9 not reproduced; ..."."""
     verdicts = [one.verdict for one in judged]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
+    counts = "; ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(sorted(verdicts)))
     return f"{len(judged)} claims: {counts}"
 
 

@@ -14,6 +14,8 @@ from bat_jax.study.measured.study_results import QUESTIONS, Results
 from bat_jax.study.measured.verdicts import POOLED, Comparison, ComparisonKind, decide
 
 GUESSES = "the model's answers are guesses"
+# Of comparisons of scenes' facts.
+_NAMES = {"purity": "regions - squares", "mass": "importance on the asked sites"}
 
 
 class _Pair(NamedTuple):
@@ -45,7 +47,9 @@ def _tests(results: Results, claim: Claim) -> Iterator[Comparison]:
     if claim.part == COVERAGE:
         for column, found in _of_coverage(results, claim):
             kind: ComparisonKind = "above" if claim.kind == "above" else "gain"
-            name = f"{claim.ours} - {claim.theirs[0]}" if claim.theirs else claim.grid
+            name = _NAMES.get(claim.grid, f"targets that {claim.ours} keeps")
+            if claim.theirs:
+                name = f"{claim.ours} - {claim.theirs[0]}"
             yield Comparison(claim=claim, name=name, column=column, kind=kind, found=found)
         return
     is_wanted = QUESTIONS[claim.questions]

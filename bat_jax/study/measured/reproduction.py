@@ -29,6 +29,7 @@ from bat_jax.study.measured.verdicts import (
     Comparison,
     Judged,
     Verdict,
+    has_common_sign,
     of_claim,
 )
 from bat_jax.study.paper.published import TABLES
@@ -48,7 +49,7 @@ _COMMANDS = {
     **dict.fromkeys(("memory", "picture_time", "named_models"), _ANSWER),
 }
 # Comparisons that a claim's row has room for.
-_MOST_QUOTED = 4
+_MOST_QUOTED = 6
 
 
 class _Found(NamedTuple):
@@ -98,37 +99,40 @@ def _judged(results: Results, claim: Claim, tests: tuple[Comparison, ...]) -> Ju
 
 
 def _compared(claim: Claim, tests: Sequence[Comparison]) -> _Found:
-    """Return the comparisons of a claim in short: each of them, or how many are decided and the worst."""
-    inside = [one for one in tests if not one.outside] or tests
-    first = inside[0].found
-    of = "scenes" if claim.part == COVERAGE else f"{first.num_questions} questions of"
-    names = list(dict.fromkeys(one.name for one in inside))
-    ran = names[0] if len(names) == 1 else f"{len(names)} comparisons"
-    ran = f"{ran}, {of} {first.difference.num_clusters}{'' if claim.part == COVERAGE else ' scenes'}"
+    """Return the comparisons of a claim in short: each of them, or how many are decided and the least difference."""
+    shown = [one for one in tests if one.column != POOLED or has_common_sign(tests, one.name)]
+    inside, beyond = ([one for one in shown if bool(one.outside) == is_outside] for is_outside in (False, True))
+    first = (inside or beyond)[0].found
+    names = list(dict.fromkeys(one.name for one in inside or beyond))
+    what = names[0] if len(names) == 1 else f"{len(names)} comparisons"
+    asked = "" if claim.part == COVERAGE else f"{first.num_questions} questions of "
     notes = []
     if claim.why:
-        notes.append(
-            f"{f'margin {claim.margin:g} points' if claim.margin else f'held to {claim.limit:g} %'}: {claim.why}"
-        )
+        held_to = f"a margin of {claim.margin:g}" if claim.margin else f"a limit of {claim.limit:g} %"
+        notes.append(f"held to {held_to}: {claim.why}")
     if any(one.excluded == GUESSES for one in inside):
         notes.append(f"{GUESSES}, so they decide nothing")
-    elif reasons := dict.fromkeys(one.excluded for one in inside if one.excluded):
-        notes.append("; ".join(reasons))
     if len(inside) <= _MOST_QUOTED:
-        number = "; ".join(_quoted(one, len(names) > 1) for one in inside)
+        number = "; ".join(_quoted(one, len(names) > 1) for one in inside or beyond)
     else:
         verdicts = [one.verdict for one in inside]
         counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in dict.fromkeys(verdicts))
-        worst = min(inside, key=lambda one: one.found.difference.mean)
-        number = f"{counts}; least {_quoted(worst, True)}"
-    beyond = [one for one in tests if one.outside]
-    if beyond and len(beyond) < len(tests):
-        quoted = [f"{_quoted(one, True)} ({one.outside})" for one in beyond[:_MOST_QUOTED]]
-        rest = f"; {len(beyond) - _MOST_QUOTED} more" if len(beyond) > _MOST_QUOTED else ""
-        notes.append(f"{OUTSIDE}: {'; '.join(quoted)}{rest}")
-    elif beyond:
-        notes.append("; ".join(dict.fromkeys(one.outside for one in beyond)))
-    return _Found(ran, number, note="; ".join(notes))
+        number = f"{counts}; least {_quoted(min(inside, key=_mean), True)}"
+    if beyond:
+        reasons = ", ".join(dict.fromkeys(one.outside for one in beyond))
+        numbers = ""
+        if inside and len(beyond) <= _MOST_QUOTED:
+            numbers = ": " + "; ".join(_quoted(one, True) for one in beyond)
+        elif inside:
+            numbers = (
+                f": {len(beyond)} comparisons, {min(map(_mean, beyond)):+.1f} to {max(map(_mean, beyond)):+.1f} points"
+            )
+        notes.append(f"{OUTSIDE} ({reasons}){numbers}")
+    return _Found(f"{what}, {asked}{first.difference.num_clusters} scenes", number, note="; ".join(notes))
+
+
+def _mean(one: Comparison) -> float:
+    return one.found.difference.mean
 
 
 def _quoted(one: Comparison, with_name: bool) -> str:
@@ -136,9 +140,10 @@ def _quoted(one: Comparison, with_name: bool) -> str:
     column = "all budgets" if one.column == POOLED else one.column
     lead = " ".join(text for text in (one.name if with_name else "", column) if text)
     found = one.found
-    shares = "" if column else f" ({found.ours:.1f} and {found.theirs:.1f} %)"
-    verdict = f", {one.verdict}" if column and not one.outside else ""
-    return f"{lead} {found.interval.text()} points{shares}{verdict}".strip()
+    shares = "" if column or with_name else f" ({found.ours:.1f} and {found.theirs:.1f} %)"
+    verdict = f", {one.verdict}" if (column or with_name) and not one.outside else ""
+    lack = f" ({one.excluded})" if one.excluded and one.excluded != GUESSES else ""
+    return f"{lead} {found.interval.text()} points{shares}{verdict}{lack}".strip()
 
 
 def _regions_covered(results: Results) -> _Found:

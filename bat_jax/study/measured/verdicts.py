@@ -34,6 +34,8 @@ NEEDS_WEIGHTS: Verdict = "needs the real weights"
 ComparisonKind = Literal["gain", "equal", "no_more", "no_loss", "above"]
 # A column of comparisons over all budgets.
 POOLED = "all"
+# Percent points that rounding may make of nothing.
+_NO_WIDTH = 1e-6
 
 
 class PValues(NamedTuple):
@@ -117,8 +119,8 @@ def shortage(found: Paired, rules: Rules) -> str:
         return f"{found.difference.num_clusters} scenes of at least {rules.least_clusters}"
     if found.num_discordant < rules.least_discordant:
         return f"{found.num_discordant} discordant questions of at least {rules.least_discordant}"
-    middle, low, high = found.interval
-    return "an interval without width" if low == middle == high else ""
+    _, low, high = found.interval
+    return "an interval without width" if high - low < _NO_WIDTH else ""
 
 
 def holm(values: Sequence[float]) -> list[float]:

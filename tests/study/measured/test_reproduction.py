@@ -112,7 +112,8 @@ def test_verdicts_follow_the_answers(better):
         assert worse[claim].verdict == NOT_REPRODUCED, claim
     assert better["importance"].verdict == better["purity"].verdict == REPRODUCED
     assert better["importance"].number.endswith("points (80.8 and 50.0 %) on 4.0 % of the anchor")
-    assert better["evidence"].verdict == REPRODUCED  # all are kept at 3k
+    assert better["evidence"].verdict == UNDECIDED  # all are kept at 3k: without width
+    assert "without width" in better["evidence"].number
     assert "more" not in better["regions_covered"].number and better["regions_covered"].verdict == NOT_REPRODUCED
 
 
@@ -127,14 +128,16 @@ def test_a_gain_at_one_budget_and_a_loss_at_another_are_no_common_verdict():
         ("3k", REPRODUCED),
         ("6k", NOT_REPRODUCED),
     ]
+    assert "all budgets" not in found.number
     table = study_tables.comparison_table([found])
     assert [row[3] for row in table.rows] == ["1k", "3k", "6k"], "no mean over budgets of different signs"
 
 
 def test_what_the_weights_were_not_trained_for_is_shown_and_decides_nothing(better):
     assert better["figure5"].verdict == better["table9_beyond"].verdict == OUTSIDE
-    assert better["figure5"].note == "selection background"
-    assert better["table9_beyond"].note.endswith("more than 729 tokens")
+    assert better["figure5"].note == f"{OUTSIDE} (selection background)"
+    assert better["table9_beyond"].note.endswith("(more than 729 tokens)")
+    assert "12 comparisons, +26.8 to +26.8 points" in better["figure1"].note
     beyond = [one for one in better["figure1"].tests if one.outside]
     assert {one.name for one in beyond} == {f"uhr_bat - {n}" for n in ("fastv", "visionzip", "prumerge", "background")}
     assert all(one.verdict == OUTSIDE and one.adjusted is None for one in beyond)

@@ -121,6 +121,8 @@ def test_a_family_asks_more_of_each_comparison_than_one_alone():
         (differing(90, 0, 90, num_scenes=9), "9 scenes of at least 10"),
         (differing(9, 0, 300), "9 discordant questions of at least 10"),
         (differing(40, 0, 0), "an interval without width"),
+        (paired([1.0] * 40, [0.9] * 40, range(40), RULES), "an interval without width"),  # 1 - 0.9 is no tenth
+        (paired([1.0] * 20, [0.9] * 20, range(20), RULES), "an interval without width"),
     ],
 )
 def test_too_little_decides_nothing_and_says_what_is_lacking(found, reason):
