@@ -31,7 +31,7 @@ from tqdm import tqdm
 from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import PredictionLog, read_predictions
-from bat_jax.io.digests import checkpoint_digest, tree_digest
+from bat_jax.io.digests import checkpoint_digest, tree_digest, weights_digest
 from bat_jax.io.output_files import check_output_dir, write_text
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
@@ -191,6 +191,7 @@ def publish(
     facts = facts_of(found.settings, found.record)
     write_text(DOCS, study_tables.reproduction_markdown(judged, facts, "python -m experiments.study --release"))
     numbers = {
+        "checkpoint": found.settings["checkpoint"],
         **{name: found.record[name] for name in ("bat_jax", "commit", "packages", "device")},
         "sources": list(dict.fromkeys(start["source"] for start in starts)),
         **{name: found.settings[name] for name in ("rules", "plan", "scenes", "scene_seeds")},
@@ -204,7 +205,7 @@ def publish(
         ),
         "verdicts": collections.Counter(one.verdict for one in judged),
     }
-    split_log.append(SPLIT_LOG, "finished", found.settings["checkpoint"], starts[0]["date"], **numbers)
+    split_log.append(SPLIT_LOG, "finished", starts[0]["date"], weights_digest(SHIPPED), **numbers)
     print(f"wrote {TABLES}, {DOCS} and {SPLIT_LOG}")
 
 
@@ -271,10 +272,11 @@ def main(_: list[str]) -> None:
     }
     if RELEASE.value:
         begun = [run["starts"][0]["date"] for run in stored_runs(output, "study")]
-        split_log.check_unasked(SPLIT_LOG, settings["checkpoint"], *begun)
+        split_log.check_unasked(SPLIT_LOG, weights_digest(SHIPPED), *begun)
     with RunDirectory.open(output, "study", settings, seed=0, facts={"checkpoint": str(checkpoint)}) as directory:
         if RELEASE.value:
-            split_log.append(SPLIT_LOG, "begun", settings["checkpoint"], directory.starts[0]["date"])
+            asked = {"weights": weights_digest(SHIPPED), "checkpoint": settings["checkpoint"]}
+            split_log.append(SPLIT_LOG, "begun", directory.starts[0]["date"], **asked)
         study(what, seeds, directory)
 
 

@@ -12,7 +12,7 @@ import pytest
 import bat_jax
 from bat_jax import runs
 from bat_jax.io import digests, output_files
-from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes
+from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes, weights_digest
 from bat_jax.io.output_files import replace_dir, staged_file, write_json
 from bat_jax.runs import RunDirectory, package_versions, stored_runs, working_path
 from tests.tiny_model import write_tiny_checkpoint
@@ -232,16 +232,22 @@ def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path):
         assert len(run.starts) == 2
 
 
-def test_a_checkpoint_is_known_by_its_bytes_not_by_sizes_and_place(tmp_path):
+def test_a_checkpoint_and_its_weights_are_known_by_their_bytes_not_by_sizes_and_place(tmp_path):
     write_tiny_checkpoint(tmp_path / "one")
     before = checkpoint_digest(tmp_path / "one")
     (tmp_path / "one").rename(tmp_path / "moved")
     assert checkpoint_digest(tmp_path / "moved") == before
+    weights = weights_digest(tmp_path / "moved")
+    config = tmp_path / "moved" / "config.json"
+    config.write_text(config.read_text() + " ")
+    changed = checkpoint_digest(tmp_path / "moved")
+    assert changed != before and weights_digest(tmp_path / "moved") == weights
     largest = max((tmp_path / "moved" / "params").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(content)  # the same name and size
-    assert checkpoint_digest(tmp_path / "moved") != before
+    assert checkpoint_digest(tmp_path / "moved") not in (before, changed)
+    assert weights_digest(tmp_path / "moved") != weights
 
 
 def test_a_large_files_digest_is_kept_until_the_file_changes(tmp_path, monkeypatch):

@@ -57,7 +57,7 @@ import pathlib, sys
 from experiments import study
 folder = pathlib.Path(sys.argv[1])
 study.SPLIT_LOG, study.RELEASE_RUN = folder / "log.jsonl", folder / "run"
-line = {"event": "begun", "date": "2026-12-01", "checkpoint": study.checkpoint_digest(study.SHIPPED)}
+line = {"event": "begun", "date": "2026-12-01", "weights": study.weights_digest(study.SHIPPED)}
 study.SPLIT_LOG.write_text(study.json.dumps(line) + chr(10))
 print(study.default_output(False), study.default_output(True), flush=True)
 sys.argv[1:] = ["--release"]
@@ -87,7 +87,7 @@ def test_a_study_of_a_users_own_writes_where_git_looks_away(asked_again, tmp_pat
     assert not any(is_ignored(f"results/{name}") for name in kept)
 
 
-def test_a_checkpoint_whose_fingerprint_the_log_has_is_not_asked_again(asked_again):
+def test_a_checkpoint_whose_weights_the_log_has_is_not_asked_again(asked_again):
     folder, done = asked_again
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1 and "the test split is asked once per released checkpoint" in line

@@ -57,6 +57,11 @@ def checkpoint_digest(checkpoint: pathlib.Path) -> str:
     return tree_digest(checkpoint, [checkpoint / "config.json", *(path for part in parts for path in part.rglob("*"))])
 
 
+def weights_digest(checkpoint: pathlib.Path) -> str:
+    """Return what tells weights apart, whatever config and tokenizer stand beside them: the bytes of weight files."""
+    return tree_digest(checkpoint, (checkpoint / PARAMS_FOLDER).rglob("*"))
+
+
 def input_sizes(files: Iterable[pathlib.Path], folder: pathlib.Path) -> dict[str, int | None]:
     """Return name (relative to `folder`) -> bytes of files, None for a missing one.
 

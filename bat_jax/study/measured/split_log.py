@@ -1,9 +1,10 @@
 """The log of the test split: which checkpoint was asked when, and what came out. It only ever grows.
 
-    {"event": "begun", "date", "checkpoint"}                    before the first question
-    {"event": "finished", "date", "checkpoint", numbers ...}    once everything is answered, judged and written
+    {"event": "begun", "date", "weights", "checkpoint"}               before the first question
+    {"event": "finished", "date", "weights", "checkpoint", ...}       with numbers, once all is answered and written
 
-`checkpoint` is its fingerprint (`checkpoint_digest`), and both lines have the date of the run's first start.
+`weights` and `checkpoint` are fingerprints (`weights_digest`, `checkpoint_digest`); the first decides, since a config
+is written anew when its fields change. Both lines have the date of the run's first start.
 """
 
 import json
@@ -23,27 +24,27 @@ def read(log: pathlib.Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
-def check_unasked(log: pathlib.Path, checkpoint: str, begun: str = "") -> None:
-    """Refuse a checkpoint that was asked before, unless the run that asks it goes on.
+def check_unasked(log: pathlib.Path, weights: str, begun: str = "") -> None:
+    """Refuse weights that were asked before, unless the run that asks them goes on.
 
     Args:
-      checkpoint: its fingerprint. begun: date of the first start of the run that is there, if one is.
+      weights: their fingerprint. begun: date of the first start of the run that is there, if one is.
 
     Raises:
-      ValueError: the log has it as finished, or as begun in a run that is not this one.
+      ValueError: the log has them as finished, or as begun in a run that is not this one.
     """
     for line in read(log):
-        if line["checkpoint"] != checkpoint or (line["event"] == "begun" and line["date"] == begun):
+        if line["weights"] != weights or (line["event"] == "begun" and line["date"] == begun):
             continue
         raise ValueError(
-            f"{log}: the test split is asked once per released checkpoint, and {checkpoint[:12]} was asked on "
-            f"{line['date'][:10]}"
+            f"{log}: the test split is asked once per released checkpoint, and one with weights "
+            f"{weights[:12]} was asked on {line['date'][:10]}"
         )
 
 
-def append(log: pathlib.Path, event: str, checkpoint: str, date: str, **numbers: Any) -> None:
+def append(log: pathlib.Path, event: str, date: str, weights: str, **numbers: Any) -> None:
     """Add a line; "begun" is not written twice for the same run."""
-    line: Mapping[str, Any] = {"event": event, "date": date, "checkpoint": checkpoint, **numbers}
+    line: Mapping[str, Any] = {"event": event, "date": date, "weights": weights, **numbers}
     before = read(log)
     if line not in before:
         log.parent.mkdir(parents=True, exist_ok=True)

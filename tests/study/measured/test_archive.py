@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import lzma
+import pathlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import answer_picture
+from bat_jax.io.digests import weights_digest
 from bat_jax.report import study_tables, sweep_tables
 from bat_jax.study.measured import coverage, plan, reproduction, rules, split_log
 from bat_jax.study.measured.archive import Archive, pack, unpack
@@ -193,7 +195,7 @@ def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(pack
     for name in ("run/claims.md", "run/other.md", "mini/claims.md", "mini/stale.md", "mini/rules_v1/kept.md"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    split_log.append(tmp_path / "log.jsonl", "begun", "c" * 64, "2026-12-01")
+    split_log.append(tmp_path / "log.jsonl", "begun", "2026-12-01", "w" * 64)
     command = [sys.executable, "-c", PUBLISH, str(tmp_path), str(packed)]
     subprocess.run(command, capture_output=True, text=True, check=True)
     tables = {path.name: path.read_text() for path in (tmp_path / "mini").glob("*.md")}
@@ -202,8 +204,9 @@ def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(pack
     assert unpack(tmp_path / "mini" / "answers") == unpack(packed)
     assert "Written by `python -m experiments.study --release`" in (tmp_path / "docs.md").read_text()
     begun, finished = split_log.read(tmp_path / "log.jsonl")
-    assert begun == {"event": "begun", "date": "2026-12-01", "checkpoint": "c" * 64}
-    assert (finished["event"], finished["date"], finished["checkpoint"]) == ("finished", "2026-12-01", "c" * 64)
+    assert (begun["event"], finished["event"]) == ("begun", "finished")
+    assert (finished["date"], finished["checkpoint"]) == ("2026-12-01", "c" * 64)
+    assert finished["weights"] == weights_digest(pathlib.Path(__file__).parents[3] / "checkpoints" / "uhr-bat-mini")
     assert finished["rules"] == rules.load().text and finished["sources"] == ["a", "b"]
     own = finished["accuracy"]["own"]
     answers = unpack(packed).answers["selections"]["-".join(map(str, MINI.compressor.budgets))].values()
