@@ -10,6 +10,8 @@ os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+# Thousands of short parallel loops (t-SNE) take several times as long where their threads outnumber the free cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
