@@ -4,7 +4,7 @@
     python -m experiments.study --full                           # every cell, more scenes: hours; into runs/study-full
     python -m experiments.study --scenes=methods=120 --scenes=ablations=16
     python -m experiments.study --checkpoint=DIR --scene_seeds=3000000:3000200 --output_dir=DIR2
-    python -m experiments.study --rebuild=results/mini/answers --output_dir=DIR    # the tables, from kept answers
+    python -m experiments.study --rebuild=results/mini/answers --output_dir=DIR    # tables, from kept answers
     python -m experiments.study --release                        # the shipped checkpoint's one run on the test split
 
 Parts (bat_jax/study/measured/plan.py): regions and merging against top-K, selections at equal budgets, the paper's
@@ -152,11 +152,15 @@ def draw_figures(output: pathlib.Path, seed: int) -> tuple[Figure, ...]:
     return study_page.read_figures(folder)
 
 
+def departures_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say in what a study is none under the rules."""
+    return rules.load().departures(settings["plan"], settings["scenes"], parse_seeds(settings["scene_seeds"]))
+
+
 def facts_of(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """Return the lines at the top of every table."""
-    seeds = parse_seeds(settings["scene_seeds"])
+    seeds, departures = parse_seeds(settings["scene_seeds"]), departures_of(settings)
     counts = {name: min(most, len(seeds)) for name, most in settings["scenes"].items()}
-    departures = rules.load().departures(settings["plan"], settings["scenes"], seeds)
     commit = f" ({record['commit'][:12]})" if record["commit"] else ""
     return [
         f"{settings['plan']} plan; {describe_seeds(seeds[: max(counts.values())])}; scenes of each part: "
@@ -177,6 +181,12 @@ def write(found: Archive, output: pathlib.Path, pictures: tuple[Figure, ...] = (
     return judged
 
 
+def document(found: Archive, judged: Sequence[Judged]) -> str:
+    """Return docs/reproduction.md."""
+    command = "python -m experiments.study" + ("" if departures_of(found.settings) else " --release")
+    return study_tables.reproduction_markdown(judged, facts_of(found.settings, found.record), command)
+
+
 def publish(
     found: Archive, judged: Sequence[Judged], output: pathlib.Path, starts: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -188,8 +198,7 @@ def publish(
     for path in TABLES.glob("*.md"):
         if path.name not in tables:
             path.unlink()
-    facts = facts_of(found.settings, found.record)
-    write_text(DOCS, study_tables.reproduction_markdown(judged, facts, "python -m experiments.study --release"))
+    write_text(DOCS, document(found, judged))
     numbers = {
         "checkpoint": found.settings["checkpoint"],
         **{name: found.record[name] for name in ("bat_jax", "commit", "packages", "device")},
@@ -254,7 +263,7 @@ def main(_: list[str]) -> None:
         if found.settings["rules"] != rules.load().text:
             raise ValueError(f"--rebuild={REBUILD.value}: {found.settings['rules']}; here are {rules.load().text}")
         folder.mkdir(parents=True, exist_ok=True)
-        write(found, folder)
+        write_text(folder / DOCS.name, document(found, write(found, folder)))
         return
     seeds = seeds_of_flags()
     checkpoint = pathlib.Path(CHECKPOINT.value)

@@ -170,7 +170,7 @@ def test_the_command_rebuilds_the_tables_of_an_archive_and_refuses_what_is_none(
     cells = found.sweeps["selections"].results(grid, found.rules, found.outside)
     rows = sweep_tables.to_markdown(grid, cells, ()).rpartition("\n\n")[2]
     assert (outputs["whole"] / "figure5.md").read_text().endswith(f"\n\n{rows}")
-    for name in ("claims", "coverage", "figure5"):
+    for name in ("claims", "coverage", "figure5", "reproduction"):
         table = (outputs["whole"] / f"{name}.md").read_text()
         assert "- reduced plan; scenes 3000000 to 3000001, in no split; scenes of each part: methods 2, " in table
         assert f"- {rules.load().text}; what is not under them: methods 2 scenes, not 40; " in table
@@ -202,7 +202,7 @@ def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(pack
     assert tables == {"claims.md": "run/claims.md", "other.md": "run/other.md"}
     assert (tmp_path / "mini" / "rules_v1" / "kept.md").exists()
     assert unpack(tmp_path / "mini" / "answers") == unpack(packed)
-    assert "Written by `python -m experiments.study --release`" in (tmp_path / "docs.md").read_text()
+    assert "Written by `python -m experiments.study`; do not edit" in (tmp_path / "docs.md").read_text()
     begun, finished = split_log.read(tmp_path / "log.jsonl")
     assert (begun["event"], finished["event"]) == ("begun", "finished")
     assert (finished["date"], finished["checkpoint"]) == ("2026-12-01", "c" * 64)
