@@ -116,7 +116,7 @@ def write_study(
     parts = [
         *html.opening(title, lead, summary, _notice(results)),
         f"<h2>Claims of the paper</h2>{_claims(judged)}",
-        html.explained(_TERMS),
+        html.explained((*_TERMS, ("Exclusions", "; ".join(results.rules.exclusions.values())))),
         "<h2>Does preserve-and-merge keep what top-K loses?</h2>",
         _card("Accuracy, uhr_bat minus top-K", "", Image.open(output / "comparison.png"), comparison),
         _card(targets, "", Image.open(output / "coverage.png"), *coverage),
