@@ -65,7 +65,8 @@ class Rules:
 
     Attributes:
       digest: SHA-256 of the file. alpha, margin, least_clusters, least_discordant, sign_flips: see the file.
-      trained: selections that the decoder saw in training, and those with rows like theirs.
+      trained: selections that the decoder saw in training, and those with rows like theirs. not_trained: cells that
+        are outside of training whatever their selection -> why.
       exclusions: what decides nothing, in words. split: of UHR-Mini. sizes: plan -> part -> scenes.
     """
 
@@ -78,6 +79,7 @@ class Rules:
     least_discordant: int
     sign_flips: SignFlips
     trained: tuple[str, ...]
+    not_trained: Mapping[str, str]
     exclusions: Mapping[str, str]
     split: str
     sizes: Mapping[str, Mapping[str, int]]
@@ -118,6 +120,7 @@ def load(version: int = VERSION) -> Rules:
         digest=hashlib.sha256(data).hexdigest(),
         sign_flips=SignFlips(**found.pop("sign_flips")),
         trained=(*trained["selections"], *trained["alike"]),
+        not_trained=trained["not"],
         split=sizes.pop("split"),
         sizes=sizes,
         claims=claims,

@@ -97,7 +97,7 @@ class Results:
             return f"selection {selection}"
         if sum(cell.budgets) > self.trained_tokens:
             return f"more than {self.trained_tokens} tokens"
-        return ""
+        return self.rules.not_trained.get(cell.name, "")
 
     def columns(self, part: str, grid: str) -> list[str]:
         return list(dict.fromkeys(cell.column for cell in self.grid(part, grid).cells))

@@ -134,6 +134,9 @@ def test_a_gain_at_one_budget_and_a_loss_at_another_are_no_common_verdict():
 
 
 def test_what_the_weights_were_not_trained_for_is_shown_and_decides_nothing(better):
+    raster, by_importance = better["down_sampling"].tests
+    assert raster.verdict == OUTSIDE and "raster order" in raster.outside
+    assert by_importance.verdict == better["down_sampling"].verdict == REPRODUCED
     assert better["figure5"].verdict == better["table9_beyond"].verdict == OUTSIDE
     assert better["figure5"].note == f"{OUTSIDE} (selection background)"
     assert better["table9_beyond"].note.endswith("(more than 729 tokens)")
