@@ -25,9 +25,9 @@ def run_commands(module: str, cases: list[list[str]], path: os.PathLike | None =
     return _ask(module=module, cases=cases, path=path and str(path))
 
 
-def run_killed(module: str, arguments: list[str], file: pathlib.Path, num_lines: int) -> Result:
-    """Run one command line, and kill it (SIGKILL) once it has written so many lines to a file."""
-    return _ask(module=module, cases=[arguments], kill=[str(file), num_lines])[0]
+def run_killed(module: str, arguments: list[str], file: pathlib.Path, num_lines: int, delay: float = 0.0) -> Result:
+    """Run one command line, and kill it (SIGKILL) some seconds after it has written so many lines to a file."""
+    return _ask(module=module, cases=[arguments], kill=[str(file), num_lines, delay])[0]
 
 
 @functools.cache
@@ -105,20 +105,29 @@ def _run(module: str, arguments: list[str], out: pathlib.Path, err: pathlib.Path
     return code
 
 
-def _wait_for(child: int, file: str, num_lines: int) -> int:
-    """Kill a process once a file has so many lines, and return its status."""
+def _wait_for(child: int, file: str, num_lines: int, delay: float) -> int:
+    """Kill a process some seconds after a file has so many lines, and return its status."""
     path = pathlib.Path(file)
     while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             return status
         time.sleep(0.002)
+    time.sleep(delay)
     os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
 
 if __name__ == "__main__":
-    for library in ("bat_jax.pipeline", "matplotlib.figure", "optax", "rasterio", "scipy.ndimage", "absl.app"):
+    for library in (
+        "bat_jax.pipeline",
+        "matplotlib.figure",
+        "optax",
+        "rasterio",
+        "scipy.ndimage",
+        "absl.app",
+        "tensorboardX",
+    ):
         importlib.import_module(library)
     importlib.import_module("transformers").AutoTokenizer  # noqa: B018  (a lazy import of seconds)
     for line in sys.stdin:

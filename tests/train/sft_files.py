@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.io.params import load_params
+from tests.command_batch import run_commands
 from tests.tiny_model import write_tiny_checkpoint
 
 ANSWERS = ("red", "blue", "harbour", "car")
@@ -52,9 +53,9 @@ def environment(directory: pathlib.Path, **settings: str) -> dict[str, str]:
 
 
 def run(directory: pathlib.Path, output: str, *flags: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(directory, output, *flags), capture_output=True, text=True, check=False, env=environment(directory)
-    )
+    arguments = command(directory, output, *flags)[3:]
+    ((code, out, err),) = run_commands("experiments.finetune", [arguments])
+    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 def metrics(directory: pathlib.Path, output: str) -> list[dict]:

@@ -6,14 +6,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 
 import jax
 import numpy as np
 import pytest
 
 from bat_jax.pipeline import BatModel
-from tests.command_batch import run_commands
+from tests.command_batch import run_commands, run_killed
 from tests.train.sft_files import command, environment, metrics, run, weights, write_sft
 
 STEPS = 16
@@ -62,18 +61,10 @@ def test_the_result_is_a_checkpoint_that_answers(folder, plain):
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_weights_bit_for_bit(folder, plain):
     flags = ("--train=epochs=8", "--checkpoint_every=2")
     log = folder / "killed" / "train" / "metrics.jsonl"
-    victim = subprocess.Popen(
-        command(folder, "killed", *flags),
-        env=environment(folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    lines = random.randint(1, STEPS - 4)
-    while victim.poll() is None and not (log.exists() and log.read_bytes().count(b"\n") >= lines):
-        time.sleep(0.002)
-    time.sleep(random.random() * 0.05)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL and not (folder / "killed" / "params").exists()
+    victim = command(folder, "killed", *flags)[3:]
+    lines, delay = random.randint(1, STEPS - 4), random.random() * 0.05
+    code, _, _ = run_killed("experiments.finetune", victim, log, lines, delay)
+    assert code == -signal.SIGKILL and not (folder / "killed" / "params").exists()
     refused = run(folder, "killed", *flags)
     assert refused.returncode == 1 and "--resume" in refused.stderr
     done = run(folder, "killed", *flags, "--resume")

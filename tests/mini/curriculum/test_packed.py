@@ -1,5 +1,7 @@
 """Packed questions have the losses, importance and selections that each has alone, by the model's own functions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from bat_jax import model as bat
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.config import BatConfig
-from bat_jax.io.prompts import build_prompt, end_of_turn_id, load_tokenizer
+from bat_jax.io.prompts import build_prompt, end_of_turn_id, load_tokenizer, padded
 from bat_jax.mini.curriculum import packed
 from bat_jax.mini.curriculum.bank import answer_text, prompt_text, tokenized
 from bat_jax.mini.curriculum.export import write_tokenizer
@@ -69,13 +71,17 @@ def test_packed_losses_are_those_of_each_question_alone(case):
         cache = packed.prefix_cache(CFG, params, jnp.asarray(prefix), visual, mask, texts.ids.shape[0])
         return packed.answer_loss(CFG, params, cache, texts, packed.last_rows(texts))
 
+    @jax.jit
+    def alone(params, ids, valid):
+        valids = (jnp.ones(prefix.shape, bool), valid)
+        spliced = bat.splice(CFG, params, (jnp.asarray(prefix), ids), valids, (visual,), (mask,))
+        return bat.all_logits(CFG, params, spliced)[0][prefix.size + 256 :]
+
     losses = together(params)
     for row in range(texts.ids.shape[0]):
         end, start = int(texts.end[row]), int(texts.question_end[row])
-        ids = texts.ids[row, :end]
-        valid = (jnp.ones(prefix.shape, bool), jnp.ones(ids.shape, bool))
-        spliced = bat.splice(CFG, params, (jnp.asarray(prefix), ids), valid, (visual,), (mask,))
-        logits = bat.all_logits(CFG, params, spliced)[0][prefix.size + 256 :]
+        ids = texts.ids[row]
+        logits = alone(params, ids, jnp.arange(ids.size) < end)
         logp = jax.nn.log_softmax(logits)
         wanted = -sum(float(logp[place - 1, ids[place]]) for place in range(start, end))
         assert float(losses.loss[row]) == pytest.approx(wanted, rel=1e-5)
@@ -85,20 +91,24 @@ def test_packed_losses_are_those_of_each_question_alone(case):
 
 def test_packed_importance_is_the_models(case):
     tokenizer, params, _, texts, prefix, visual = case
-    found = packed.question_importance(CFG, params, jnp.asarray(prefix), visual, texts, packed.question_rows(texts))
-    cache = bat.anchor_cache(CFG, params, jnp.asarray(prefix), visual, jnp.ones(256, bool))
+    importance = jax.jit(functools.partial(packed.question_importance, CFG))
+    found = importance(params, jnp.asarray(prefix), visual, texts, packed.question_rows(texts))
+
+    @jax.jit
+    def alone(params, ids, valid, weight):
+        cache = bat.anchor_cache(CFG, params, jnp.asarray(prefix), visual, jnp.ones(256, bool))
+        return bat.anchor_importance(CFG, 256, params, cache, ids, valid, weight)[CFG.compressor.importance_layer]
+
     for row in range(texts.ids.shape[0]):
-        ids = np.asarray(texts.ids[row, : int(texts.question_end[row])])
+        end = int(texts.question_end[row])
         weight = suffix_row_weight(
             "question",
-            ids.tolist(),
+            texts.ids[row, :end].tolist(),
             pad_id=tokenizer.pad_token_id,
             end_of_turn_id=end_of_turn_id(tokenizer),
             is_space=lambda token: tokenizer.decode([token]).isspace(),
         )
-        wanted = bat.anchor_importance(
-            CFG, 256, params, cache, jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.asarray(weight)
-        )[CFG.compressor.importance_layer]
+        wanted = alone(params, texts.ids[row], jnp.arange(LENGTH) < end, jnp.asarray(padded(weight, LENGTH)))
         np.testing.assert_allclose(found[row], wanted, rtol=1e-4, atol=1e-7)
 
 
