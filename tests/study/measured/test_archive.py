@@ -15,7 +15,7 @@ import pytest
 
 from bat_jax.config import BatConfig
 from bat_jax.evals.runner import answer_picture
-from bat_jax.io.digests import weights_digest
+from bat_jax.io.digests import tree_digest, weights_digest
 from bat_jax.report import study_tables, sweep_tables
 from bat_jax.study.measured import coverage, plan, reproduction, rules, split_log
 from bat_jax.study.measured.archive import Archive, pack, unpack
@@ -216,3 +216,20 @@ def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(pack
         finished["failed"] > 100 and 25 < own["chance"] < 35 and set(finished["accuracy"]) == {"own", "1k", "3k", "6k"}
     )
     assert sum(finished["verdicts"].values()) > 30
+
+
+COMMITTED = pathlib.Path(__file__).parents[3] / "results" / "mini"
+
+
+def test_the_committed_claims_are_those_of_the_committed_answers():
+    judged = reproduction.claims(unpack(COMMITTED / "answers").results())
+    table = study_tables.markdown(study_tables.claims_table(judged))
+    assert (COMMITTED / "claims.md").read_text().endswith(f"\n\n{table}")
+
+
+def test_the_log_names_the_committed_answers_rules_and_weights():
+    *_, line = split_log.read(COMMITTED.parent / "test_split.jsonl")
+    assert line["event"] == "finished" and line["rules"] == rules.load(2).text
+    assert line["answers"] == tree_digest(COMMITTED, (COMMITTED / "answers").iterdir())
+    assert line["weights"] == weights_digest(COMMITTED.parents[1] / "checkpoints" / "uhr-bat-mini")
+    assert sum(file.stat().st_size for file in (COMMITTED / "answers").iterdir()) < 3_000_000
