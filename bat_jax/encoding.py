@@ -24,8 +24,9 @@ from bat_jax.io.birch import birch_labels
 from bat_jax.io.images import SourceImage, fill_nodata, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
-from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask
+from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask, view_arguments
 from bat_jax.nn.decoder import KVCache
+from bat_jax.ops.bicubic import ViewTiles, view_tiles
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Params
 
@@ -80,19 +81,32 @@ class EncodedViews:
 
     source: SourceImage
     sizes_px: tuple[int, ...]
-    tiles: tuple[np.ndarray, ...]
+    tiles: tuple[Array, ...]
     features: tuple[bat.TileFeatures, ...]
 
 
 class SceneEncoder:
     """Runs the image half of a model; shares its stages (compiled programs and clocks) with the question half."""
 
-    def __init__(self, cfg: BatConfig, params: Params, tokenizer: Any, stages: Stages, tile_batch: int = TILE_BATCH):
+    def __init__(
+        self,
+        cfg: BatConfig,
+        params: Params,
+        tokenizer: Any,
+        stages: Stages,
+        tile_batch: int = TILE_BATCH,
+        views_on_device: bool | None = None,
+    ):
+        """Wrap loaded parts; `views_on_device` says who resizes, None chooses the device unless it is a CPU.
+
+        On a CPU Pillow needs 2.1 s of one core for the paper's views of 8192 x 8192 pixels, the program 7.5 s.
+        """
         self.cfg = cfg
         self.params = params
         self.tokenizer = tokenizer
         self.stages = stages
         self.tile_batch = tile_batch
+        self.views_on_device = jax.default_backend() != "cpu" if views_on_device is None else views_on_device
         self._table = jnp.asarray(normalisation_table(cfg.vision))
 
     def encode(self, image: ImageLike, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
@@ -106,12 +120,12 @@ class SceneEncoder:
     def encode_views(self, image: ImageLike) -> EncodedViews:
         """Run the tower and the projector over all views of an image; for `make_scene`."""
         cfg, source = self.cfg, self._source(image)
-        tiles = tuple(make_tiles(source.pixels, cfg.compressor.sizes_px, cfg.vision))
+        views = self._views(source.pixels)
         return EncodedViews(
             source=source,
             sizes_px=cfg.compressor.sizes_px,
-            tiles=tiles,
-            features=tuple(self._encode_view(view) for view in tiles),
+            tiles=tuple(view.tiles for view in views),
+            features=tuple(self._encode_view(view) for view in views),
         )
 
     def make_scene(self, views: EncodedViews, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
@@ -229,12 +243,21 @@ class SceneEncoder:
                 regions.append(label_regions(labels, settings.background))
         return tuple(regions)
 
-    def _encode_view(self, tiles: np.ndarray) -> bat.TileFeatures:
+    def _views(self, pixels: np.ndarray) -> tuple[ViewTiles, ...]:
+        """Make the tiles of all views, on the device or by Pillow: the same bytes."""
+        vision, sizes = self.cfg.vision, self.cfg.compressor.sizes_px
+        if self.views_on_device:
+            arguments = view_arguments(pixels, sizes, vision)
+            return self.stages.run("views", view_tiles, (vision.image_size_px,), *arguments)
+        tiles = make_tiles(pixels, sizes, vision)
+        return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
+
+    def _encode_view(self, view: ViewTiles) -> bat.TileFeatures:
         """Run a view's tiles through the tower in micro-batches of one size: (M, ...) each, tile-major.
 
         Tiles of nothing but padding all give the same features: one of them is encoded for all.
         """
-        is_padding = is_padding_tile(tiles, self.cfg.vision.pad_colour)
+        tiles, is_padding = view.tiles, np.asarray(view.is_padding)
         wanted = np.flatnonzero(~is_padding)
         if is_padding.any():
             wanted = np.append(wanted, np.flatnonzero(is_padding)[0])
@@ -246,9 +269,8 @@ class SceneEncoder:
             encode = bat.encode_tiles_with_attention
         batches = []
         for start in range(0, wanted.size, self.tile_batch):
-            batch = tiles[wanted[start : start + self.tile_batch]]
-            short = self.tile_batch - len(batch)
-            batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
+            picked = wanted[start : start + self.tile_batch]
+            batch = tiles[np.pad(picked, (0, self.tile_batch - len(picked)))]
             batches.append(
                 self.stages.run("vision_tower", encode, (self.cfg.networks,), self.params, batch, self._table)
             )
@@ -325,7 +347,7 @@ class SceneEncoder:
         )
 
     def _kept_arrays(
-        self, spec: ScaleSpec, tiles: np.ndarray, features: bat.TileFeatures, init: np.ndarray
+        self, spec: ScaleSpec, tiles: Array, features: bat.TileFeatures, init: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Return a scale's intermediates by the names that `experiments.trace` writes, float32."""
         size, num_tiles = spec.size_px, len(tiles)
@@ -334,7 +356,7 @@ class SceneEncoder:
             return np.asarray(array, np.float32).reshape(num_tiles, self.cfg.vision.num_patches, -1)
 
         kept = {
-            f"pixels_{size}": np.asarray(self._table)[tiles, np.arange(3)],
+            f"pixels_{size}": np.asarray(self._table)[np.asarray(tiles), np.arange(3)],
             f"vision_{size}": per_tile(features.vision),
             f"projected_{size}": per_tile(features.projected),
         }

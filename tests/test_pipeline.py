@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -132,6 +133,19 @@ def test_tiles_of_padding_get_the_features_that_encoding_them_gives(model):
     data = model.encode(picture(40, 230), keep_intermediates=True)
     direct = bat.encode_tiles(model.cfg, model.params, tiles, normalisation_table(model.cfg.vision))
     np.testing.assert_allclose(data.intermediates["vision_224"], direct.vision, rtol=1e-5, atol=1e-5)
+
+
+def test_views_made_on_the_device_give_what_views_made_by_pillow_give(model):
+    image = picture(40, 230)
+    on_host = model.encode_views(image)
+    encoder = SceneEncoder(model.cfg, model.params, model.tokenizer, Stages(), views_on_device=True)
+    on_device = encoder.encode_views(image)
+    assert encoder.stages.num_calls["views"] == 1 and "views" not in model.stages.num_calls
+    assert all(isinstance(tiles, jax.Array) for tiles in on_device.tiles)
+    jax.tree.map(np.testing.assert_array_equal, on_device.tiles, on_host.tiles)
+    jax.tree.map(np.testing.assert_array_equal, on_device.features, on_host.features)
+    scenes = [model.make_scene(views, keep_intermediates=True) for views in (on_device, on_host)]
+    jax.tree.map(np.testing.assert_array_equal, *(scene.intermediates for scene in scenes))
 
 
 def test_padding_tokens_are_never_selected_and_never_in_a_region_in_paper_fidelity(paper):

@@ -16,6 +16,11 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.config import VisionConfig
+from bat_jax.ops.bicubic import Taps, bicubic_taps, num_taps
+
+# A picture is padded on its way to an accelerator, so that one program serves many sizes: sides are rounded up to a
+# multiple of this, and to four steps an octave.
+SMALLEST_STEP_PX = 256
 
 # Pillow's default, which the release resizes with: bicubic, antialiased where it shrinks.
 RESAMPLING = Image.Resampling.BICUBIC
@@ -65,15 +70,8 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> 
     Raises:
       ValueError: the image is not (H, W, 3) uint8, or a scale is not a positive multiple of the tile side.
     """
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
-        raise ValueError(
-            f"pixels: got shape {pixels.shape} of {pixels.dtype}, want a non-empty (H, W, 3) of uint8: "
-            "read the image with bat_jax.io.images.read_image"
-        )
+    _check(pixels, scales, cfg)
     tile = cfg.image_size_px
-    for scale in scales:
-        if scale <= 0 or scale % tile:
-            raise ValueError(f"scales: got {scale}, want a positive multiple of the tile side {tile}: change scales")
     square = Image.fromarray(np.ascontiguousarray(pad_to_square(pixels, cfg.pad_colour)))
 
     def view(scale: int) -> np.ndarray:
@@ -88,6 +86,49 @@ def make_tiles(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> 
     with ThreadPoolExecutor(workers) as pool:
         views = dict(zip(order, pool.map(lambda i: view(scales[i]), order), strict=True))
     return tuple(views[i] for i in range(len(scales)))
+
+
+def view_arguments(
+    pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig
+) -> tuple[np.ndarray, tuple[tuple[Taps, Taps], ...], np.ndarray]:
+    """Return what `ops.bicubic.view_tiles` takes after the tile's side to give the tiles that `make_tiles` gives.
+
+    Shapes depend on nothing but the picture's sides rounded up, so that pictures of nearly one size share a program.
+
+    Raises:
+      ValueError: as `make_tiles`.
+    """
+    _check(pixels, scales, cfg)
+    height, width = pixels.shape[:2]
+    room = _rounded_up(height), _rounded_up(width)
+    picture = pixels
+    if (height, width) != room:
+        # What stands behind the picture's edges is never read: its weights are 0.
+        picture = np.empty((*room, 3), np.uint8)
+        picture[:height, :width] = pixels
+
+    def taps(extent: int, scale: int) -> Taps:
+        return bicubic_taps(extent, max(height, width), scale, num_taps(max(room), scale))
+
+    pairs = tuple((taps(height, scale), taps(width, scale)) for scale in scales)
+    return picture, pairs, np.asarray(cfg.pad_colour, np.int32)
+
+
+def _rounded_up(side: int) -> int:
+    step = max(SMALLEST_STEP_PX, 1 << max((side - 1).bit_length() - 3, 0))
+    return -(-side // step) * step
+
+
+def _check(pixels: np.ndarray, scales: Sequence[int], cfg: VisionConfig) -> None:
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
+        raise ValueError(
+            f"pixels: got shape {pixels.shape} of {pixels.dtype}, want a non-empty (H, W, 3) of uint8: "
+            "read the image with bat_jax.io.images.read_image"
+        )
+    tile = cfg.image_size_px
+    for scale in scales:
+        if scale <= 0 or scale % tile:
+            raise ValueError(f"scales: got {scale}, want a positive multiple of the tile side {tile}: change scales")
 
 
 def is_padding_tile(tiles: np.ndarray, pad_colour: Sequence[int]) -> np.ndarray:
