@@ -100,7 +100,7 @@ def resize_axis(
             tap += index * at_once
             row = jax.lax.dynamic_index_in_dim(weight, tap, keepdims=False).reshape(shape)
             # A pixel outside the picture has weight 0, so that any stands for it.
-            pixels = jnp.asarray(picture).at[at(taps.start + tap)].get(mode="clip")
+            pixels = jnp.asarray(picture).at[at(taps.start + tap)].get(mode="clip", wrap_negative_indices=False)
             total += row * pixels.astype(jnp.int32)
         return total
 

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from bat_jax.ops.segment import row_blocks
 from bat_jax.typing import Array, Bool, Float, Int
 
+# Rows shorter than this are divided by it instead of by their length.
+SMALLEST_LENGTH = 1e-12
+
 
 class Match(NamedTuple):
     """target (M,) int32: each row's best target; score (M,) float32, -inf where there is no target at all."""
@@ -19,7 +22,18 @@ class Match(NamedTuple):
 def unit_rows(rows: Float[Array, "*M C"]) -> Float[Array, "*M C"]:
     """Return rows of length 1 in float32, so that inner products are cosines; a row of zeros stays zero."""
     rows = rows.astype(jnp.float32)
-    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), SMALLEST_LENGTH)
+
+
+def first_best(score: Float[Array, "M R"]) -> Match:
+    """Return the largest score of every row and the first target that has it.
+
+    Two plain reductions, which XLA vectorises on a CPU; argmax with its pair of values took as long as the product.
+    """
+    best = jnp.max(score, axis=-1, keepdims=True)
+    number = jnp.arange(score.shape[1], dtype=jnp.int32)
+    # A score of NaN equals nothing; the last target stands for it.
+    return Match(jnp.min(jnp.where(score == best, number, number[-1]), axis=-1), best[:, 0])
 
 
 def best_match(
@@ -38,8 +52,7 @@ def best_match(
 
     def match(block):
         score = jnp.einsum("mc,rc->mr", block, targets, precision="highest") + bias
-        score = jnp.where(is_target, score, -jnp.inf)
-        return Match(jnp.argmax(score, axis=-1).astype(jnp.int32), jnp.max(score, axis=-1))
+        return first_best(jnp.where(is_target, score, -jnp.inf))
 
     num_rows, width = rows.shape
     block, padding = row_blocks(num_rows)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from bat_jax.compress.partition import cluster_rows, label_regions
+from bat_jax.compress.partition import cluster_rows, label_regions, scaled_rows
 from bat_jax.compress.preserve_merge import preserve_merge
-from bat_jax.ops.kmeans import kmeans
+from bat_jax.ops.kmeans import kmeans, kmeans_of_scaled
 from tests.golden.golden_vectors import ARRAYS, META, selected_positions
 
 TILES, SIDE = 3, 4
@@ -18,7 +18,7 @@ SAM_CASES = [name for name in META["sam"]["unit"] if f"unit.{name}.pre_mlp" in A
 
 MAX_BUDGET = 100
 # One program serves all cases: cluster counts, steps and budgets are traced.
-run_kmeans = jax.jit(kmeans)
+run_kmeans, run_kmeans_of_scaled = jax.jit(kmeans), jax.jit(kmeans_of_scaled)
 run_preserve_merge = jax.jit(
     functools.partial(preserve_merge, max_budget=MAX_BUDGET, preserve_equal=False), static_argnames="num_regions"
 )
@@ -51,15 +51,17 @@ def test_kmeans_labels_and_selected_rows_equal_the_release(name):
     settings = META["kmeans"]["unit"][name]
     embeds, attention = inputs(name)
     init = ARRAYS.get(f"unit.{name}.init_idx", np.zeros(1, np.int32)).astype(np.int32)
-    rows = cluster_rows(
-        embeds, tile_coordinates(), settings.get("kmeans_feat_scale", 1.0), settings.get("kmeans_coord_scale", 0.05)
-    )
-    valid = np.ones(NUM_TOKENS, bool)
+    scales = settings.get("kmeans_feat_scale", 1.0), settings.get("kmeans_coord_scale", 0.05)
+    factors = embeds, tile_coordinates(), *scales
+    rows, valid = cluster_rows(*factors), np.ones(NUM_TOKENS, bool)
     padded_init = np.pad(init, (0, NUM_TOKENS - init.size))
-    result = run_kmeans(rows, valid, padded_init, init.size, settings["kmeans_max_iters"])
-    np.testing.assert_array_equal(result.label, ARRAYS[f"unit.{name}.labels"])
-    if init.size > 1:
-        assert int(result.num_steps) == int(ARRAYS[f"unit.{name}.n_iters"])
+    limits = init.size, settings["kmeans_max_iters"]
+    result = run_kmeans(rows, valid, padded_init, *limits)
+    on_accelerator = run_kmeans_of_scaled(scaled_rows(*factors), valid, rows[padded_init], *limits)
+    for found in (result, on_accelerator):
+        np.testing.assert_array_equal(found.label, ARRAYS[f"unit.{name}.labels"])
+        if init.size > 1:
+            assert int(found.num_steps) == int(ARRAYS[f"unit.{name}.n_iters"])
     selection = run_preserve_merge(embeds, attention, result.label, valid, settings["topk"], num_regions=NUM_TOKENS)
     check_selection(name, selection)
     cluster = ARRAYS.get(f"unit.{name}.s672.sel_cluster")

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from bat_jax import model as bat
-from bat_jax.compress.partition import cluster_rows, label_regions
+from bat_jax.compress.partition import cluster_rows, label_regions, scaled_rows
 from bat_jax.config import ScaleSpec
 from bat_jax.io.convert import convert
 from bat_jax.io.label_maps import read_label_map
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import build_prompt, split_ids
 from bat_jax.nn.clip_vit import ClipVit
-from bat_jax.ops.kmeans import kmeans
+from bat_jax.ops.kmeans import kmeans, kmeans_of_scaled
 from bat_jax.pipeline import BatModel
 from tests.golden.golden_vectors import ARRAYS, DEV, META, selected_positions
 
@@ -219,11 +219,15 @@ def test_kmeans_case_equals_the_release(base, name):
     scene = model.encode(DEV / "image.png", kmeans_init=init)
     for index, size in enumerate(SCALES):
         np.testing.assert_array_equal(scene.scales[index].region_id, ARRAYS[f"{name}.s{size}.labels"])
-        rows = cluster_rows(scene.scales[index].tokens, scene.grids[index].coordinates("tile"), 1.0, 0.05)
+        factors = scene.scales[index].tokens, scene.grids[index].coordinates("tile"), 1.0, 0.05
+        rows = cluster_rows(*factors)
         close(rows[::97], ARRAYS[f"{name}.s{size}.cluster_feats_strided97"])
         valid = np.ones(rows.shape[0], bool)
-        result = jax.jit(kmeans)(rows, valid, init[size], init[size].size, model.cfg.compressor.kmeans_iterations)
-        assert int(result.num_steps) == int(ARRAYS[f"{name}.s{size}.n_iters"])
+        limits = init[size].size, model.cfg.compressor.kmeans_iterations
+        result = jax.jit(kmeans)(rows, valid, init[size], *limits)
+        on_accelerator = jax.jit(kmeans_of_scaled)(scaled_rows(*factors), valid, rows[init[size]], *limits)
+        np.testing.assert_array_equal(on_accelerator.label, ARRAYS[f"{name}.s{size}.labels"])
+        assert int(result.num_steps) == int(on_accelerator.num_steps) == int(ARRAYS[f"{name}.s{size}.n_iters"])
         num_empty = init[size].size - np.unique(result.label).size
         assert num_empty == int(ARRAYS[f"{name}.s{size}.n_empty_clusters"])
     check_case(model, scene, name)
