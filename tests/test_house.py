@@ -1,6 +1,7 @@
 """The house order: what a file may import, read from the source with ast."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -25,6 +26,9 @@ def name_of(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {name_of(path) for path in FILES}
+
+
 def part_of(module):
     """Return the part of the house a dotted bat_jax name belongs to; "" for a package that holds nothing of its own."""
     names = module.split(".")[1:]
@@ -32,13 +36,14 @@ def part_of(module):
     return pair if pair in ORDER or names[:1] in (["mini"], ["study"]) else "".join(names[:1])
 
 
+@functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@functools.cache
 def imports(path):
     """Return every module that a file imports anywhere, inside functions too; `from p import m` counts as p.m."""
-    known = {name_of(file) for file in FILES}
     found = set()
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
@@ -47,10 +52,10 @@ def imports(path):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found.add(full if full in known else node.module)
+                found.add(full if full in MODULES else node.module)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
             found.update(argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant))
-    return found
+    return frozenset(found)
 
 
 def house_imports(path):
