@@ -64,10 +64,15 @@ def test_coverage_is_the_area_of_a_polygon():
     assert canvas.coverage(rectangle(-500, -500, -10, -10)) is None
 
 
-def test_pads_and_objects_have_their_colours_where_they_lie():
-    for seed in range(4):
-        scene = generate_scene(seed)
-        picture, ids = render(scene, 2688).astype(int), instance_map(scene, 2688)
+@pytest.fixture(scope="module")
+def large():
+    """Return six scenes with their pictures of 2688 pixels."""
+    return [(scene, render(scene, 2688)) for scene in map(generate_scene, range(6))]
+
+
+def test_pads_and_objects_have_their_colours_where_they_lie(large):
+    for seed, (scene, picture) in enumerate(large[:4]):
+        picture, ids = picture.astype(int), instance_map(scene, 2688)
         for site in scene.sites:
             corner = picture[(site.y + site.half - 40) // 5, (site.x + site.half - 40) // 5]
             edge = picture[(site.y - site.half + 35) // 5, (site.x + site.half - 35) // 5]
@@ -87,10 +92,9 @@ def test_an_object_is_a_smudge_in_the_anchor_and_at_least_a_token_in_the_finest_
         assert (fine == 200 + obj.object_id).sum() >= 40
 
 
-def test_a_moving_object_has_a_pale_trail_behind_it_and_a_still_one_has_not():
+def test_a_moving_object_has_a_pale_trail_behind_it_and_a_still_one_has_not(large):
     found = {True: [], False: []}
-    for scene in map(generate_scene, range(6)):
-        picture = render(scene, 2688).astype(int)
+    for scene, picture in large:
         for obj in (obj for obj in scene.objects if obj.kind in ("ship", "plane", "car")):
             cos, sin = np.cos(obj.heading * np.pi / 8), np.sin(obj.heading * np.pi / 8)
             x, y = obj.x - 1.1 * obj.length * cos, obj.y - 1.1 * obj.length * sin
