@@ -128,22 +128,7 @@ class MeasuredStages(Stages):
 def stage_tflops(cfg: BatConfig, text: cost.Text) -> dict[str, float]:
     """Return the cost model's TFLOP of the pipeline's stages, under their names in `BatModel.stages`."""
     sums = "scatter" if jax.default_backend() == "cpu" else "product"
-    image = {stage.name: stage.flops for stage in cost.image_half(cfg, text, sums=sums)}
-    question = cost.question_half(cfg, sum(cfg.compressor.budgets), text, sums=sums)
-    steps = question.pop()
-    named = image | {stage.name: stage.flops for stage in question}
-    flops = {
-        "vision_tower": named["vision tower"] + named["projector"],
-        "scale_embedding": named["scale embedding"],
-        "region_partition": named["K-means"],
-        "anchor_prefix": named["anchor prefix"],
-        "anchor_importance": named["question pass"],
-        "preserve_merge": named["selection"],
-        "token_mlp": named.get("token MLP", 0),
-        "prefill": named["prefill"],
-        "generate": steps.flops,
-    }
-    return {name: value / cost.TERA for name, value in flops.items()}
+    return {name: stage.flops / cost.TERA for name, stage in cost.pipeline_stages(cfg, text, sums).items()}
 
 
 def measure_attention(

@@ -8,7 +8,6 @@ hosts, start the same command on each with --coordinator, --num_processes and --
 directory on a file system they share.
 """
 
-import ast
 import contextlib
 import dataclasses
 import functools
@@ -42,6 +41,7 @@ from bat_jax.train.sharding import make_mesh
 from experiments import cli
 from experiments import compressor_flags as compressor
 from experiments.path_flags import ALLOW_OUTSIDE_PATHS
+from experiments.recipe_flags import with_fields
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
 DATA = flags.DEFINE_string("data", None, "LLaVA conversations (a JSON list or JSON lines), or tfds:NAME.")
@@ -93,16 +93,7 @@ def recipe_of_flags() -> TrainConfig:
         recipe = TrainConfig.paper(visual_rate=VISUAL_RATE.value, projection_rate=PROJECTION_RATE.value)
     else:
         recipe = TrainConfig.release_7b()
-    values = dataclasses.asdict(recipe)
-    for item in TRAIN.value:
-        name, equals, text = item.partition("=")
-        if not equals or name not in values:
-            raise ValueError(f"--train={item}: need name=value with a name from {', '.join(values)}")
-        try:
-            values[name] = text if isinstance(values[name], str) else ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise ValueError(f"--train={item}: {text!r} is no value") from None
-    return TrainConfig.from_json(json.dumps(values))
+    return with_fields(recipe, TRAIN.value, "train")
 
 
 def images_digest(source: RecordSource, folder: pathlib.Path) -> str:

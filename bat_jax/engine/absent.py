@@ -53,10 +53,9 @@ def placed(mesh: Mesh, tree: Any) -> Any:
     """Return the shapes and dtypes of a tree on a mesh: whole on every device, but for leaves that have a sharding."""
 
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None)
-        is_placed = isinstance(leaf, jax.ShapeDtypeStruct) and sharding is not None
-        sharding = sharding if is_placed else NamedSharding(mesh, PartitionSpec())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is not None:
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree.map(place, tree)
 
@@ -87,6 +86,7 @@ def compile_for(
 def _devices(facts: DeviceFacts, count: int) -> list[Any]:
     """Return `count` or more devices of a kind, all in one process."""
     if facts.platform == "cuda":
+        _need("cuda", _GPU_PLUGIN)
         _register_gpu_compiler()
         extent = f"1x1x{count}"  # hosts, processes, devices
         settings = {"topology": extent, "target_config": facts.target}
@@ -120,7 +120,6 @@ def _need(platform: str, module: str) -> None:
 @functools.cache
 def _register_gpu_compiler() -> None:
     """Make JAX know the plugin, which it refuses at its start where there is no driver."""
-    _need("cuda", _GPU_PLUGIN)
     jax.devices()  # what is here is found first, so that the plugin is not asked for devices
     try:
         topologies.get_topology_desc("1x1x1", "cuda", topology="1x1x1", target_config=find_device("h200").target)
@@ -130,7 +129,7 @@ def _register_gpu_compiler() -> None:
 
 
 def _compiler_options(platform: str) -> dict[str, Any]:
-    if platform == "tpu":
+    if platform not in ("gpu", "cuda"):
         return {}
     # With Triton's products on, the tower's product of 4,616 rows fails to tile.
     options: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}

@@ -273,6 +273,25 @@ def question_half(
     return [*stages, dataclasses.replace(steps, name=f"{max(text.answer - 1, 0)} decode steps")]
 
 
+def pipeline_stages(cfg: BatConfig, text: Text, sums: Literal["scatter", "product"] = "product") -> dict[str, Stage]:
+    """Return the costs of all stages of a first question, under their names in `BatModel.stages`; budgets are full."""
+    image = {stage.name: stage for stage in image_half(cfg, text, sums=sums)}
+    *question, steps = question_half(cfg, sum(cfg.compressor.budgets), text, sums=sums)
+    named = image | {stage.name: stage for stage in question}
+    stages = {
+        "vision_tower": together("vision_tower", (named["vision tower"], named["projector"])),
+        "scale_embedding": named["scale embedding"],
+        "region_partition": named.get("K-means", Stage("K-means", 0)),
+        "anchor_prefix": named["anchor prefix"],
+        "anchor_importance": named["question pass"],
+        "preserve_merge": named["selection"],
+        "token_mlp": named.get("token MLP", Stage("token MLP", 0)),
+        "prefill": named["prefill"],
+        "generate": steps,
+    }
+    return {name: dataclasses.replace(stage, name=name) for name, stage in stages.items()}
+
+
 def release_path(
     cfg: BatConfig,
     kept: int,

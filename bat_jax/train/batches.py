@@ -134,6 +134,10 @@ class BatchMaker:
             skipped=tuple(skipped),
         )
 
+    def empty_sample(self, lengths: tuple[int, int]) -> TrainingSample:
+        """Return an empty slot of weight 0; `lengths`: of the texts before and behind the image, padded."""
+        return self._sample(None, None, lengths, 0)
+
     def epoch_of(self, position: int) -> float:
         """Return how many epochs of data are behind a position."""
         return position * self.recipe.batch_size / max(len(self.source), 1)

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+import optax
+from jax.sharding import Mesh, NamedSharding
 
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.config import BatConfig
@@ -78,6 +79,51 @@ def batch_gradients(
     return gradients_of
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepLayout:
+    """A fine-tuning's step, and where everything lives on a mesh.
+
+    Attributes:
+      losses_of: (trained, fixed, samples) -> (weighted sum, losses). gradients_of: of a batch. init: trained weights ->
+        the optimiser's state. state: the shardings of a TrainState. fixed: those of the arrays that nobody changes.
+      whole: the sharding of what every device holds whole.
+    """
+
+    losses_of: Callable[[Params, Any, TrainingSample], tuple[Float[Array, ""], SampleLoss]]
+    gradients_of: Gradients
+    optimizer: optax.GradientTransformation
+    init: Callable[[Params], Any]
+    state: TrainState
+    fixed: dict[str, Any]
+    whole: NamedSharding
+
+
+def step_layout(
+    cfg: BatConfig, recipe: TrainConfig, trained: Params, frozen: Params, mesh: Mesh, num_steps: int
+) -> StepLayout:
+    """Return the step of a training of `num_steps`; of the weights only shapes are read."""
+    optimizer, whole = make_optimizer(recipe, recipe.rates, num_steps), shard.replicated(mesh)
+    init = functools.partial(init_optimizer, optimizer)
+    weights_shards = shard.weights_sharding(recipe, mesh, trained)
+    opt_shards = shard.optimizer_sharding(recipe, mesh, jax.eval_shape(init, trained))
+
+    def losses_of(trained: Params, fixed: dict[str, Any], samples: TrainingSample):
+        key = jax.random.key(recipe.seed)
+        return batch_loss(cfg, recipe, fixed["table"], fixed["frozen"] | trained, key, samples)
+
+    gradient_shards = shard.optimizer_sharding(recipe, mesh, trained)
+    constrain = functools.partial(jax.lax.with_sharding_constraint, shardings=gradient_shards)
+    return StepLayout(
+        losses_of=losses_of,
+        gradients_of=batch_gradients(losses_of, recipe.accumulation, constrain),
+        optimizer=optimizer,
+        init=init,
+        state=TrainState._make([whole, weights_shards, opt_shards]),
+        fixed={"frozen": shard.weights_sharding(recipe, mesh, frozen), "table": whole},
+        whole=whole,
+    )
+
+
 class FineTuning(Trainer):
     """A model in training: weights placed on a mesh, and what is measured on the way.
 
@@ -95,36 +141,24 @@ class FineTuning(Trainer):
         trained, frozen = split_params(recipe, params)
         if recipe.master_weights:
             trained = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), trained)
-        optimizer, whole = make_optimizer(recipe, recipe.rates, num_steps), shard.replicated(mesh)
-        init = functools.partial(init_optimizer, optimizer)
-        weights_shards = shard.weights_sharding(recipe, mesh, trained)
-        opt_shards = shard.optimizer_sharding(recipe, mesh, jax.eval_shape(init, trained))
-        gradient_shards = shard.optimizer_sharding(recipe, mesh, trained)
-        trained = shard.put(trained, weights_shards)
-        opt_state = jax.jit(init, out_shardings=opt_shards)(trained)
-        fixed = {
-            "frozen": shard.put(frozen, shard.weights_sharding(recipe, mesh, frozen)),
-            "table": shard.put(normalisation_table(cfg.vision), whole),
-        }
-
-        def losses_of(trained: Params, fixed: dict[str, Any], samples: TrainingSample):
-            key = jax.random.key(recipe.seed)
-            return batch_loss(cfg, recipe, fixed["table"], fixed["frozen"] | trained, key, samples)
+        layout = step_layout(cfg, recipe, trained, frozen, mesh, num_steps)
+        trained = shard.put(trained, layout.state.params)
+        opt_state = jax.jit(layout.init, out_shardings=layout.state.opt_state)(trained)
+        fixed = shard.put({"frozen": frozen, "table": normalisation_table(cfg.vision)}, layout.fixed)
 
         def held_out_losses(trained: Params, fixed: dict[str, Any], batch: TrainingSample):
             """Return (sum of the answers' losses over the samples of weight 1, how many these are)."""
-            answer = jax.lax.map(lambda samples: losses_of(trained, fixed, samples)[1].answer, batch)
+            answer = jax.lax.map(lambda samples: layout.losses_of(trained, fixed, samples)[1].answer, batch)
             return jnp.sum(jnp.where(batch.weight > 0, answer, 0.0)), jnp.sum(batch.weight)
 
-        constrain = functools.partial(jax.lax.with_sharding_constraint, shardings=gradient_shards)
         super().__init__(
-            batch_gradients(losses_of, recipe.accumulation, constrain),
-            optimizer,
-            TrainState(shard.put(np.int32(0), whole), trained, opt_state),
+            layout.gradients_of,
+            layout.optimizer,
+            TrainState(shard.put(np.int32(0), layout.whole), trained, opt_state),
             fixed,
-            (TrainState._make([whole, weights_shards, opt_shards]), whole),
+            (layout.state, layout.whole),
         )
-        self._held_out_losses = jax.jit(held_out_losses, out_shardings=whole)
+        self._held_out_losses = jax.jit(held_out_losses, out_shardings=layout.whole)
 
     @property
     def params(self) -> dict[str, Any]:

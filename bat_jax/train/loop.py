@@ -86,6 +86,19 @@ def plain_gradients(loss: Loss) -> Gradients:
     return gradients_of
 
 
+def train_step(
+    gradients_of: Gradients, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, StepResult]]:
+    """Return a step of the optimiser as a pure function of (state, fixed arrays, batch)."""
+
+    def step(state: TrainState, fixed: Any, batch: Any) -> tuple[TrainState, StepResult]:
+        gradients, loss, facts = gradients_of(state.params, fixed, batch)
+        params, opt_state = apply_gradients(optimizer, gradients, state.opt_state, state.params)
+        return TrainState(state.step + 1, params, opt_state), StepResult(loss, optax.tree.norm(gradients), facts)
+
+    return step
+
+
 class Trainer:
     """Weights and optimiser, and the compiled step that changes them.
 
@@ -103,13 +116,7 @@ class Trainer:
     ):
         """Wrap a state, whose arrays the first step takes over; `shardings` are of (TrainState, StepResult)."""
         self.state, self.fixed = state, fixed
-
-        def step(state: TrainState, fixed: Any, batch: Any) -> tuple[TrainState, StepResult]:
-            gradients, loss, facts = gradients_of(state.params, fixed, batch)
-            params, opt_state = apply_gradients(optimizer, gradients, state.opt_state, state.params)
-            return TrainState(state.step + 1, params, opt_state), StepResult(loss, optax.tree.norm(gradients), facts)
-
-        self._step = jax.jit(step, donate_argnums=0, out_shardings=shardings)
+        self._step = jax.jit(train_step(gradients_of, optimizer), donate_argnums=0, out_shardings=shardings)
 
     def step(self, batch: Any) -> StepResult:
         """Begin a step; results are arrays on the device."""

@@ -1,0 +1,301 @@
+"""Whether a model fits a device, by how much, what would be the most that does, and what it should cost there."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jax.sharding import Mesh
+
+from bat_jax.config import BatConfig
+from bat_jax.engine import cost
+from bat_jax.engine.absent import absent_mesh
+from bat_jax.engine.devices import DEVICES, DeviceFacts, find_device
+from bat_jax.fit import inference, training
+from bat_jax.fit.abstract_run import AbstractRun, Programs, StageRow
+from bat_jax.train.recipe import TrainConfig
+
+AXES = ("data", "model")
+# What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+DEFAULT_MEMORY_FRACTION = 0.75
+# Products of these stages are exact in float32: done in float32, or as three of bfloat16 (ops/float32_product.py).
+_FLOAT32_STAGES = ("region_partition", "preserve_merge")
+_IMAGE_STAGES = ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix")
+_MOST_PROBES = 4
+_CLOSE_ENOUGH = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitTarget:
+    """Devices of one kind and how they are used.
+
+    Attributes:
+      axes: "data" (replicas) and "model" (devices that share one). compiled_for: another device of the architecture,
+        whose programs stand for this one's.
+    """
+
+    device: str
+    axes: Mapping[str, int]
+    compiled_for: str | None = None
+
+    @property
+    def facts(self) -> DeviceFacts:
+        return find_device(self.device)
+
+    @property
+    def mesh_name(self) -> str:
+        return ",".join(f"{name}={size}" for name, size in self.axes.items())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitWork:
+    """What is to fit: a config, text lengths, the picture's side, tiles at once, or a training by its recipe."""
+
+    cfg: BatConfig
+    text: cost.Text
+    image_px: int = 8192
+    tile_batch: int = 8
+    recipe: TrainConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitVerdict:
+    """The answer.
+
+    Attributes:
+      rows: memory by stage. weight_bytes: held throughout, a device. seconds: least time by stage, by the roofline.
+      most_kept, most_tiles: most kept tokens and most tiles at once that fit, each with all else as it is; found by
+        compiling, within 5 %. None: not asked for, or nothing fits.
+    """
+
+    target: FitTarget
+    work: FitWork
+    rows: tuple[StageRow, ...]
+    weight_bytes: int
+    seconds: Mapping[str, float]
+    costs: Mapping[str, cost.Stage]
+    most_kept: int | None = None
+    most_tiles: int | None = None
+
+    @property
+    def peak(self) -> StageRow:
+        return max(self.rows, key=lambda row: row.peak)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What is left of the memory that programs can have; negative where that is too little."""
+        return self.target.facts.usable_bytes - self.peak.peak
+
+    @property
+    def fits(self) -> bool:
+        return self.spare_bytes >= 0
+
+    @property
+    def first_question_s(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def further_question_s(self) -> float:
+        return sum(seconds for name, seconds in self.seconds.items() if name not in _IMAGE_STAGES)
+
+    @property
+    def token_s(self) -> float:
+        return self.seconds["generate"] / max(self.work.text.answer - 1, 1)
+
+    def answer(self) -> str:
+        """Return the answer in one line."""
+        facts, where = self.target.facts, f"{self.target.device} ({self.target.mesh_name})"
+        peak = f"{gb(self.peak.peak)} of {gb(facts.usable_bytes)} GB a device, in {self.peak.name}"
+        line = f"{where}: {'fits' if self.fits else 'DOES NOT FIT'}: {peak}; {gb(abs(self.spare_bytes))} GB "
+        line += "to spare" if self.fits else "too little"
+        if self.fits and facts.platform == "cuda" and self.peak.peak > DEFAULT_MEMORY_FRACTION * facts.memory_bytes:
+            line += "; set XLA_PYTHON_CLIENT_MEM_FRACTION=0.95"
+        return line
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values: GB are 10^9 bytes, seconds are least times."""
+        facts, work = self.target.facts, self.work
+        stages = []
+        for row in self.rows:
+            sizes = {f"{name}_gb": getattr(row, name) / cost.GIGA for name in _SIZES}
+            stage: dict[str, Any] = {"stage": row.name, "calls": row.calls, **sizes}
+            if row.name in self.costs:
+                own = self.costs[row.name]
+                stage |= {"tflop": own.flops / cost.TERA, "moved_gb": own.bytes / cost.GIGA}
+                stage["least_s"] = self.seconds[row.name]
+            stages.append(stage)
+        entry: dict[str, Any] = {
+            "device": self.target.device,
+            "title": facts.title,
+            "compiled_for": self.target.compiled_for or self.target.device,
+            "mesh": dict(self.target.axes),
+            "fits": self.fits,
+            "peak_gb": self.peak.peak / cost.GIGA,
+            "peak_stage": self.peak.name,
+            "device_gb": facts.memory_bytes / cost.GIGA,
+            "usable_gb": facts.usable_bytes / cost.GIGA,
+            "spare_gb": self.spare_bytes / cost.GIGA,
+            "weights_gb": self.weight_bytes / cost.GIGA,
+            "budgets": list(work.cfg.compressor.budgets),
+            "kept_tokens": sum(work.cfg.compressor.budgets),
+            "image_px": work.image_px,
+            "tile_batch": work.tile_batch,
+            "text": dataclasses.asdict(work.text),
+            "stages": stages,
+        }
+        if work.recipe is not None:
+            return entry | {"train": dataclasses.asdict(work.recipe)}
+        times = {"first_question_s": self.first_question_s, "further_question_s": self.further_question_s}
+        most = {"most_kept_tokens": self.most_kept, "most_tiles_at_once": self.most_tiles}
+        return entry | {"least": times | {"token_s": self.token_s}, **most}
+
+
+_SIZES = ("arguments", "outputs", "temporaries", "held", "peak")
+
+
+def gb(num_bytes: float) -> str:
+    return f"{num_bytes / cost.GIGA:.1f}"
+
+
+def parse_target(device: str, mesh: str | None) -> FitTarget:
+    """Return what "h200", "v5e-4" (four chips that share one model) and "data=1,model=4" mean.
+
+    Raises:
+      ValueError: the device, an axis or a number is not known, or the two name different numbers of devices.
+    """
+    name, count = device, None
+    if device not in DEVICES and "-" in device:
+        name, _, digits = device.rpartition("-")
+        if digits.isdigit() and int(digits):
+            count = int(digits)
+    if name not in DEVICES or (name != device and count is None):
+        find_device(device)  # says what is known
+    axes = {"data": 1, "model": count or 1}
+    if mesh:
+        for item in mesh.split(","):
+            axis, _, digits = item.partition("=")
+            if axis not in AXES or not digits.isdigit() or not int(digits):
+                raise ValueError(f"mesh={mesh}: need axes as data=1,model=4; known are {', '.join(AXES)}")
+            axes[axis] = int(digits)
+        if count is not None and count != axes["data"] * axes["model"]:
+            raise ValueError(f"mesh={mesh}: has {axes['data'] * axes['model']} devices, device={device} has {count}")
+    return FitTarget(device=name, axes=axes)
+
+
+def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool = True) -> FitVerdict:
+    """Compile everything for a target and answer.
+
+    Args:
+      programs: what is compiled already. search: also find the most kept tokens and the most tiles at once that fit.
+
+    Raises:
+      ValueError: work and mesh do not go together.
+      NoCompilerError: the compiler for the device is not installed.
+    """
+    if work.recipe is not None:
+        return _judge_training(target, work, work.recipe, programs)
+    # Replicas answer questions of their own and share nothing, so one of them is looked at.
+    mesh = _mesh(target.compiled_for or target.device, (("model", target.axes["model"]),))
+    return judge_on(mesh, target, work, programs, search=search)
+
+
+def judge_on(mesh: Mesh, target: FitTarget, work: FitWork, programs: Programs, *, search: bool) -> FitVerdict:
+    """Answer for inference on a mesh, whose devices are taken for the target's."""
+    run, weight_bytes = _answered(mesh, work, programs)
+    costs = cost.pipeline_stages(work.cfg, work.text)
+    verdict = FitVerdict(
+        target=target,
+        work=work,
+        rows=tuple(run.rows.values()),
+        weight_bytes=weight_bytes,
+        seconds=least_seconds(costs, target.facts, mesh.size),
+        costs=costs,
+    )
+    if not search or not verdict.fits:
+        return verdict
+
+    def peak_of(**changes: Any) -> int:
+        return _answered(mesh, dataclasses.replace(work, **changes), programs)[0].peak.peak
+
+    usable, kept = target.facts.usable_bytes, sum(work.cfg.compressor.budgets)
+    room = work.cfg.decoder.max_positions - work.text.prompt - work.text.answer
+    limit = min(room, cost.total_tokens(work.cfg))
+    most_kept = largest(lambda n: peak_of(cfg=with_kept(work.cfg, n)), kept, verdict.peak.peak, limit, usable)
+    tiles = max(work.cfg.num_tiles(size) for size in work.cfg.compressor.sizes_px)
+    most_tiles = largest(lambda n: peak_of(tile_batch=n), work.tile_batch, verdict.peak.peak, tiles, usable)
+    return dataclasses.replace(verdict, most_kept=most_kept, most_tiles=most_tiles)
+
+
+def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRun, int]:
+    """Return the run of a first question, and the weights' bytes."""
+    run = AbstractRun(mesh, programs)
+    params = run.hold(inference.abstract_params(work.cfg, mesh))
+    weight_bytes = run.held
+    scene = inference.encode(run, work.cfg, params, work.text, work.image_px, work.tile_batch)
+    inference.ask(run, work.cfg, params, scene, work.text)
+    return run, weight_bytes
+
+
+def _judge_training(target: FitTarget, work: FitWork, recipe: TrainConfig, programs: Programs) -> FitVerdict:
+    run = AbstractRun(_mesh(target.device, tuple(target.axes.items())), programs)
+    weight_bytes = training.train(run, work.cfg, recipe, work.text)
+    return FitVerdict(
+        target=target, work=work, rows=tuple(run.rows.values()), weight_bytes=weight_bytes, seconds={}, costs={}
+    )
+
+
+@functools.cache
+def _mesh(device: str, axes: tuple[tuple[str, int], ...]) -> Mesh:
+    return absent_mesh(device, dict(axes))
+
+
+def least_seconds(costs: Mapping[str, cost.Stage], facts: DeviceFacts, num_devices: int) -> dict[str, float]:
+    """Return each stage's operations over the device's rate or its bytes over the bandwidth, whichever takes longer.
+
+    Several devices share both evenly, and what they send each other is free: it is the least that a stage can take.
+    """
+    exact = max(facts.f32_flops, facts.bf16_flops / 3)
+    rates = {name: exact if name in _FLOAT32_STAGES else facts.bf16_flops for name in costs}
+    return {
+        name: max(stage.flops / rates[name], stage.bytes / facts.bandwidth) / num_devices
+        for name, stage in costs.items()
+    }
+
+
+def with_kept(cfg: BatConfig, kept: int) -> BatConfig:
+    """Return the config with budgets of `kept` tokens in all, in proportion to its own as far as scales have tokens."""
+    scales = cfg.compressor.scales
+    counts = [cfg.num_tokens(scale.size_px) for scale in scales]
+    budgets, free = [0] * len(scales), kept
+    # From the scale that is full first: what it cannot take goes to the others.
+    order = sorted(range(len(scales)), key=lambda i: counts[i] / scales[i].budget)
+    for place, i in enumerate(order):
+        share = sum(scales[j].budget for j in order[place:])
+        budgets[i] = min(counts[i], round(free * scales[i].budget / share))
+        free -= budgets[i]
+    pairs = zip(scales, budgets, strict=True)
+    return cfg.with_settings(scales=tuple(dataclasses.replace(scale, budget=budget) for scale, budget in pairs))
+
+
+def largest(peak_of: Callable[[int], int], known: int, known_peak: int, highest: int, usable: int) -> int:
+    """Return the most, from `known` (which fits) to `highest`, whose peak is at most `usable`, within 5 %.
+
+    Peaks grow nearly evenly, so the next number tried lies a little below where a straight line meets `usable`.
+    """
+    if highest <= known:
+        return known
+    high, high_peak = highest, peak_of(highest)
+    if high_peak <= usable:
+        return highest
+    low, low_peak = known, known_peak
+    for _ in range(_MOST_PROBES):
+        if high - low <= max(1, _CLOSE_ENOUGH * low):
+            break
+        line = low + (usable - low_peak) / max(high_peak - low_peak, 1) * (high - low)
+        guess = min(max(int(line * (1 - _CLOSE_ENOUGH / 4)), low + 1), high - 1)
+        peak = peak_of(guess)
+        if peak <= usable:
+            low, low_peak = guess, peak
+        else:
+            high, high_peak = guess, peak
+    return low

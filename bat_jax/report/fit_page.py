@@ -1,0 +1,187 @@
+"""What experiments.fit found: a table of stages for the terminal, and docs/fit.md over many devices."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bat_jax.report.markdown import table_lines
+from bat_jax.runs import package_versions
+
+Entry = Mapping[str, Any]
+_COLUMNS = ("arguments_gb", "outputs_gb", "temporaries_gb", "held_gb", "peak_gb", "tflop", "moved_gb", "least_s")
+# Of the state that was measured last; a run of another state belongs here with its own compiled peak.
+_MEASURED = (
+    "The last run on a device ([docs/gpu.md](gpu.md), one H200, 2026-11-28, 3,000 kept tokens) peaked at 20.62 GB, in "
+    "K-means of the largest view. The programs of that day, compiled in the same way, have their peak in the same "
+    "stage, at 20.69 GB, of which 0.08 are views on the device, which that run made on the host: 20.61 against 20.62. "
+    "K-means has been rewritten since and holds no float32 rows; the peaks above are of the programs as they are now, "
+    "which have not been measured."
+)
+
+
+def stage_lines(entry: Entry) -> list[str]:
+    """Return a table of an answer's stages, and what else it says, as lines of plain text."""
+    lines = [f"  {'stage':<18}{'calls':>6}" + "".join(f"{name:>15}" for name in _COLUMNS)]
+    for row in entry["stages"]:
+        cells = "".join(f"{'' if row.get(name) is None else format(row[name], '.4g'):>15}" for name in _COLUMNS)
+        lines.append(f"  {row['stage']:<18}{row['calls']:>6}{cells}")
+    lines.append(f"  weights {entry['weights_gb']:.2f} GB a device")
+    if "least" in entry:
+        least = entry["least"]
+        lines.append(
+            f"  at least {_ms(least['first_question_s'])} ms for the first question, "
+            f"{_ms(least['further_question_s'])} ms for a further one, {_ms(least['token_s'])} ms a token"
+        )
+        for key, what in (("most_kept_tokens", "kept tokens"), ("most_tiles_at_once", "tiles at once")):
+            if entry[key] is not None:
+                lines.append(f"  fits with up to {entry[key]:,} {what}, within 5 %")
+    return lines
+
+
+def page(entries: Sequence[Entry]) -> str:
+    """Return docs/fit.md: all answers about answering and about training, one device's stages, and measured peaks."""
+    answering = [entry for entry in entries if "train" not in entry]
+    training = [entry for entry in entries if "train" in entry]
+    lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
+    if answering:
+        lines += ["", "## Answering", "", *_answering(answering)]
+        lines += ["", "## Stages", "", *_stages(answering[0])]
+    if training:
+        lines += ["", "## Training", "", *_training(training)]
+    lines += ["", "## Compiled and measured", "", _MEASURED]
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(entries: Sequence[Entry]) -> list[str]:
+    runs = sorted({f"{entry['run']['date'][:10]}, {package_versions(entry['run'])}" for entry in entries})
+    return [
+        "**Compiled by XLA for devices that were not there, nothing measured**, by `python -m experiments.fit` "
+        f"({'; '.join(runs)}). The compiler is all that is needed: `pip install 'bat_jax[fit]'` for GPUs, "
+        "`pip install 'bat_jax[fit-tpu]'` for TPUs, best in an environment of its own, because JAX remarks on a plugin "
+        "without its driver in every command (`JAX_PLATFORMS=cpu` shortens the remark).",
+        "",
+        "```",
+        "python -m experiments.fit --config=7b --device=a6000",
+        "python -m experiments.fit --config=7b --device=h100 --mesh=data=2,model=4 --budgets=180,1320,1600,8000",
+        "python -m experiments.fit --config=7b --device=h100-8 --train=release_7b --train=sharding=zero3",
+        "```",
+        "",
+        "The path from a picture to an answer is walked on shapes: every program of `BatModel` is compiled for the "
+        "device, and its outputs and temporaries are added to what is held at that moment (weights, features, the "
+        "scene, the caches). The peak is the highest sum. Of a card's memory 1 GiB is taken off for the driver and "
+        "libraries (half of it on a TPU), which is assumed; JAX itself takes 75 % of a GPU's memory unless "
+        "`XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise, and an answer above that says so. Fragmentation is not "
+        "counted.",
+        "",
+        "Seconds are the least that a stage can take: its operations over the data sheet's rate for dense products "
+        "(K-means and merging: float32's or a third of bfloat16's), or its bytes over the memory's bandwidth, "
+        "whichever is longer. Nothing reaches that; [docs/gpu.md](gpu.md) says what was measured. Several devices are "
+        "assumed to share evenly and to talk for nothing.",
+        "",
+        "`model` of a mesh are devices that share one model: every weight is cut along its longest axis that their "
+        "number divides (the rule of training's ZeRO-3), and where caches and activations lie is left to XLA. `data` "
+        "are replicas with pictures of their own. Training cuts batch and optimiser over all devices, as its recipe "
+        "says. Nothing of this runs by itself yet outside of training: `BatModel` uses one device.",
+    ]
+
+
+def _answering(entries: Sequence[Entry]) -> list[str]:
+    sizes = ("device", "mesh", "GB usable", "weights", "peak GB", "in", "fits", "spare", "most kept", "most tiles")
+    head = (*sizes, "first question, ms", "further", "a token")
+    rows = []
+    for entry in entries:
+        least = entry["least"]
+        most = [entry[key] for key in ("most_kept_tokens", "most_tiles_at_once")]
+        rows.append(
+            (
+                entry["title"],
+                _mesh(entry),
+                f"{entry['usable_gb']:.1f}",
+                f"{entry['weights_gb']:.1f}",
+                f"{entry['peak_gb']:.1f}",
+                entry["peak_stage"].replace("_", " "),
+                "yes" if entry["fits"] else "**no**",
+                f"{entry['spare_gb']:.1f}",
+                *("" if number is None else f"{number:,}" for number in most),
+                *(_ms(least[key]) for key in ("first_question_s", "further_question_s", "token_s")),
+            )
+        )
+    first = entries[0]
+    text = first["text"]
+    lines = [
+        f"{first['config']}, {first['kept_tokens']:,} kept tokens ({'/'.join(map(str, first['budgets']))}), a picture "
+        f"of {first['image_px']} x {first['image_px']} pixels, {first['tile_batch']} tiles at once, "
+        f"{text['prefix'] + text['question']} text tokens, {text['answer']} of answer; GB a device (10^9 bytes). Most "
+        "kept tokens and most tiles at once that fit, each with all else as it is, are within 5 %, and blank where "
+        "they were not searched.",
+        "",
+        *table_lines(head, rows),
+    ]
+    shared = [f"{e['title']} from {e['compiled_for']}" for e in entries if e["compiled_for"] != e["device"]]
+    if shared:
+        lines += ["", f"Compiled once for an architecture, only memory and rates are their own: {', '.join(shared)}."]
+    return lines
+
+
+def _stages(entry: Entry) -> list[str]:
+    head = (
+        "stage",
+        "calls",
+        "arguments",
+        "outputs",
+        "temporaries",
+        "held before",
+        "peak",
+        "TFLOP",
+        "GB moved",
+        "least ms",
+    )
+    rows = []
+    for row in entry["stages"]:
+        sizes = [f"{row[name]:.2f}" for name in _COLUMNS[:5]]
+        work = [f"{row[name]:.2f}" if name in row else "" for name in ("tflop", "moved_gb")]
+        least = _ms(row["least_s"]) if "least_s" in row else ""
+        rows.append((row["stage"].replace("_", " "), str(row["calls"]), *sizes, *work, least))
+    return [
+        f"{entry['title']}, {_mesh(entry)}; GB; operations and bytes of [docs/cost.md](cost.md).",
+        "",
+        *table_lines(head, rows),
+    ]
+
+
+def _training(entries: Sequence[Entry]) -> list[str]:
+    head = (
+        "device",
+        "mesh",
+        "batch",
+        "in parts",
+        "sharding",
+        "moments and weights",
+        "GB usable",
+        "peak GB",
+        "fits",
+        "spare",
+    )
+    rows = []
+    for entry in entries:
+        recipe = entry["train"]
+        kept = "float32 master weights" if recipe["master_weights"] else "the checkpoint's dtype"
+        numbers = [f"{entry[key]:.1f}" for key in ("usable_gb", "peak_gb")]
+        verdict = "yes" if entry["fits"] else "**no**"
+        counts = [str(recipe[key]) for key in ("batch_size", "accumulation", "sharding")]
+        rows.append((entry["title"], _mesh(entry), *counts, kept, *numbers, verdict, f"{entry['spare_gb']:.1f}"))
+    return [
+        "One step of AdamW (float32 moments) over tower features, projector and the whole decoder, activations "
+        "recomputed layer by layer. The paper claims training on one 48 GB card (App. A); the memory model of "
+        "weights, gradients and moments alone is in [docs/cost.md](cost.md).",
+        "",
+        *table_lines(head, rows),
+    ]
+
+
+def _mesh(entry: Entry) -> str:
+    sizes = entry["mesh"]
+    return " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1) or "1"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"

@@ -1,0 +1,148 @@
+"""Say whether a model fits devices that need not be here, by how much, and what it should cost there at least.
+
+    python -m experiments.fit --config=7b --device=a6000
+    python -m experiments.fit --checkpoint=DIR --device=v5e-4,rtx4090 --budgets=80,320,600,2000 --output=fit.json
+    python -m experiments.fit --config=7b --device=h100-8 --train=release_7b --train=sharding=zero3
+
+Every stage is compiled by XLA for the device (extras `fit` for GPUs, `fit-tpu` for TPUs; no device, no weights needed)
+and its memory added to what is held meanwhile. Seconds are a roofline, not a forecast: docs/fit.md. A device is one of
+those that a wrong name lists; NAME-4 are four that share the model, as --mesh=model=4. Devices of one architecture in
+one command are compiled for once, and so the same but for memory and rates. Exits with 0 if all fit, else with 3.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Any
+
+import jax
+from absl import flags
+
+from bat_jax.config import BatConfig
+from bat_jax.engine import cost
+from bat_jax.fit.abstract_run import Programs
+from bat_jax.fit.verdict import FitTarget, FitWork, judge, parse_target
+from bat_jax.io.output_files import write_json, write_text
+from bat_jax.io.params import read_config
+from bat_jax.report.fit_page import page, stage_lines
+from bat_jax.runs import run_record
+from bat_jax.train.recipe import TrainConfig
+from experiments import cli
+from experiments import compressor_flags as compressor
+from experiments.recipe_flags import with_fields
+
+CONFIG = flags.DEFINE_enum("config", None, ["7b", "mini"], "Sizes of the model: UHR-BAT-7B or the small one.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Instead: the config of a directory that experiments.convert wrote."
+)
+DEVICE = flags.DEFINE_list("device", [], "Devices, as h200,a6000,v5e-4; NAME-N are N that share one model.")
+MESH = flags.DEFINE_string("mesh", None, "Devices along each axis, as data=1,model=4; data are replicas.")
+WEIGHTS = flags.DEFINE_enum("weights", None, ["bf16"], "Type of the weights. Default: the config's.")
+TRAIN = flags.DEFINE_multi_string(
+    "train",
+    [],
+    "A step of training instead of answering: release_7b or a recipe's JSON file; then its fields, name=value.",
+)
+IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the picture, in pixels.", lower_bound=64)
+TILE_BATCH = flags.DEFINE_integer("tile_batch", 8, "Tiles that go through the tower at once.", lower_bound=1)
+PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image.", lower_bound=1)
+QUESTION = flags.DEFINE_integer("question_tokens", 64, "Text tokens after the image.", lower_bound=1)
+ANSWER = flags.DEFINE_integer("answer_tokens", 8, "Tokens of the answer.", lower_bound=2)
+SEARCH = flags.DEFINE_bool("search", True, "Also find the most kept tokens and the most tiles at once that fit.")
+OUTPUT = flags.DEFINE_string("output", None, "Write the answer here as JSON, a list for several devices.")
+JOIN = flags.DEFINE_list("join", [], "Earlier --output files, whose answers are shown and written again.")
+WRITE_DOCS = flags.DEFINE_string("write_docs", None, "Write all answers as a page (docs/fit.md).")
+
+DOES_NOT_FIT = 3
+
+
+def config_of_flags() -> BatConfig:
+    """Return the model that the flags name, with their settings.
+
+    Raises:
+      ValueError: none or two are named, or a setting does not fit.
+    """
+    if (CONFIG.value is None) == (CHECKPOINT.value is None):
+        raise ValueError("--config: give this or --checkpoint")
+    if CHECKPOINT.value:
+        cfg = read_config(pathlib.Path(CHECKPOINT.value))
+    else:
+        cfg = BatConfig.uhr_bat_7b() if CONFIG.value == "7b" else BatConfig.mini()
+    cfg = compressor.configure(cfg)
+    return dataclasses.replace(cfg, compute_dtype="bfloat16") if WEIGHTS.value == "bf16" else cfg
+
+
+def recipe_of_flags() -> TrainConfig | None:
+    """Return the recipe of --train, None without one.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    if not TRAIN.value:
+        return None
+    name, *fields = TRAIN.value
+    if name == "release_7b":
+        recipe = TrainConfig.release_7b()
+    elif "=" in name:
+        raise ValueError(f"--train={name}: name release_7b or a recipe's JSON file first")
+    else:
+        recipe = TrainConfig.from_json(pathlib.Path(name).read_text())
+    return with_fields(recipe, fields, "train")
+
+
+def targets_of_flags() -> list[FitTarget]:
+    """Return what --device and --mesh name; devices of one architecture share the programs of the first.
+
+    Raises:
+      ValueError: a name is not known, or nothing is asked for.
+    """
+    targets: list[FitTarget] = []
+    for name in DEVICE.value:
+        target = parse_target(name, MESH.value)
+        same = [other.device for other in targets if other.facts.architecture == target.facts.architecture]
+        targets.append(dataclasses.replace(target, compiled_for=same[0] if same and not TRAIN.value else None))
+    if not targets and not JOIN.value:
+        raise ValueError("--device: name at least one")
+    return targets
+
+
+def judge_flags() -> list[dict[str, Any]]:
+    """Answer for every device of the flags, and print each answer as it is known."""
+    targets, found = targets_of_flags(), []
+    if not targets:
+        return []
+    work = FitWork(
+        cfg=config_of_flags(),
+        text=cost.Text(prefix=PREFIX.value, question=QUESTION.value, answer=ANSWER.value),
+        image_px=IMAGE_PX.value,
+        tile_batch=TILE_BATCH.value,
+        recipe=recipe_of_flags(),
+    )
+    programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))
+    for target in targets:
+        verdict = judge(target, work, programs, search=SEARCH.value)
+        found.append({**verdict.to_json(), "answer": verdict.answer(), "config": CONFIG.value or CHECKPOINT.value})
+        print("\n".join([verdict.answer(), *stage_lines(found[-1]), ""]), flush=True)
+    record = run_record(compressor.SEED.value)
+    return [{**entry, "run": record} for entry in found]
+
+
+def main(_: list[str]) -> int:
+    """Answer, print, write."""
+    # Nothing is computed, and looking for devices that are here would only warn of the compilers' missing drivers.
+    jax.config.update("jax_platforms", "cpu")
+    earlier = [json.loads(pathlib.Path(name).read_text()) for name in JOIN.value]
+    entries = [entry for part in earlier for entry in (part if isinstance(part, list) else [part])]
+    for entry in entries:
+        print(entry["answer"])
+    entries += judge_flags()
+    if OUTPUT.value:
+        write_json(pathlib.Path(OUTPUT.value), entries[0] if len(entries) == 1 else entries)
+    if WRITE_DOCS.value:
+        write_text(pathlib.Path(WRITE_DOCS.value), page(entries))
+    return 0 if all(entry["fits"] for entry in entries) else DOES_NOT_FIT
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,49 @@
+"""The path on shapes against the model's own: the same programs, as often, and results of the same sizes."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from bat_jax.engine.cost import Text
+from bat_jax.fit.abstract_run import AbstractRun
+from bat_jax.fit.inference import abstract_params, ask, encode
+from bat_jax.io.prompts import SHORTEST_TEXT
+from tests.fit.shapes_alone import ShapesAlone
+from tests.tiny_model import load_tiny
+
+IMAGE_PX, ANSWER = 300, 3
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """Ask a loaded model one question about a square picture, and walk the same on shapes."""
+    model = load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
+    model.encoder.views_on_device = True  # as on an accelerator
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGE_PX, IMAGE_PX, 3), dtype=np.uint8)
+    scene = model.encode(pixels)
+    scene.ask("How many ships are there?", max_new_tokens=ANSWER)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("model",))
+    run = AbstractRun(mesh, ShapesAlone())
+    text = Text(prefix=scene.prefix_ids.size, question=SHORTEST_TEXT, answer=ANSWER)
+    params = run.hold(abstract_params(model.cfg, mesh))
+    weight_bytes = run.held
+    abstract = encode(run, model.cfg, params, text, IMAGE_PX, model.encoder.tile_batch)
+    scene_bytes = run.held - weight_bytes
+    ask(run, model.cfg, params, abstract, text)
+    return model, scene, run, weight_bytes, scene_bytes
+
+
+def test_every_program_of_the_pipeline_is_walked_as_often_as_it_runs(walked):
+    model, _, run, _, _ = walked
+    calls = {name: row.calls for name, row in run.rows.items()}
+    # Not among the model's stages: plain programs of encoding.py; for reports only: align_importance.
+    del calls["tiles in order"], calls["first centres"]
+    assert calls == {name: count for name, count in model.stages.num_calls.items() if name != "align_importance"}
+
+
+def test_weights_and_scene_take_what_the_loaded_ones_take(walked):
+    model, scene, run, weight_bytes, scene_bytes = walked
+    assert weight_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert scene_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves((scene.scales, scene.cache)))
+    assert run.held == weight_bytes + scene_bytes, "a question leaves nothing behind"
