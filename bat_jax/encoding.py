@@ -2,23 +2,25 @@
 
 `SceneEncoder.encode` takes an image through these stages once; what it returns serves every question (SceneData). Its
 two steps stand apart for grids of settings: `encode_views` runs the networks of the image, `make_scene` the rest.
-Tiles go through the tower in micro-batches of one fixed size, so memory does not grow with the image.
+engine/image.py says what they compute; here is what the host does: files, label maps, masks, what goes to the device.
 """
 
 import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bat_jax import model as bat
-from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
+from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_regions
-from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.config import BatConfig, ScaleSpec
+from bat_jax.engine.image import ImageArrays, Regions, default_tile_batch, encode_in_one, encode_views, make_scene
+from bat_jax.engine.question import SceneArrays
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
 from bat_jax.io.images import SourceImage, fill_nodata, read_image
@@ -29,8 +31,6 @@ from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.bicubic import ViewTiles, view_tiles
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Params
-
-TILE_BATCH = 8
 
 ImageLike = str | pathlib.Path | np.ndarray | SourceImage
 
@@ -43,7 +43,7 @@ class SceneData:
       scales_px: side of every view. scales: tokens, regions and masks of every scale. grids: their token grids.
       region_capacity: static R of every scale. region_labels: the label map's label of each region id, or None.
       cache: the decoder over [prefix, anchor tokens]. prefix_ids: that prefix.
-      init_index: first centres of every scale (empty where there is no clustering).
+      init_index: first centres of every scale, None where K-means did not run.
       image_size: (width, height) in pixels of the file; `pixels` is what was read of it, for pictures.
       pad_colour: of the margins that made it square.
       intermediates: named arrays per stage when `encode(keep_intermediates=True)`.
@@ -56,7 +56,7 @@ class SceneData:
     region_labels: tuple[np.ndarray | None, ...]
     cache: KVCache
     prefix_ids: np.ndarray
-    init_index: tuple[np.ndarray, ...]
+    init_index: tuple[Array | None, ...]
     image_size: tuple[int, int]
     pixels: np.ndarray
     pad_colour: tuple[int, ...]
@@ -94,10 +94,16 @@ class SceneEncoder:
         params: Params,
         tokenizer: Any,
         stages: Stages,
-        tile_batch: int = TILE_BATCH,
+        tile_batch: int | None = None,
         views_on_device: bool | None = None,
+        stages_apart: bool = False,
     ):
-        """Wrap loaded parts; `views_on_device` says who resizes, None chooses the device unless it is a CPU.
+        """Wrap loaded parts.
+
+        Args:
+          tile_batch: tiles that go through the tower at once; None chooses by sizes and device.
+          views_on_device: who resizes; None chooses the device unless it is a CPU.
+          stages_apart: run stage by stage, each clocked, and each shared by settings that differ in another.
 
         On a CPU Pillow needs 2.1 s of one core for the paper's views of 8192 x 8192 pixels, the program 7.5 s.
         """
@@ -105,30 +111,65 @@ class SceneEncoder:
         self.params = params
         self.tokenizer = tokenizer
         self.stages = stages
-        self.tile_batch = tile_batch
-        self.views_on_device = jax.default_backend() != "cpu" if views_on_device is None else views_on_device
+        platform = jax.default_backend()
+        self.tile_batch = default_tile_batch(cfg, platform) if tile_batch is None else tile_batch
+        self.views_on_device = platform != "cpu" if views_on_device is None else views_on_device
+        self.stages_apart = stages_apart
         self._table = jnp.asarray(normalisation_table(cfg.vision))
 
-    def encode(self, image: ImageLike, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
-        """Encode a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned; options as `make_scene`."""
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        label_map: np.ndarray | None = None,
+        keep_intermediates: bool = False,
+        max_clusters: int | None = None,
+        **options: Any,
+    ) -> SceneData:
+        """Encode a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned; options as `make_scene`.
+
+        What can be one program is one: BIRCH runs on the host, `stages_apart` and `keep_intermediates` look inside.
+        """
         self.stages.reset_clocks()
         source = self._source(image)
         # Before the networks run: a label map that does not fit should cost nothing.
-        regions = self._label_regions(label_map, source)
-        return self._make_scene(self.encode_views(source), regions, **options)
+        labels = self._label_regions(label_map, source)
+        arrays = self._image_arrays(source, labels, **options)
+        views = self._views(source.pixels)
+        capacity = self._capacity(arrays, labels, max_clusters)
+        if self.stages_apart or keep_intermediates or self.cfg.compressor.partition == "birch":
+            return self._make_scene(self._encode_views(source, views), arrays, labels, capacity, keep_intermediates)
+        # Label maps' regions are arrays; their number must not compile the tower anew.
+        static = (self.cfg, self.tile_batch, None if labels else capacity)
+        moved = jax.device_put((views, arrays))
+        scene, centres = self.stages.run("image", encode_in_one, static, self.params, self._table, *moved)
+        return self._scene_data(source, labels, capacity, arrays, scene, centres, {})
 
     def encode_views(self, image: ImageLike) -> EncodedViews:
         """Run the tower and the projector over all views of an image; for `make_scene`."""
-        cfg, source = self.cfg, self._source(image)
-        views = self._views(source.pixels)
+        source = self._source(image)
+        return self._encode_views(source, self._views(source.pixels))
+
+    def _encode_views(self, source: SourceImage, views: tuple[ViewTiles, ...]) -> EncodedViews:
+        features = encode_views(
+            self.stages.run, self.cfg, self.tile_batch, self.params, self._table, jax.device_put(views)
+        )
         return EncodedViews(
             source=source,
-            sizes_px=cfg.compressor.sizes_px,
+            sizes_px=self.cfg.compressor.sizes_px,
             tiles=tuple(view.tiles for view in views),
-            features=tuple(self._encode_view(view) for view in views),
+            features=features,
         )
 
-    def make_scene(self, views: EncodedViews, *, label_map: np.ndarray | None = None, **options: Any) -> SceneData:
+    def make_scene(
+        self,
+        views: EncodedViews,
+        *,
+        label_map: np.ndarray | None = None,
+        keep_intermediates: bool = False,
+        max_clusters: int | None = None,
+        **options: Any,
+    ) -> SceneData:
         """Make of encoded views what `encode` returns, under this encoder's settings.
 
         Args:
@@ -146,69 +187,94 @@ class SceneEncoder:
                 f"views: have sizes {list(views.sizes_px)}, the settings {list(self.cfg.compressor.sizes_px)}"
             )
         self.stages.reset_clocks()
-        return self._make_scene(views, self._label_regions(label_map, views.source), **options)
+        labels = self._label_regions(label_map, views.source)
+        arrays = self._image_arrays(views.source, labels, **options)
+        capacity = self._capacity(arrays, labels, max_clusters)
+        return self._make_scene(views, arrays, labels, capacity, keep_intermediates)
 
     def _make_scene(
         self,
         views: EncodedViews,
-        regions: tuple[LabelRegions, ...] | None,
-        *,
-        kmeans_init: Mapping[int, np.ndarray] | None = None,
-        seed: int = 0,
-        prefix_ids: np.ndarray | None = None,
-        keep_intermediates: bool = False,
-        max_clusters: int | None = None,
+        arrays: ImageArrays,
+        labels: tuple[LabelRegions, ...] | None,
+        capacity: tuple[int, ...],
+        keep_intermediates: bool,
     ) -> SceneData:
-        cfg, settings, source = self.cfg, self.cfg.compressor, views.source
-        if prefix_ids is None:
-            prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
-        scales, grids, capacity, centres = [], [], [], []
+        on_host = self._birch if self.cfg.compressor.partition == "birch" else None
+        stages = (self.stages.run, self.cfg, capacity, self.params)
+        scene, centres = make_scene(*stages, views.features, jax.device_put(arrays), on_host)
         kept: dict[str, np.ndarray] = {}
-        for index, (spec, tiles, features) in enumerate(zip(settings.scales, views.tiles, views.features, strict=True)):
-            grid = bat.token_grid(cfg, spec.size_px)
-            tokens = self._with_embedding(spec, "answer", features.projected)
-            valid = self._valid_tokens(source, spec.size_px, grid)
-            if regions is None:
-                clustered = features.vision if settings.cluster_features == "vision" else tokens
-                init = self._first_centres(spec, valid, kmeans_init, seed)
-                room = max(init.size, max_clusters or 1)
-                region_id = self._partition(spec, grid, clustered, valid, init, room)
-                capacity.append(room)
-            else:
-                init = np.zeros(0, np.int32)
-                region_id = jnp.asarray(regions[index].region_id)
-                capacity.append(regions[index].capacity)
-            if keep_intermediates:
+        if keep_intermediates:
+            of_views = zip(self.cfg.compressor.scales, views.tiles, views.features, centres, strict=True)
+            for spec, tiles, features, init in of_views:
                 kept |= self._kept_arrays(spec, tiles, features, init)
-            scales.append(ScaleTokens(tokens, region_id, jnp.asarray(valid), features.attention))
-            grids.append(grid)
-            centres.append(init)
-        cache = self.stages.run(
-            "anchor_prefix",
-            bat.anchor_cache,
-            (cfg.networks,),
-            self.params,
-            jnp.asarray(prefix_ids),
-            self._with_embedding(settings.scales[0], "attention", views.features[0].projected),
-            scales[0].valid,
-        )
+        return self._scene_data(views.source, labels, capacity, arrays, scene, centres, kept)
+
+    def _scene_data(
+        self,
+        source: SourceImage,
+        labels: tuple[LabelRegions, ...] | None,
+        capacity: tuple[int, ...],
+        arrays: ImageArrays,
+        scene: SceneArrays,
+        centres: tuple[Array | None, ...],
+        intermediates: dict[str, np.ndarray],
+    ) -> SceneData:
+        sizes = self.cfg.compressor.sizes_px
         return SceneData(
-            scales_px=settings.sizes_px,
-            scales=tuple(scales),
-            grids=tuple(grids),
-            region_capacity=tuple(capacity),
-            region_labels=tuple(region.label for region in regions) if regions else (None,) * len(scales),
-            cache=cache,
-            prefix_ids=np.asarray(prefix_ids),
-            init_index=tuple(centres),
+            scales_px=sizes,
+            scales=scene.scales,
+            grids=tuple(bat.token_grid(self.cfg, size) for size in sizes),
+            region_capacity=capacity,
+            region_labels=tuple(region.label for region in labels) if labels else (None,) * len(sizes),
+            cache=scene.cache,
+            prefix_ids=np.asarray(arrays.prefix_ids),
+            init_index=centres,
             image_size=source.full_size,
             pixels=source.pixels,
-            pad_colour=cfg.vision.pad_colour,
+            pad_colour=self.cfg.vision.pad_colour,
             note=source.note,
             run_seconds=dict(self.stages.run_seconds),
             compile_seconds=dict(self.stages.compile_seconds),
-            intermediates=kept,
+            intermediates=intermediates,
         )
+
+    def _image_arrays(
+        self,
+        source: SourceImage,
+        labels: tuple[LabelRegions, ...] | None,
+        *,
+        kmeans_init: Mapping[int, Array] | None = None,
+        seed: int = 0,
+        prefix_ids: np.ndarray | None = None,
+    ) -> ImageArrays:
+        """Return what programs read of an image beside its tiles, on the host."""
+        cfg, settings = self.cfg, self.cfg.compressor
+        if prefix_ids is None:
+            prefix_ids = tokenize(self.tokenizer, chatml("<image>", cfg.prompt), cfg.prompt).pieces[0]
+        counts = [settings.clusters_of(spec, cfg.num_tokens(spec.size_px)) for spec in settings.scales]
+        regions = []
+        for index, (spec, count) in enumerate(zip(settings.scales, counts, strict=True)):
+            valid = self._valid_tokens(source, spec.size_px, bat.token_grid(cfg, spec.size_px))
+            init = None
+            if kmeans_init is not None and settings.partition == "kmeans":
+                init = self._given_centres(kmeans_init, spec, count)
+            regions.append(Regions(valid, labels[index].region_id if labels else None, init))
+        return ImageArrays(
+            prefix_ids=np.asarray(prefix_ids),
+            seed=np.array(seed % 2**32, np.uint32),
+            num_clusters=np.array(counts, np.int32),
+            kmeans_steps=np.array(settings.kmeans_iterations, np.int32),
+            regions=tuple(regions),
+        )
+
+    def _capacity(
+        self, arrays: ImageArrays, labels: tuple[LabelRegions, ...] | None, max_clusters: int | None
+    ) -> tuple[int, ...]:
+        """Return each scale's static number of regions."""
+        if labels:
+            return tuple(region.capacity for region in labels)
+        return tuple(max(int(count), max_clusters or 1) for count in arrays.num_clusters)
 
     def _source(self, image: ImageLike) -> SourceImage:
         """Read a file, or take an array as it is."""
@@ -248,38 +314,9 @@ class SceneEncoder:
         vision, sizes = self.cfg.vision, self.cfg.compressor.sizes_px
         if self.views_on_device:
             arguments = view_arguments(pixels, sizes, vision)
-            return self.stages.run("views", view_tiles, (vision.image_size_px,), *arguments)
+            return self.stages.run("views", view_tiles, (vision.image_size_px,), *jax.device_put(arguments))
         tiles = make_tiles(pixels, sizes, vision)
         return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
-
-    def _encode_view(self, view: ViewTiles) -> bat.TileFeatures:
-        """Run a view's tiles through the tower in micro-batches of one size: (M, ...) each, tile-major.
-
-        Tiles of nothing but padding all give the same features: one of them is encoded for all.
-        """
-        tiles, is_padding = view.tiles, np.asarray(view.is_padding)
-        wanted = np.flatnonzero(~is_padding)
-        if is_padding.any():
-            wanted = np.append(wanted, np.flatnonzero(is_padding)[0])
-        position = np.zeros(len(tiles), np.int32)
-        position[wanted] = np.arange(wanted.size)
-        position[is_padding] = wanted.size - 1
-        encode = bat.encode_tiles
-        if self.cfg.compressor.reads_tower_attention:
-            encode = bat.encode_tiles_with_attention
-        batches = []
-        for start in range(0, wanted.size, self.tile_batch):
-            picked = wanted[start : start + self.tile_batch]
-            batch = tiles[np.pad(picked, (0, self.tile_batch - len(picked)))]
-            batches.append(
-                self.stages.run("vision_tower", encode, (self.cfg.networks,), self.params, batch, self._table)
-            )
-        return _in_order(position, *batches)
-
-    def _with_embedding(self, spec: ScaleSpec, path: Literal["answer", "attention"], projected: Array) -> jax.Array:
-        repeats = self.cfg.compressor.embedding_repeats(path)
-        static = (self.cfg.networks_with("scale_embedding_extent"), spec.size_px, repeats)
-        return self.stages.run("scale_embedding", bat.with_scale_embedding, static, self.params, projected)
 
     def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
         """Return (M,) bool: False for padding and nodata tokens where the settings mask them."""
@@ -288,66 +325,38 @@ class SceneEncoder:
         size = (source.pixels.shape[1], source.pixels.shape[0])
         return grid.to_tiles(token_valid_mask(size, scale_px, self.cfg.vision.patch_size_px, source.valid))
 
-    def _first_centres(
-        self, spec: ScaleSpec, valid: np.ndarray, kmeans_init: Mapping[int, np.ndarray] | None, seed: int
-    ) -> np.ndarray:
-        """Return the tokens that start as centres: given ones checked, or drawn from the seed."""
-        settings = self.cfg.compressor
-        count = settings.clusters_of(spec, valid.size)
-        if settings.partition != "kmeans":
-            return np.zeros(count, np.int32)
-        if kmeans_init is None:
-            return np.asarray(initial_centres(jax.random.key(seed), jnp.asarray(valid), spec.size_px, count))
+    def _given_centres(self, kmeans_init: Mapping[int, Array], spec: ScaleSpec, count: int) -> np.ndarray:
+        """Return a scale's given first centres, checked."""
         if spec.size_px not in kmeans_init:
             raise ValueError(f"kmeans_init: holds no centres for scale {spec.size_px}")
-        init = np.asarray(kmeans_init[spec.size_px])
+        init, num_tokens = np.asarray(kmeans_init[spec.size_px]), self.cfg.num_tokens(spec.size_px)
         is_index = init.ndim == 1 and np.issubdtype(init.dtype, np.integer)
-        if not is_index or init.size != count or init.min() < 0 or init.max() >= valid.size:
+        if not is_index or init.size != count or init.min() < 0 or init.max() >= num_tokens:
             raise ValueError(
-                f"kmeans_init: scale {spec.size_px} needs {count} token indices in [0, {valid.size}), "
+                f"kmeans_init: scale {spec.size_px} needs {count} token indices in [0, {num_tokens}), "
                 f"got shape {init.shape} of {init.dtype}; num_clusters sets how many"
             )
         return init.astype(np.int32)
 
-    def _partition(
-        self, spec: ScaleSpec, grid: TokenGrid, features: Array, valid: np.ndarray, init: np.ndarray, room: int
-    ) -> jax.Array:
-        """Return (M,) region ids of a scale by K-means, BIRCH, a regular grid or as one, with `room` ids."""
+    def _birch(self, grid: TokenGrid, features: Array, valid: Array, count: int) -> jax.Array:
+        """Return (M,) region ids of a scale by BIRCH."""
         settings = self.cfg.compressor
-        if settings.partition == "birch":
-            rows = self.stages.run(
-                "region_partition",
-                cluster_rows,
-                (),
-                features,
-                grid.coordinates(settings.coordinates),
-                jnp.float32(settings.feature_scale),
-                jnp.float32(settings.coord_scale),
-            )
-            start = time.perf_counter()
-            region_id = birch_labels(np.asarray(rows), valid, init.size, settings.birch_threshold)
-            self.stages.run_seconds["region_partition"] += time.perf_counter() - start
-            return jnp.asarray(region_id)
-        # Only the rules that partitioning reads; budgets and the like must not compile it anew.
-        rules = CompressorConfig.release(
-            partition=settings.partition,
-            coordinates=settings.coordinates,
-            feature_scale=settings.feature_scale,
-            coord_scale=settings.coord_scale,
-        )
-        return self.stages.run(
+        rows = self.stages.run(
             "region_partition",
-            partition_scale,
-            (rules, grid),
+            cluster_rows,
+            (),
             features,
-            jnp.asarray(valid),
-            jnp.asarray(np.pad(init, (0, room - init.size))),
-            jnp.int32(init.size),
-            jnp.int32(settings.kmeans_iterations),
+            grid.coordinates(settings.coordinates),
+            jnp.float32(settings.feature_scale),
+            jnp.float32(settings.coord_scale),
         )
+        start = time.perf_counter()
+        region_id = birch_labels(np.asarray(rows), np.asarray(valid), count, settings.birch_threshold)
+        self.stages.run_seconds["region_partition"] += time.perf_counter() - start
+        return jnp.asarray(region_id)
 
     def _kept_arrays(
-        self, spec: ScaleSpec, tiles: Array, features: bat.TileFeatures, init: np.ndarray
+        self, spec: ScaleSpec, tiles: Array, features: bat.TileFeatures, init: Array | None
     ) -> dict[str, np.ndarray]:
         """Return a scale's intermediates by the names that `experiments.trace` writes, float32."""
         size, num_tiles = spec.size_px, len(tiles)
@@ -363,12 +372,6 @@ class SceneEncoder:
         if self.cfg.scale_embedding.form != "none":
             embedding = self.stages.run("scale_embedding", bat.scale_embedding, (self.cfg, size), self.params)
             kept[f"scale_embedding_{size}"] = np.asarray(embedding, np.float32)
-        if self.cfg.compressor.partition == "kmeans":
-            kept[f"kmeans_init_{size}"] = init
+        if init is not None:
+            kept[f"kmeans_init_{size}"] = np.asarray(init)
         return kept
-
-
-@jax.jit
-def _in_order(position: Array, *batches: bat.TileFeatures) -> bat.TileFeatures:
-    """Join micro-batches and take their tiles at `position`: (tiles, tokens, ...) becomes (M, ...)."""
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[position].reshape(-1, *parts[0].shape[2:]), *batches)

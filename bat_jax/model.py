@@ -13,7 +13,7 @@ What depends on the question:
     anchor_importance question rows over that cache -> importance of the anchor's tokens, every decoder layer
     (compress.select: aligned importance -> preserve and merge -> budget)
     visual_tokens     selected rows of all scales, through the token MLP where set -> (U, D) and mask
-    splice            text ids and visual tokens -> one sequence of embeddings with a validity mask
+    splice            text ids and visual tokens -> one sequence of embeddings, its valid rows in front
     prefill, all_logits   decoder over the spliced sequence
 
 What both halves and training are made of:
@@ -33,9 +33,12 @@ import jax.numpy as jnp
 
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
+from bat_jax.nn import decoder
 from bat_jax.nn.clip_vit import TowerAttention, VisionOutput
 from bat_jax.nn.decoder import DecoderOutput, KVCache
+from bat_jax.ops.fused_attention import PLAIN
 from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.ops.valid_first import valid_first, valid_slots
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
 
 
@@ -51,16 +54,16 @@ class TileFeatures(NamedTuple):
 
 
 class Spliced(NamedTuple):
-    """embeddings (1, T, D) and valid (1, T) of the whole prompt with its visual tokens."""
+    """The whole prompt with its visual tokens: embeddings (1, T, D), of which the first `length` rows are valid."""
 
     embeddings: Float[Array, "1 T D"]
-    valid: Bool[Array, "1 T"]
+    length: Int[Array, "1"]
 
 
 def modules(cfg: BatConfig) -> dict[str, nn.Module]:
     """Return the networks of a config by the name of their parameters; parts the checkpoint lacks are left out."""
     parts: dict[str, nn.Module] = {
-        "vision_tower": cfg.vision.build(),
+        "vision_tower": cfg.vision.build(**_kernel_field(cfg.attention.tower)),
         "projector": cfg.projector.build(),
         "decoder": cfg.decoder.build(),
     }
@@ -69,6 +72,11 @@ def modules(cfg: BatConfig) -> dict[str, nn.Module]:
     if cfg.has_token_mlp:
         parts["token_mlp"] = cfg.token_mlp.build()
     return parts
+
+
+def _kernel_field(kernel: str) -> dict[str, str]:
+    """Return the field of a network that says how it attends; one that knows the plain form alone needs none."""
+    return {} if kernel == PLAIN else {"kernel": kernel}
 
 
 def init_part(name: str, module: Any, key: Key[Array, ""]) -> Params:
@@ -116,15 +124,16 @@ def run_decoder(
     cfg: BatConfig,
     params: Params,
     embeddings: Float[Array, "B T D"],
-    valid: Bool[Array, "B T"],
+    length: Int[Array, "B"] | None = None,
     cache: KVCache | None = None,
     *,
     remat: bool = False,
     **kwargs: Any,
 ) -> DecoderOutput:
     """Run new rows through all decoder layers; the other arguments are those of `nn.decoder.Decoder`."""
-    decoder = cfg.decoder.build(remat=remat)
-    return decoder.apply({"params": params["decoder"]}, embeddings, valid, cache, **kwargs)
+    apart = "layers" not in params["decoder"]
+    module = cfg.decoder.build(remat=remat, apart=apart, **_kernel_field(cfg.attention.decoder))
+    return module.apply({"params": params["decoder"]}, embeddings, length, cache, **kwargs)
 
 
 def logits(
@@ -136,10 +145,8 @@ def logits(
 
 def first_layers(cfg: BatConfig, params: Params, num_layers: int) -> tuple[BatConfig, Params]:
     """Return the config's networks and the parameters with the decoder cut to its first layers."""
-    decoder = params["decoder"]
-    lower = {**decoder, "layers": jax.tree.map(lambda leaf: leaf[:num_layers], decoder["layers"])}
     cfg = dataclasses.replace(cfg.networks, decoder=dataclasses.replace(cfg.decoder, num_layers=num_layers))
-    return cfg, {**params, "decoder": lower}
+    return cfg, {**params, "decoder": decoder.first_layers(params["decoder"], num_layers)}
 
 
 def token_grid(cfg: BatConfig, scale_px: int) -> TokenGrid:
@@ -206,20 +213,21 @@ def anchor_cache(
 ) -> KVCache:
     """Return the decoder's cache over [prompt prefix, anchor tokens], which every question of the image shares.
 
-    The anchor's tokens stand row-major by tile, inside a tile row-major by patch; masked ones are never attended to.
+    The anchor's tokens stand row-major by tile, inside a tile row-major by patch; masked ones are left out.
     """
     with jax.named_scope("anchor_prefix"):
         prefix = embed(cfg, params, prefix_ids[None], anchor_tokens.dtype)
-        embeddings = jnp.concatenate([prefix, anchor_tokens[None]], axis=1)
-        valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), anchor_valid])[None]
-        return run_decoder(cfg, params, embeddings, valid).cache
+        anchor = anchor_tokens[valid_first(anchor_valid)]
+        embeddings = jnp.concatenate([prefix, anchor[None]], axis=1)
+        length = (prefix_ids.shape[0] + jnp.sum(anchor_valid))[None]
+        return run_decoder(cfg, params, embeddings, length).cache
 
 
 def anchor_importance(
     cfg: BatConfig,
-    num_anchor_tokens: int,
     params: Params,
     cache: KVCache,
+    anchor_valid: Bool[Array, "M"],
     suffix_ids: Int[Array, "T"],
     suffix_valid: Bool[Array, "T"],
     row_weight: Float[Array, "T"],
@@ -227,16 +235,18 @@ def anchor_importance(
     """Return each decoder layer's importance of the anchor's tokens, a_i = sum_t w_t A_ti (Eq. 2), float32.
 
     Args:
-      cache: from `anchor_cache`. suffix_ids: the text after the image, padded; suffix_valid: its real tokens.
+      cache: from `anchor_cache`. anchor_valid: as there; a token that was left out has importance 0.
+      suffix_ids: the text after the image, padded at its end; suffix_valid: its real tokens.
       row_weight: see compress/importance.py.
     """
     with jax.named_scope("anchor_importance"):
-        suffix = embed(cfg, params, suffix_ids[None], cache.key.dtype)
-        num_slots = cache.key.shape[2]
+        suffix = embed(cfg, params, suffix_ids[None], cache.dtype)
+        first_slot = cache.num_slots - anchor_valid.shape[0]
+        length = jnp.sum(suffix_valid)[None]
         cache = cache.grown(suffix_ids.shape[0])
-        importance = run_decoder(cfg, params, suffix, suffix_valid[None], cache, row_weight=row_weight[None]).importance
+        importance = run_decoder(cfg, params, suffix, length, cache, row_weight=row_weight[None]).importance
         assert importance is not None  # it is there where rows have weights
-        return importance[:, 0, num_slots - num_anchor_tokens : num_slots]
+        return jnp.where(anchor_valid, importance[:, 0, first_slot + valid_slots(anchor_valid)], 0.0)
 
 
 def visual_tokens(
@@ -251,7 +261,7 @@ def visual_tokens(
     mask = jnp.concatenate([selection.mask for selection in selections])
     total = sum(cfg.compressor.budgets)
     if mask.size > total:  # scales that share one budget have room for all of it each
-        order = jnp.argsort(~mask, stable=True)[:total]
+        order = valid_first(mask)[:total]
         tokens, mask = tokens[order], mask[order]
     if cfg.compressor.token_mlp:
         with jax.named_scope("token_mlp"):
@@ -267,16 +277,20 @@ def splice(
     visuals: tuple[Float[Array, "_ D"], ...],
     visual_masks: tuple[Bool[Array, "_"], ...],
 ) -> Spliced:
-    """Put each image's visual tokens in its place: text 0, image 0, text 1, image 1, ..., last text."""
+    """Put each image's visual tokens in its place: text 0, image 0, text 1, image 1, ..., last text.
+
+    Padding and rows that a budget leaves empty go behind the valid rows.
+    """
     embeddings, valid = [], []
     dtype = visuals[0].dtype
     for index, (ids, is_text) in enumerate(zip(texts, text_valid, strict=True)):
-        embeddings.append(embed(cfg, params, ids[None], dtype))
-        valid.append(is_text[None])
+        embeddings.append(embed(cfg, params, ids, dtype))
+        valid.append(is_text)
         if index < len(visuals):
-            embeddings.append(visuals[index][None])
-            valid.append(visual_masks[index][None])
-    return Spliced(jnp.concatenate(embeddings, axis=1), jnp.concatenate(valid, axis=1))
+            embeddings.append(visuals[index])
+            valid.append(visual_masks[index])
+    is_row = jnp.concatenate(valid)
+    return Spliced(jnp.concatenate(embeddings)[valid_first(is_row)][None], jnp.sum(is_row)[None])
 
 
 def prefill(
@@ -288,10 +302,8 @@ def prefill(
       The logits after the last valid row, and a cache with `num_new_slots` free slots for generation.
     """
     with jax.named_scope("prefill"):
-        length = spliced.valid.shape[1]
         output = run_decoder(cfg, params, *spliced, num_free_slots=num_new_slots)
-        last = jnp.max(jnp.where(spliced.valid[0], jnp.arange(length), 0))
-        return logits(cfg, params, output.hidden[:, last]), output.cache
+        return logits(cfg, params, output.hidden[:, spliced.length[0] - 1]), output.cache
 
 
 def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "1 T V"]:
@@ -303,6 +315,5 @@ def decode_step(
     cfg: BatConfig, params: Params, ids: Int[Array, "B"], cache: KVCache
 ) -> tuple[Float[Array, "B V"], KVCache]:
     """Feed one token per sequence and return the logits that follow it."""
-    embeddings = embed(cfg, params, ids[:, None], cache.key.dtype)
-    output = run_decoder(cfg, params, embeddings, jnp.ones((ids.shape[0], 1), bool), cache)
+    output = run_decoder(cfg, params, embed(cfg, params, ids[:, None], cache.dtype), None, cache)
     return logits(cfg, params, output.hidden[:, 0]), output.cache

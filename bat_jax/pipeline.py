@@ -6,33 +6,43 @@
     print(answer.text, answer.tokens_kept)
 
 The two halves of `model.py` stand apart here: `encode` (encoding.py) runs the tower, the projector, the partition and
-the decoder over [prompt prefix, anchor tokens]; `ask` runs only what depends on the question. Every stage is compiled
-once per shape; `model.stages` counts calls and compiles.
+the decoder over [prompt prefix, anchor tokens]; `ask` runs only what depends on the question. Each half is one program,
+compiled once per shape, or its stages are; `model.stages` counts calls and compiles.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bat_jax import model as bat
-from bat_jax.compress.alignment import align_importance
 from bat_jax.compress.budgets import image_shares
-from bat_jax.compress.compressor import select
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.encoding import TILE_BATCH, EncodedViews, ImageLike, SceneData, SceneEncoder
-from bat_jax.engine.generate import generate
+from bat_jax.encoding import EncodedViews, ImageLike, SceneData, SceneEncoder
+from bat_jax.engine.attention_choice import choose_attention
+from bat_jax.engine.image import default_tile_batch
+from bat_jax.engine.question import (
+    AnswerArrays,
+    Compression,
+    QuestionArrays,
+    SceneArrays,
+    SceneLayout,
+    Suffix,
+    answer,
+    answer_in_one,
+    compress,
+)
 from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
-from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.typing import Array, Params
+from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
+from bat_jax.typing import Params
 
 MAX_NEW_TOKENS = 64
 
@@ -43,33 +53,38 @@ class Answer:
 
     Attributes:
       text: the decoded answer. token_ids: its ids, without the stop token.
-      selections: per image and scale, the rows kept (NumPy arrays).
-      anchor_importance: per image, (M,) of the anchor. importance: per image and scale, (M,) tile-major.
       tokens_kept: per image and scale, rows in the prompt. prompt_tokens: valid rows of the whole prompt.
       run_seconds, compile_seconds: per stage, of this question alone.
-      logits: (V,) after the prompt.
+      arrays: everything else, on the device; the properties below copy from there when they are first read.
     """
 
     text: str
     token_ids: np.ndarray
-    selections: tuple[tuple[Selection, ...], ...]
-    anchor_importance: tuple[np.ndarray, ...]
-    importance: tuple[tuple[np.ndarray, ...], ...]
     tokens_kept: tuple[tuple[int, ...], ...]
     prompt_tokens: int
     run_seconds: dict[str, float]
     compile_seconds: dict[str, float]
-    logits: np.ndarray
+    arrays: AnswerArrays = dataclasses.field(repr=False)
 
+    @functools.cached_property
+    def selections(self) -> tuple[tuple[Selection, ...], ...]:
+        """Per image and scale, the rows kept (NumPy arrays)."""
+        return jax.device_get(tuple(item.selections for item in self.arrays.compressions))
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compression:
-    """One image's tokens for one question: `tokens` (U, D) and `mask` (U,) on the device, the rest as in Answer."""
+    @functools.cached_property
+    def anchor_importance(self) -> tuple[np.ndarray, ...]:
+        """Per image, (M,) of the anchor."""
+        return jax.device_get(tuple(item.anchor_importance for item in self.arrays.compressions))
 
-    tokens: jax.Array
-    mask: jax.Array
-    selections: tuple[Selection, ...]
-    anchor_importance: jax.Array
+    @functools.cached_property
+    def importance(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Per image and scale, (M,) tile-major."""
+        return jax.device_get(tuple(item.importance for item in self.arrays.compressions))
+
+    @functools.cached_property
+    def logits(self) -> np.ndarray:
+        """(V,) after the prompt."""
+        return jax.device_get(self.arrays.logits)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +92,16 @@ class Scene(SceneData):
     """An encoded image that can be asked; the attributes are SceneData's."""
 
     model: "BatModel"
+
+    @property
+    def arrays(self) -> SceneArrays:
+        """What a question reads."""
+        return SceneArrays(self.scales, self.cache)
+
+    @property
+    def layout(self) -> SceneLayout:
+        """What a question's programs are specialised to."""
+        return SceneLayout(self.grids, self.region_capacity)
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer a question about this image; see `BatModel.ask` for the options."""
@@ -87,35 +112,64 @@ class BatModel:
     """A loaded UHR-BAT: config, parameters, tokenizer and compiled stages."""
 
     def __init__(
-        self, cfg: BatConfig, params: Params, tokenizer: Any, tile_batch: int = TILE_BATCH, stages: Stages | None = None
+        self,
+        cfg: BatConfig,
+        params: Params,
+        tokenizer: Any,
+        tile_batch: int | None = None,
+        stages: Stages | None = None,
+        *,
+        stages_apart: bool = False,
     ):
-        """Wrap loaded parts. `tile_batch` tiles go through the tower at once (memory against speed)."""
+        """Wrap loaded parts.
+
+        Args:
+          params: the decoder's layers stacked or apart (`nn.decoder.layers_apart`).
+          tile_batch: tiles that go through the tower at once; None chooses by sizes and device.
+          stages: programs and clocks to share.
+          stages_apart: run stage by stage, each clocked, and each shared by settings that differ in another; else an
+            image is one program and a question one.
+        """
         self.cfg = cfg
         self.params = params
         self.tokenizer = tokenizer
         self.stages = stages or Stages()
-        self.encoder = SceneEncoder(cfg, params, tokenizer, self.stages, tile_batch)
+        self.stages_apart = stages_apart
+        self.encoder = SceneEncoder(cfg, params, tokenizer, self.stages, tile_batch, stages_apart=stages_apart)
 
     read_config = staticmethod(read_config)
 
     @classmethod
-    def load(cls, directory: str | pathlib.Path, *, cfg: BatConfig | None = None) -> "BatModel":
+    def load(
+        cls,
+        directory: str | pathlib.Path,
+        *,
+        cfg: BatConfig | None = None,
+        stages_apart: bool = False,
+        attention: str = "auto",
+    ) -> "BatModel":
         """Load a converted checkpoint directory (params/, config.json, tokenizer/).
 
         Args:
           cfg: the checkpoint's config with other settings (`read_config(directory).with_settings(...)`).
+          stages_apart: see the constructor.
+          attention: "auto", "plain", "cudnn" or "pallas" (`engine.attention_choice`).
 
         Raises:
           ValueError: the directory is no such checkpoint, or the weights do not fit the config.
         """
         path = pathlib.Path(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
+        kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), attention)
+        cfg = dataclasses.replace(cfg, attention=kernels)
         tokenizer = load_tokenizer(path / "tokenizer")
-        return cls(cfg, load_device_params(path), tokenizer)
+        return cls(cfg, load_device_params(path), tokenizer, stages_apart=stages_apart)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
-        """Return a model with other settings that shares parameters and compiled stages with this one."""
-        return BatModel(cfg, self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
+        """Return a model with other settings that shares parameters, kernels and compiled stages with this one."""
+        cfg = dataclasses.replace(cfg, attention=self.cfg.attention)
+        shared = (self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
+        return BatModel(cfg, *shared, stages_apart=self.stages_apart)
 
     def encode(self, image: ImageLike, **options: Any) -> Scene:
         """Encode an image once for many questions.
@@ -191,116 +245,81 @@ class BatModel:
         """
         self._check_options(max_new_tokens, temperature, top_p)
         self.stages.reset_clocks()
-        compressions = self.compress(scenes, prompt.pieces[-1:] if suffixes is None else suffixes, budgets)
-        used = compressions[: len(prompt.pieces) - 1]
-        spliced = self.splice(prompt, used)
-        num_rows = int(jnp.sum(spliced.valid))
-        self._check_length(num_rows + max_new_tokens)
-        networks = self.cfg.networks
-        logits, cache = self.stages.run("prefill", bat.prefill, (networks, max_new_tokens), self.params, spliced)
+        shares = self._shares(budgets, len(scenes))
+        used = scenes[: len(prompt.pieces) - 1]  # the release's prompt has a place for the first image alone
         stop_ids = sorted({end_of_turn_id(self.tokenizer), self.tokenizer.eos_token_id}) if stop else [-1, -1]
-        generated = self.stages.run(
-            "generate",
-            generate,
-            (networks, max_new_tokens),
-            self.params,
-            logits,
-            cache,
-            jnp.asarray((stop_ids * 2)[:2], jnp.int32),
-            jnp.float32(temperature),
-            jnp.float32(top_p),
-            jax.random.key(seed),
+        texts, text_valid = _padded_pieces(prompt)
+        question = QuestionArrays(
+            suffixes=self._suffixes(scenes, prompt.pieces[-1:] if suffixes is None else suffixes),
+            shares=np.array(shares[: len(used)], np.int32),
+            texts=texts,
+            text_valid=text_valid,
+            stop_ids=np.array((stop_ids * 2)[:2], np.int32),
+            temperature=np.array(temperature, np.float32),
+            top_p=np.array(top_p, np.float32),
+            seed=np.array(seed % 2**32, np.uint32),
         )
-        ids = np.asarray(generated.ids[0, : int(generated.length[0])])
-        selections = tuple(jax.tree.map(np.asarray, item.selections) for item in used)
+        static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
+        moved = (self.params, tuple(scene.arrays for scene in used), jax.device_put(question))
+        if self.stages_apart:
+            arrays = answer(self.stages.run, *static, *moved)
+        else:
+            arrays = self.stages.run("question", answer_in_one, static, *moved)
+        of_answer = (arrays.ids, arrays.length, arrays.num_rows)
+        (ids,), (length,), (num_rows,) = (array.tolist() for array in jax.device_get(of_answer))
+        self._check_length(num_rows + max_new_tokens)
         return Answer(
-            text=self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-            token_ids=ids,
-            selections=selections,
-            anchor_importance=tuple(np.asarray(item.anchor_importance) for item in used),
-            importance=tuple(self._aligned(scene, item) for scene, item in zip(scenes, used, strict=False)),
-            tokens_kept=tuple(tuple(int(kept.mask.sum()) for kept in image) for image in selections),
+            text=self.tokenizer.decode(ids[:length], skip_special_tokens=True).strip(),
+            token_ids=np.array(ids[:length], np.int32),
+            tokens_kept=tuple(map(tuple, jax.device_get(arrays.kept).tolist())),
             prompt_tokens=num_rows,
             run_seconds=dict(self.stages.run_seconds),
             compile_seconds=dict(self.stages.compile_seconds),
-            logits=np.asarray(logits[0]),
+            arrays=arrays,
         )
 
     def compress(
         self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray], budgets: Sequence[int] | None = None
     ) -> tuple[Compression, ...]:
         """Choose each image's tokens for the questions in `suffixes` (token ids after the image) together."""
-        if not scenes:
-            raise ValueError("scenes: need at least one encoded image")
-        compressions = []
-        for scene, shares in zip(scenes, self._shares(budgets, len(scenes)), strict=True):
-            rows = [self._anchor_importance(scene, suffix) for suffix in suffixes]
-            importance = rows[0] if len(rows) == 1 else jnp.mean(jnp.stack(rows), axis=0)
-            selections = self.stages.run(
-                "preserve_merge",
-                select,
-                (self.cfg.compressor.for_select, scene.grids, scene.region_capacity),
-                scene.scales,
-                importance,
-                jnp.asarray(shares, jnp.int32),
-            )
-            static = (self.cfg.networks_with("scales", "token_mlp"),)
-            tokens, mask = self.stages.run("token_mlp", bat.visual_tokens, static, self.params, selections)
-            compressions.append(
-                Compression(tokens=tokens, mask=mask, selections=selections, anchor_importance=importance)
-            )
-        return tuple(compressions)
+        shares = self._shares(budgets, len(scenes))
+        rows = jax.device_put(self._suffixes(scenes, suffixes))
+        return tuple(
+            compress(self.stages.run, self.cfg, scene.layout, self.params, scene.arrays, rows, np.array(of, np.int32))
+            for scene, of in zip(scenes, shares, strict=True)
+        )
 
-    def _anchor_importance(self, scene: Scene, suffix: np.ndarray) -> jax.Array:
-        """Return the importance of the anchor's tokens, (M,), for one question."""
-        settings = self.cfg.compressor
-        self._check_length(scene.cache.key.shape[2] + suffix.size)
-        ids, valid = _padded_text(suffix)
-        weight = np.zeros(ids.size, np.float32)
-        weight[: suffix.size] = suffix_row_weight(
-            settings.attention_query,
-            suffix.tolist(),
-            pad_id=self.tokenizer.pad_token_id,
-            end_of_turn_id=end_of_turn_id(self.tokenizer),
-            is_space=lambda token: self.tokenizer.decode([token]).isspace(),
-        )
-        rows = self.stages.run(
-            "anchor_importance",
-            bat.anchor_importance,
-            (self.cfg.networks, scene.grids[0].num_tokens),
-            self.params,
-            scene.cache,
-            ids,
-            valid,
-            weight,
-        )
-        return rows[settings.attention_layer]
+    def _suffixes(self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray]) -> tuple[Suffix, ...]:
+        """Return the texts that importance is read at, padded, with the weight of their rows."""
+        longest = max(suffix.size for suffix in suffixes)
+        self._check_length(max(scene.cache.num_slots for scene in scenes) + longest)
+        made = []
+        for suffix in suffixes:
+            ids, valid = _padded_text(suffix)
+            weight = np.zeros(ids.size, np.float32)
+            weight[: suffix.size] = suffix_row_weight(
+                self.cfg.compressor.attention_query,
+                suffix.tolist(),
+                pad_id=self.tokenizer.pad_token_id,
+                end_of_turn_id=end_of_turn_id(self.tokenizer),
+                is_space=lambda token: self.tokenizer.decode([token]).isspace(),
+            )
+            made.append(Suffix(ids, valid, weight))
+        return tuple(made)
 
     def splice(self, prompt: Prompt, compressions: Sequence[Compression]) -> bat.Spliced:
-        """Put the compressed images into the prompt; the last text is padded so that questions share a program."""
-        last, last_valid = _padded_text(prompt.pieces[-1])
-        texts = (*(jnp.asarray(piece) for piece in prompt.pieces[:-1]), jnp.asarray(last))
-        valid = (*(jnp.ones(piece.shape, bool) for piece in prompt.pieces[:-1]), jnp.asarray(last_valid))
+        """Put the compressed images into the prompt."""
+        texts, valid = _padded_pieces(prompt)
         if len(compressions) != len(texts) - 1:
             raise ValueError(f"prompt: has {len(texts) - 1} places for {len(compressions)} images")
         tokens = tuple(item.tokens for item in compressions)
         masks = tuple(item.mask for item in compressions)
         return self.stages.run("splice", bat.splice, (self.cfg.networks,), self.params, texts, valid, tokens, masks)
 
-    def _aligned(self, scene: Scene, item: Compression) -> tuple[np.ndarray, ...]:
-        """Return the importance of every token of every scale, for reports."""
-        anchor_valid = scene.scales[0].valid if self.cfg.compressor.mask_padding else None
-        return tuple(
-            np.asarray(
-                self.stages.run(
-                    "align_importance", _align, (scene.grids[0], grid), item.anchor_importance, anchor_valid
-                )
-            )
-            for grid in scene.grids
-        )
-
     def _shares(self, budgets: Sequence[int] | None, num_images: int) -> tuple[tuple[int, ...], ...]:
         """Return every image's budgets."""
+        if not num_images:
+            raise ValueError("scenes: need at least one encoded image")
         limits = self.cfg.compressor.budgets
         budgets = limits if budgets is None else tuple(budgets)
         is_allowed = all(0 <= budget <= limit for budget, limit in zip(budgets, limits, strict=False))
@@ -331,16 +350,26 @@ class BatModel:
 def load_device_params(directory: str | pathlib.Path) -> dict[str, Any]:
     """Read a converted checkpoint's weights onto the device, a group of leaves at a time.
 
-    On a CPU the arrays that were read become the device's, without a copy.
+    The decoder's layers come apart (`nn.decoder.layers_apart`), for the sake of decoding; but not where there are many
+    and the device is a CPU, which would compile them for longer than it answers. On a CPU the arrays that were read
+    become the device's, without a copy.
     """
-    return load_params(directory, place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)))
-
-
-def _align(anchor_grid: TokenGrid, grid: TokenGrid, anchor: Array, anchor_valid: Array | None) -> Array:
-    return align_importance(anchor, anchor_grid, grid, anchor_valid)
+    is_cpu = jax.default_backend() == "cpu"
+    return load_params(
+        directory,
+        place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)),
+        layers_apart=not is_cpu or read_config(directory).decoder.num_layers <= MAX_UNROLLED_LAYERS,
+    )
 
 
 def _padded_text(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pad ids to their bucket: (ids, is_text)."""
     length = bucket(ids.size)
     return padded(np.asarray(ids, np.int32), length), np.arange(length) < ids.size
+
+
+def _padded_pieces(prompt: Prompt) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Return the prompt's texts and which ids are text; the last one is padded so that questions share a program."""
+    last, last_valid = _padded_text(prompt.pieces[-1])
+    whole = tuple(np.ones(piece.shape, bool) for piece in prompt.pieces[:-1])
+    return (*prompt.pieces[:-1], last), (*whole, last_valid)

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8, UInt32
 
 Array = jax.Array | np.ndarray
 Params = Mapping[str, Any]
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8", "UInt32"]

@@ -133,7 +133,7 @@ def main(_: list[str]) -> None:
         facts={"places": places, "rules": judged_by.text},
         inputs=inputs,
     ) as directory:
-        model = BatModel.load(CHECKPOINT.value)
+        model = BatModel.load(CHECKPOINT.value, stages_apart=True)
         grids = [GRIDS[name](model.cfg) for name in names]
         sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], directory.path)
         with tqdm(total=num_questions * sweep.num_runs, unit="answer", disable=not sys.stderr.isatty()) as bar:

@@ -2,7 +2,8 @@
 
     python -m experiments.answer --checkpoint=DIR --image=FILE --question="How many ships are there?"
 
-Prints each answer, the tokens kept per scale and the seconds per stage (compiling apart). With --output_dir it writes
+Prints each answer, the tokens kept per scale and the seconds of image and question (compiling apart), with --profile
+those of every stage. With --output_dir it writes
 answer.json, report.html (all in one file, no network) and pictures: importance over the image, the fate of every token
 per scale, the region map.
 """
@@ -28,6 +29,7 @@ MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "Most tokens of an a
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: greedy; else sampling temperature.", lower_bound=0.0)
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens that reaches this probability.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write answer.json, report.html and pictures here.")
+PROFILE = flags.DEFINE_bool("profile", False, "Run stage by stage and say what each takes; slower, the same answers.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
 
 
@@ -95,7 +97,7 @@ class Session:
         cfg = compressor.configure(BatModel.read_config(checkpoint))
         sources = [compressor.read_source(path, cfg) for path in images]
         options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
-        model = BatModel.load(checkpoint, cfg=cfg)
+        model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value)
         scenes = []
         for path, source, option in zip(images, sources, options, strict=True):
             scene = model.encode(source, **option)

@@ -29,18 +29,18 @@ from absl import flags
 from PIL import Image
 
 from bat_jax.config import PAPER_BUDGETS, BatConfig
-from bat_jax.encoding import TILE_BATCH
 from bat_jax.engine import cost
+from bat_jax.engine.attention_choice import fastest, measure_decoder_attention, measure_tower_attention, reason
 from bat_jax.engine.stages import Stages
 from bat_jax.io.output_files import write_json
 from bat_jax.io.prompts import SHORTEST_TEXT, load_tokenizer
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.io.views import make_tiles
 from bat_jax.model import init_params, modules
-from bat_jax.ops.attention import causal_attention, full_attention
+from bat_jax.nn.decoder import layers_apart
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.runs import run_record
-from bat_jax.typing import Array, Float, Params
+from bat_jax.typing import Params
 from experiments import cli
 
 CONFIG = flags.DEFINE_enum("config", "7b", ["7b", "mini"], "Sizes to measure; mini is for trying the command.")
@@ -64,7 +64,7 @@ def random_params(cfg: BatConfig, seed: int) -> Params:
 
     Matrices are uniform with standard deviation 0.02, norms one and biases zero.
     """
-    shapes = jax.eval_shape(functools.partial(init_params, cfg), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: layers_apart(init_params(cfg, key)), jax.random.key(0))
     dtype = jnp.dtype(cfg.compute_dtype)
 
     def fill(path, leaf, salt):
@@ -129,41 +129,6 @@ def stage_tflops(cfg: BatConfig, text: cost.Text) -> dict[str, float]:
     """Return the cost model's TFLOP of the pipeline's stages, under their names in `BatModel.stages`."""
     sums = "scatter" if jax.default_backend() == "cpu" else "product"
     return {name: stage.flops / cost.TERA for name, stage in cost.pipeline_stages(cfg, text, sums).items()}
-
-
-def measure_attention(
-    ours: Callable[..., Array], reference: Callable[..., Array], query: Array, key: Array, *, is_causal: bool
-) -> dict[str, Any]:
-    """Time our attention and jax.nn's two on the same arrays (key serves as value, too), one layer of one call.
-
-    Args:
-      reference: (query, key, value) in float32 -> the last rows, which every choice is compared with.
-    """
-    library = functools.partial(jax.nn.dot_product_attention, is_causal=is_causal)
-    choices = {"ours": ours}
-    choices |= {name: functools.partial(library, implementation=name) for name in ("xla", "cudnn")}
-    value = key[:, ::-1]
-    with jax.default_matmul_precision("highest"):
-        wanted = jax.jit(reference)(*(array.astype(jnp.float32) for array in (query, key, value)))
-    found = {"shapes": [list(query.shape), list(key.shape)], "dtype": str(query.dtype)}
-    for name, choice in choices.items():
-        try:
-            start = time.perf_counter()
-            compiled = jax.jit(choice).lower(query, key, value).compile()
-            mixed = jax.block_until_ready(compiled(query, key, value))
-            compile_s, start = time.perf_counter() - start, time.perf_counter()
-            jax.block_until_ready([compiled(query, key, value) for _ in range(_REPEATS)])
-            seconds = (time.perf_counter() - start) / _REPEATS
-            error = jnp.max(jnp.abs(mixed[:, -wanted.shape[1] :].astype(jnp.float32) - wanted))
-            found[name] = {"run_s": seconds, "compile_s": compile_s, "max_error": float(error)}
-        except Exception as error:  # whatever a library says about what it does not support
-            found[name] = {"failed": reason(error)}
-    return found
-
-
-def reason(error: Exception) -> str:
-    """Return an error's kind and what it says, in one line of a bearable length."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
 class ShapesBenchmark:
@@ -257,7 +222,7 @@ class ShapesBenchmark:
             path = pathlib.Path(folder) / "tokenizer"
             write_word_tokenizer(path, " ".join(QUESTIONS).replace("?", " ?").split())
             tokenizer = load_tokenizer(path)
-        self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages)
+        self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages, stages_apart=True)
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         return {"weights_gb": num_bytes / cost.GIGA, "model_gb": self._memory_model(self.cfg)["weights"]}
 
@@ -289,25 +254,12 @@ class ShapesBenchmark:
         return {"copied_gb": self.pixels.nbytes / cost.GIGA, "copy_s": copy_s, **projected}
 
     def decoder_attention(self, rows: int) -> dict[str, Any]:
-        dec, slots, valid = self.cfg.decoder, jnp.arange(rows), jnp.ones((1, rows), bool)
-        query, key = self._normal((1, rows, dec.num_heads, dec.head_dim), (1, rows, dec.num_kv_heads, dec.head_dim))
-
-        def reference(query, key, value):
-            last = slice(-_REFERENCE_ROWS, None)
-            return causal_attention(query[:, last], key, value, valid, slots[last])
-
-        ours = functools.partial(causal_attention, key_valid=valid)
-        return {"choices": measure_attention(ours, reference, query, key, is_causal=True), "layers": dec.num_layers}
+        found = measure_decoder_attention(self.cfg, rows)
+        return {"choices": found, "taken": fastest(found), "layers": self.cfg.decoder.num_layers}
 
     def tower_attention(self) -> dict[str, Any]:
-        vision = self.cfg.vision
-        shape = (TILE_BATCH, vision.num_patches + 1, vision.num_heads, vision.width // vision.num_heads)
-
-        def reference(query, key, value):
-            return full_attention(query[:, -_REFERENCE_ROWS:], key, value)
-
-        choices = measure_attention(full_attention, reference, *self._normal(shape, shape), is_causal=False)
-        return {"choices": choices, "layers": vision.num_run_layers}
+        found = measure_tower_attention(self.cfg, self.model.encoder.tile_batch)
+        return {"choices": found, "taken": fastest(found), "layers": self.cfg.vision.num_run_layers}
 
     def larger_question(self) -> dict[str, Any]:
         model = self.model.configured(self.larger)
@@ -315,7 +267,8 @@ class ShapesBenchmark:
 
     def larger_tile_batch(self) -> dict[str, Any]:
         """Encode the views with more tiles at once, twice: the first time compiles."""
-        model = BatModel(self.cfg, self.model.params, self.model.tokenizer, LARGER_TILE_BATCH, self.stages)
+        shared = (self.model.params, self.model.tokenizer, LARGER_TILE_BATCH, self.stages)
+        model = BatModel(self.cfg, *shared, stages_apart=True)
         model.encode_views(self.pixels)
         return self._timed(self.cfg, lambda: model.encode_views(self.pixels))
 
@@ -348,10 +301,6 @@ class ShapesBenchmark:
         model = self._memory_model(cfg)
         entry |= {"decode_s_per_token": decode[0]} if decode else {}
         return {**entry, "memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
-
-    def _normal(self, *shapes: tuple[int, ...]) -> list[Float[Array, "B T N H"]]:
-        dtype = jnp.dtype(self.cfg.compute_dtype)
-        return [jax.random.normal(jax.random.key(i), shape, dtype) for i, shape in enumerate(shapes)]
 
 
 def print_step(name: str, entry: dict[str, Any]) -> None:

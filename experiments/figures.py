@@ -100,7 +100,7 @@ def main(_: list[str]) -> None:
     def say(figure: Figure) -> None:
         print(f"figure {figure.number}: {figure.title} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    model = BatModel.load(CHECKPOINT.value, cfg=cfg)
+    model = BatModel.load(CHECKPOINT.value, cfg=cfg, stages_apart=True)
     subject = Subject(model, image, asks, name=name, max_new_tokens=MAX_NEW_TOKENS.value, **options)
     record = run_record(compressor.SEED.value)
     numbers = chosen_figures()

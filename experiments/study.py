@@ -221,7 +221,7 @@ def publish(
 def study(what: Plan, seeds: range, directory: RunDirectory) -> None:
     """Answer what is left, follow the targets, draw, judge and write."""
     output = directory.path
-    model = BatModel.load(CHECKPOINT.value)
+    model = BatModel.load(CHECKPOINT.value, stages_apart=True)
     sweeps = answer(model, what, seeds, output)
     lines = cover(model, seeds[: what.coverage_scenes], output)
     # What the user typed and where files stand stays with the run.

@@ -86,13 +86,13 @@ def prompt_arrays(model: BatModel, scene: Scene, prompt: Prompt) -> dict[str, np
     compression = model.compress([scene], prompt.pieces[-1:])
     spliced = model.splice(prompt, compression)
     logits = model.stages.run("all_logits", bat.all_logits, (model.cfg.networks,), model.params, spliced)
-    is_valid = np.asarray(spliced.valid[0])
+    length = int(spliced.length[0])
     tokens, mask = compression[0].tokens, np.asarray(compression[0].mask)
     return {
         "visual_tokens": np.asarray(tokens, np.float32)[mask],
         "input_ids": np.concatenate([prompt.pieces[0], [IMAGE_ID], prompt.pieces[1]]).astype(np.int32),
-        "inputs_embeds": np.asarray(spliced.embeddings[0].astype(jnp.float32))[is_valid],
-        "logits": np.asarray(logits[0])[is_valid],
+        "inputs_embeds": np.asarray(spliced.embeddings[0].astype(jnp.float32))[:length],
+        "logits": np.asarray(logits[0])[:length],
     }
 
 

@@ -89,7 +89,7 @@ def test_the_backbones_logits_stay_below_its_cap():
 
 
 def test_the_selection_and_the_figure_are_drawn(tmp_path):
-    model = load_tiny(tmp_path / "checkpoint")
+    model = load_tiny(tmp_path / "checkpoint", stages_apart=True)
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     subject = Subject(
         model.configured(model.cfg.with_settings(selection="first")), pixels, [Ask("Any ships?")], max_new_tokens=1

@@ -12,6 +12,7 @@ import pytest
 from bat_jax import model
 from bat_jax.compress.compressor import ScaleTokens, partition_scale, select
 from bat_jax.config import DEFAULT_SCALES_PX, PAPER_BUDGETS, BatConfig, CompressorConfig, ScaleSpec
+from bat_jax.nn.decoder import SLOT_MULTIPLE
 
 D, E, PREFIX, SUFFIX, QUESTION_SLOTS = 3584, 1024, 14, 40, 64
 TOKENS = (2304, 9216, 36864, 82944)
@@ -115,14 +116,15 @@ def anchor_cache_shape(cfg):
 def test_the_anchor_cache_holds_the_prefix_and_2304_tokens_of_28_layers():
     cache = anchor_cache_shape(config())
     assert cache.key.shape == cache.value.shape == (28, 1, PREFIX + 2304, 4, 128)
-    assert (cache.key.dtype, cache.valid.shape, cache.length.shape) == (BFLOAT16, (1, PREFIX + 2304), ())
+    assert (cache.key.dtype, cache.length.shape) == (BFLOAT16, (1,))
 
 
 def test_importance_of_every_layer_is_float32():
     importance = jax.eval_shape(
-        functools.partial(model.anchor_importance, config(), TOKENS[0]),
+        functools.partial(model.anchor_importance, config()),
         params_7b(),
         anchor_cache_shape(config()),
+        shape(TOKENS[0], dtype=bool),
         shape(QUESTION_SLOTS, dtype=jnp.int32),
         shape(QUESTION_SLOTS, dtype=bool),
         shape(QUESTION_SLOTS, dtype=jnp.float32),
@@ -164,9 +166,9 @@ def test_131328_tokens_leave_as_the_budget_and_reach_the_logits(fidelity, name):
         assert selection.is_kept.shape == (tokens,)
     length = PREFIX + sum(budgets) + QUESTION_SLOTS
     assert (spliced.embeddings.shape, spliced.embeddings.dtype) == ((1, length, D), BFLOAT16)
-    assert spliced.valid.shape == (1, length)
+    assert spliced.length.shape == (1,)
     assert (logits.shape, logits.dtype) == ((1, 152064), jnp.float32)
-    assert cache.key.shape == (28, 1, length + 63, 4, 128)
+    assert cache.key.shape == (28, 1, -(-(length + 63) // SLOT_MULTIPLE) * SLOT_MULTIPLE, 4, 128)
 
 
 def test_a_decoding_step_keeps_the_caches_shape():

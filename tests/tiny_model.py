@@ -89,5 +89,5 @@ def _written_once():
     return folder
 
 
-def load_tiny(directory) -> BatModel:
-    return BatModel.load(write_tiny_checkpoint(directory))
+def load_tiny(directory, **options) -> BatModel:
+    return BatModel.load(write_tiny_checkpoint(directory), **options)

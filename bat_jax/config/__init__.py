@@ -15,7 +15,7 @@ from bat_jax.config.compressor import (
     PromptConfig,
     ScaleSpec,
 )
-from bat_jax.config.networks import DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.networks import AttentionKernels, DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
 from bat_jax.config.selections import SELECTIONS, SelectionRule
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "DEFAULT_SCALES_PX",
     "PAPER_BUDGETS",
     "SELECTIONS",
+    "AttentionKernels",
     "BatConfig",
     "CompressorConfig",
     "DecoderConfig",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bat_jax.config.compressor import DEFAULT_SCALES_PX, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
 from bat_jax.config.fields import from_json, require, require_choice
-from bat_jax.config.networks import DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.networks import AttentionKernels, DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class BatConfig:
       has_token_mlp: the checkpoint holds a token MLP.
       compressor: default settings; a command's flags replace them.
       compute_dtype: "float32" or "bfloat16", the dtype of activations.
+      attention: how a device computes attention; no property of the weights, so that no file holds it.
     """
 
     vision: VisionConfig = dataclasses.field(default_factory=VisionConfig)
@@ -27,6 +28,7 @@ class BatConfig:
     compressor: CompressorConfig = dataclasses.field(default_factory=lambda: CompressorConfig.release(token_mlp=False))
     prompt: PromptConfig = dataclasses.field(default_factory=PromptConfig.release)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: AttentionKernels = dataclasses.field(default_factory=AttentionKernels)
 
     def __post_init__(self):
         require_choice(self, "compute_dtype", ("float32", "bfloat16"))
@@ -195,7 +197,8 @@ class BatConfig:
 
     def to_json(self) -> str:
         """Return the config as JSON text (sorted keys, two spaces)."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        stored = {name: value for name, value in dataclasses.asdict(self).items() if name != "attention"}
+        return json.dumps(stored, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "BatConfig":

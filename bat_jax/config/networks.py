@@ -7,6 +7,14 @@ from typing import Any, ClassVar, Literal
 from bat_jax.config.fields import require, require_choice, require_positive
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionKernels:
+    """Which form of attention each network runs over whole sequences: "plain" or one of `ops.fused_attention`."""
+
+    tower: str = "plain"
+    decoder: str = "plain"
+
+
 class NetworkConfig:
     """What the configs of networks share.
 

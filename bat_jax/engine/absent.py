@@ -132,7 +132,8 @@ def _compiler_options(platform: str) -> dict[str, Any]:
     if platform not in ("gpu", "cuda"):
         return {}
     # With Triton's products on, the tower's product of 4,616 rows fails to tile.
-    options: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False}
+    # Whatever the flags of this process ask for, the program is the one that a user would run.
+    options: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False, "xla_backend_optimization_level": 3}
     toolkit = _spec("nvidia.cuda_nvcc")  # the wheel with ptxas and libdevice, where no toolkit is installed
     if toolkit is not None:
         options["xla_gpu_cuda_data_dir"] = next(iter(toolkit.submodule_search_locations))

@@ -60,34 +60,29 @@ def generate(
 
     class State(NamedTuple):
         step: Array
-        logits: Array
+        token: Array
         cache: KVCache
         ids: Array
         length: Array
         is_done: Array
 
+    def written(step, logits, cache, ids, length, is_done):
+        """Draw token `step` and write it down."""
+        token = sample_token(logits, jax.random.fold_in(key, step), temperature, top_p)
+        is_done = is_done | jnp.any(token[:, None] == stop_ids, axis=1)
+        ids = ids.at[:, step].set(jnp.where(is_done, 0, token))
+        return State(step + 1, token, cache, ids, length + ~is_done, is_done)
+
     def goes_on(state):
         return (state.step < max_new_tokens) & ~jnp.all(state.is_done)
 
     def step(state):
-        token = sample_token(state.logits, jax.random.fold_in(key, state.step), temperature, top_p)
-        is_done = state.is_done | jnp.any(token[:, None] == stop_ids, axis=1)
-        ids = state.ids.at[:, state.step].set(jnp.where(is_done, 0, token))
-        # The last token needs no successor: its step is skipped, and so the cache needs no slot for it.
-        is_last = (state.step + 1 == max_new_tokens) | jnp.all(is_done)
-        next_logits, next_cache = jax.lax.cond(
-            is_last, lambda c: (state.logits, c), lambda c: decode_step(cfg, params, token, c), state.cache
-        )
-        return State(state.step + 1, next_logits, next_cache, ids, state.length + ~is_done, is_done)
+        # The token before is fed here and not where it is drawn: the last one needs no step, so the cache no slot.
+        next_logits, cache = decode_step(cfg, params, state.token, state.cache)
+        return written(state.step, next_logits, cache, state.ids, state.length, state.is_done)
 
-    start = State(
-        jnp.int32(0),
-        logits,
-        cache,
-        jnp.zeros((batch, max_new_tokens), jnp.int32),
-        jnp.zeros((batch,), jnp.int32),
-        jnp.zeros((batch,), bool),
-    )
     with jax.named_scope("generate"):
-        end = jax.lax.while_loop(goes_on, step, start)
+        ids = jnp.zeros((batch, max_new_tokens), jnp.int32)
+        nothing = (ids, jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
+        end = jax.lax.while_loop(goes_on, step, written(jnp.int32(0), logits, cache, *nothing))
     return Generated(end.ids, end.length)

@@ -19,6 +19,7 @@ from bat_jax.io import conversion_table as table
 from bat_jax.io.conversion_table import Shape
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.safetensors import cut_by_bytes, raise_problems
+from bat_jax.nn.decoder import unstacked
 
 PARAMS_FOLDER = "params"
 # Orbax writes a leaf in chunks. 48 MiB is above the 32 MiB from which malloc always returns memory to the system.
@@ -56,12 +57,16 @@ def read_config(directory: str | pathlib.Path) -> BatConfig:
 
 
 def load_params(
-    directory: str | pathlib.Path, *, place: Callable[[np.ndarray], Any] = lambda array: array
+    directory: str | pathlib.Path,
+    *,
+    place: Callable[[np.ndarray], Any] = lambda array: array,
+    layers_apart: bool = False,
 ) -> dict[str, Any]:
     """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
 
     `place` is called on every leaf as it arrives. Leaves are read in groups, so that what it moves to a device never
-    stands on the host as a whole; by default they stay NumPy arrays.
+    stands on the host as a whole; by default they stay NumPy arrays. `layers_apart`: as of `nn.decoder.layers_apart`,
+    done before placing, so that no stack of layers stands on the device beside them.
 
     Raises:
       ValueError: no bat_jax folder, or leaves are missing, left over, or not of the shapes that config.json says: all
@@ -75,7 +80,8 @@ def load_params(
         arrays = read_leaves(params, {path: wanted[path] for path in group}, leaves)
         while arrays:
             path, array = arrays.popitem()
-            placed[path] = place(array)
+            for name, part in unstacked(path, array) if layers_apart else [(path, array)]:
+                placed[name] = place(part)
             del array
         trim_memory()
     return traverse_util.unflatten_dict(placed, sep="/")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from bat_jax.config import VisionConfig
 from bat_jax.ops.attention import full_attention
+from bat_jax.ops.fused_attention import PLAIN, fused_attention
 from bat_jax.typing import Array, Float
 
 ACTIVATIONS = {
@@ -63,12 +64,16 @@ class VisionAttention(nn.Module):
 
     cfg: VisionConfig
     emit_attention: bool = False
+    kernel: str = PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T E"]) -> tuple[Float[Array, "B T E"], TowerAttention | None]:
         heads = (*x.shape[:2], self.cfg.num_heads, -1)
         query, key, value = (nn.Dense(self.cfg.width, name=f"{n}_proj")(x).reshape(heads) for n in "qkv")
-        mixed = full_attention(query, key, value)
+        if self.kernel == PLAIN:
+            mixed = full_attention(query, key, value)
+        else:
+            mixed = fused_attention(self.kernel, query, key, value, is_causal=False)
         attention = _tower_attention(query, key, value) if self.emit_attention else None
         return nn.Dense(self.cfg.width, name="out_proj")(mixed.reshape(x.shape)), attention
 
@@ -94,10 +99,11 @@ class VisionBlock(nn.Module):
     cfg: VisionConfig
     emit_hidden: bool = False
     emit_attention: bool = False
+    kernel: str = PLAIN
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T E"], _: None):
-        mixed, attention = VisionAttention(self.cfg, self.emit_attention, name="self_attn")(
+        mixed, attention = VisionAttention(self.cfg, self.emit_attention, self.kernel, name="self_attn")(
             _layer_norm(self.cfg, "layer_norm1")(x)
         )
         x = x + mixed
@@ -106,9 +112,13 @@ class VisionBlock(nn.Module):
 
 
 class ClipVit(nn.Module):
-    """The tower up to `cfg.select_layer`; later layers of a checkpoint have no parameters here."""
+    """The tower up to `cfg.select_layer`; later layers of a checkpoint have no parameters here.
+
+    kernel: form of attention (`ops.fused_attention`).
+    """
 
     cfg: VisionConfig
+    kernel: str = PLAIN
 
     @nn.compact
     def __call__(
@@ -139,7 +149,7 @@ class ClipVit(nn.Module):
             layers = nn.scan(
                 VisionBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=cfg.num_run_layers
             )
-            run = layers(cfg, emit_hidden=return_hidden, emit_attention=return_attention, name="layers")
+            run = layers(cfg, return_hidden, return_attention, self.kernel, name="layers")
             x, (hidden, attention) = run(x, None)
         if return_hidden:
             hidden = embeddings[None] if hidden is None else jnp.concatenate([embeddings[None], hidden])

@@ -1,47 +1,92 @@
 """Dense decoder of the Llama family (Qwen2 in LongVA-7B): GQA, RoPE, SwiGLU, RMSNorm, a fixed-size key-value cache.
 
-Shapes: embeddings (B, T, D) with a validity mask (B, T) enter; rows that are not valid take a slot in the cache, but no
-query attends to them and positions count valid rows only. `model.py` calls it three times per question: over the prompt
+Shapes: embeddings (B, T, D) enter, of which the first `length` (B,) rows are tokens; they take the slots of the cache
+behind what it holds, and their positions are their slots. Rows behind them are padding: what they leave in the cache is
+never attended to and is written over by the next rows. `model.py` calls it three times per question: over the prompt
 prefix and the anchor tokens (once an image), over the question to read importance, and over the compressed sequence.
+
+Parameters of the layers are stacked, (L, ...) a leaf under "layers", for one compiled layer that is scanned: quick to
+compile, and what is stored and trained. Or they are apart, under "layers_0", "layers_1", ... (`layers_apart`): a scan
+copies each layer's weights out of the stack before it multiplies, three times the traffic that decoding needs.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from bat_jax.config import DecoderConfig
 from bat_jax.ops.attention import causal_attention, weighted_attention_row
+from bat_jax.ops.fused_attention import PLAIN, fused_attention
 from bat_jax.ops.rope import apply_rope
-from bat_jax.typing import Array, Bool, Float, Int
+from bat_jax.typing import Array, Bool, Float, Int, Params
 
 # A loop over fewer layers than this costs more in copies than it saves in compiling.
 MAX_UNROLLED_LAYERS = 6
+# Caches have a multiple of this many slots: products over others are padded, in a copy of the cache at each token.
+SLOT_MULTIPLE = 64
+_STACK = "layers"
+
+
+def unstacked(path: str, leaf: Any) -> list[tuple[str, Any]]:
+    """Return a leaf of a model's parameters, by its path with slashes, as the leaves of the layers that it stacks."""
+    stack = f"decoder/{_STACK}/"
+    if not path.startswith(stack):
+        return [(path, leaf)]
+    return [(f"decoder/{_STACK}_{i}/{path.removeprefix(stack)}", leaf[i]) for i in range(leaf.shape[0])]
+
+
+def layers_apart(params: Params) -> dict[str, Any]:
+    """Return a model's parameters with each decoder layer's arrays apart; they may already be."""
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    return traverse_util.unflatten_dict(dict(pair for item in flat.items() for pair in unstacked(*item)), sep="/")
+
+
+def first_layers(params: Params, num_layers: int) -> dict[str, Any]:
+    """Return a decoder's parameters, stacked or apart, without the layers from `num_layers` on."""
+    if _STACK in params:
+        return {**params, _STACK: jax.tree.map(lambda leaf: leaf[:num_layers], params[_STACK])}
+    kept = {f"{_STACK}_{layer}" for layer in range(num_layers)}
+    return {name: part for name, part in params.items() if name in kept or not name.startswith(f"{_STACK}_")}
 
 
 class KVCache(NamedTuple):
     """Keys and values of all layers in S slots.
 
-    key, value (L, B, S, K, H), keys already rotated. valid (B, S): slots that hold a token. length (): slots used.
+    key, value: keys already rotated; (L, B, S, K, H), or L arrays (B, S, K, H) beside parameters that are apart.
+    length (B,): slots of each sequence that hold a token, the first ones.
     """
 
-    key: Float[Array, "L B S K H"]
-    value: Float[Array, "L B S K H"]
-    valid: Bool[Array, "B S"]
-    length: Int[Array, ""]
+    key: Float[Array, "L B S K H"] | tuple[Float[Array, "B S K H"], ...]
+    value: Float[Array, "L B S K H"] | tuple[Float[Array, "B S K H"], ...]
+    length: Int[Array, "B"]
 
-    @classmethod
-    def empty(cls, cfg: DecoderConfig, batch: int, num_slots: int, dtype) -> "KVCache":
-        shape = (cfg.num_layers, batch, num_slots, cfg.num_kv_heads, cfg.head_dim)
-        valid = jnp.zeros((batch, num_slots), bool)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), valid, jnp.int32(0))
+    @property
+    def num_slots(self) -> int:
+        return jax.tree.leaves(self.key)[0].shape[-3]
+
+    @property
+    def dtype(self) -> Any:
+        return jax.tree.leaves(self.key)[0].dtype
 
     def grown(self, num_slots: int) -> "KVCache":
         """Return the same cache with `num_slots` more empty slots at the end."""
-        pad = ((0, 0), (0, 0), (0, num_slots), (0, 0), (0, 0))
-        valid = jnp.pad(self.valid, ((0, 0), (0, num_slots)))
-        return KVCache(jnp.pad(self.key, pad), jnp.pad(self.value, pad), valid, self.length)
+
+        def grow(array):
+            return jnp.pad(array, [(0, 0)] * (array.ndim - 3) + [(0, num_slots), (0, 0), (0, 0)])
+
+        return KVCache(jax.tree.map(grow, self.key), jax.tree.map(grow, self.value), self.length)
+
+    def repeated(self, copies: int) -> "KVCache":
+        """Return the cache with every sequence `copies` times."""
+
+        def repeat(array):
+            return jnp.repeat(array, copies, axis=-4)
+
+        key, value = jax.tree.map(repeat, (self.key, self.value))
+        return KVCache(key, value, jnp.repeat(self.length, copies))
 
 
 class DecoderOutput(NamedTuple):
@@ -58,13 +103,20 @@ class DecoderOutput(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What every layer shares about the new rows. slot: None if row t stands in slot t."""
+    """What every layer shares about the new rows. start: None if row t stands in slot t of a cache without others."""
 
     position: Int[Array, "B T"]
-    slot: Int[Array, "T"] | None
-    key_valid: Bool[Array, "B S"]
+    start: Int[Array, "B"] | None
     row_weight: Float[Array, "B T"] | None
     keep_hidden: Bool[Array, ""] | None  # None or not decides while tracing; the value is never read
+
+
+def _write(cached: Float[Array, "B S K H"], rows: Float[Array, "B T K H"], start: Int[Array, "B"]):
+    """Put each sequence's rows into its slots from `start` on."""
+    rows = rows.astype(cached.dtype)
+    if cached.shape[0] == 1:  # one slice, which XLA writes in place
+        return jax.lax.dynamic_update_slice(cached, rows, (0, start[0], 0, 0))
+    return jax.vmap(lambda one, new, slot: jax.lax.dynamic_update_slice(one, new, (slot, 0, 0)))(cached, rows, start)
 
 
 def _rms_norm(cfg: DecoderConfig, name: str) -> nn.RMSNorm:
@@ -72,12 +124,13 @@ def _rms_norm(cfg: DecoderConfig, name: str) -> nn.RMSNorm:
 
 
 class DecoderAttention(nn.Module):
-    """Grouped-query attention that writes the new keys and values into the layer's cache."""
+    """Grouped-query attention that writes the new keys and values into the layer's cache, if there is one."""
 
     cfg: DecoderConfig
+    kernel: str = PLAIN
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple, rows: _Rows):
+    def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple | None, rows: _Rows):
         cfg = self.cfg
         batch, length = x.shape[:2]
         query, key, value = (
@@ -88,16 +141,18 @@ class DecoderAttention(nn.Module):
             query, key = _rms_norm(cfg, "q_norm")(query), _rms_norm(cfg, "k_norm")(key)
         query = apply_rope(query, rows.position, cfg.rope_theta)
         key = apply_rope(key, rows.position, cfg.rope_theta)
-        start = (0, 0 if rows.slot is None else rows.slot[0], 0, 0)
-        keys = jax.lax.dynamic_update_slice(layer_cache[0], key.astype(layer_cache[0].dtype), start)
-        values = jax.lax.dynamic_update_slice(layer_cache[1], value.astype(layer_cache[1].dtype), start)
-        mixed = causal_attention(query, keys, values, rows.key_valid, rows.slot)
+        if layer_cache is not None and rows.start is not None:
+            key, value = (_write(old, new, rows.start) for old, new in zip(layer_cache, (key, value), strict=True))
+        if layer_cache is None and self.kernel != PLAIN:
+            mixed = fused_attention(self.kernel, query, key, value, is_causal=True)
+        else:
+            mixed = causal_attention(query, key, value, rows.start)
         importance = None
         if rows.row_weight is not None:
             with jax.named_scope("importance"):
-                importance = weighted_attention_row(query, keys, rows.key_valid, rows.slot, rows.row_weight)
+                importance = weighted_attention_row(query, key, rows.start, rows.row_weight)
         mixed = mixed.reshape(batch, length, -1).astype(x.dtype)
-        return nn.Dense(cfg.width, use_bias=False, name="o_proj")(mixed), (keys, values), importance
+        return nn.Dense(cfg.width, use_bias=False, name="o_proj")(mixed), (key, value), importance
 
 
 class DecoderMlp(nn.Module):
@@ -116,10 +171,11 @@ class DecoderBlock(nn.Module):
     """Pre-norm decoder layer for nn.scan: the carry is x, the scanned input and output is the layer's cache."""
 
     cfg: DecoderConfig
+    kernel: str = PLAIN
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple, rows: _Rows):
-        attended, layer_cache, importance = DecoderAttention(self.cfg, name="self_attn")(
+    def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple | None, rows: _Rows):
+        attended, layer_cache, importance = DecoderAttention(self.cfg, self.kernel, name="self_attn")(
             _rms_norm(self.cfg, "input_layernorm")(x), layer_cache, rows
         )
         x = x + attended
@@ -130,24 +186,33 @@ class DecoderBlock(nn.Module):
 class Decoder(nn.Module):
     """The decoder. Apply with method "embed", "__call__" (embeddings to final hidden states) or "logits".
 
-    `remat` computes the inside of every layer again in the backward pass, so that training keeps one row a layer.
+    Attributes:
+      remat: compute the inside of every layer again in the backward pass, so that training keeps one row a layer.
+      apart: the layers' parameters are those of `layers_apart`.
+      kernel: form of attention over a sequence that starts afresh (`ops.fused_attention`).
     """
 
     cfg: DecoderConfig
     remat: bool = False
+    apart: bool = False
+    kernel: str = PLAIN
 
     def setup(self):
         cfg = self.cfg
         self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.width)
-        self.layers = nn.scan(
-            # Inside a scan nothing can be merged with the recomputation, so guarding against it only costs.
-            nn.remat(DecoderBlock, prevent_cse=False) if self.remat else DecoderBlock,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=cfg.num_layers,
-            unroll=cfg.num_layers if cfg.num_layers <= MAX_UNROLLED_LAYERS else 1,
-        )(cfg)
+        # Inside a scan nothing can be merged with the recomputation, so guarding against it only costs.
+        block = nn.remat(DecoderBlock, prevent_cse=self.apart) if self.remat else DecoderBlock
+        if self.apart:
+            self.layers: Any = [block(cfg, self.kernel) for _ in range(cfg.num_layers)]
+        else:
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=(0, nn.broadcast),
+                length=cfg.num_layers,
+                unroll=cfg.num_layers if cfg.num_layers <= MAX_UNROLLED_LAYERS else 1,
+            )(cfg, self.kernel)
         self.norm = nn.RMSNorm(epsilon=cfg.norm_eps)
         if not cfg.tie_word_embeddings:
             self.lm_head = nn.Dense(cfg.vocab_size, use_bias=False)
@@ -165,7 +230,7 @@ class Decoder(nn.Module):
     def __call__(
         self,
         embeddings: Float[Array, "B T D"],
-        valid: Bool[Array, "B T"],
+        length: Int[Array, "B"] | None = None,
         cache: KVCache | None = None,
         *,
         num_free_slots: int = 0,
@@ -175,9 +240,10 @@ class Decoder(nn.Module):
         """Run the new rows through all layers.
 
         Args:
-          embeddings: the new rows. valid: rows that are tokens; the others are never attended to.
+          embeddings: the new rows. length: how many of them are tokens, the first ones; None for all.
           cache: what came before, with at least T free slots; None starts afresh, which costs less than an empty cache.
-          num_free_slots: without a cache, slots behind the T new rows in the one that is returned.
+          num_free_slots: without a cache, slots behind the T new rows in the one that is returned, or a few more
+            (`SLOT_MULTIPLE`).
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
           return_hidden: also return the hidden states of all layers.
 
@@ -186,27 +252,36 @@ class Decoder(nn.Module):
         """
         if cache is not None and num_free_slots:
             raise ValueError(f"num_free_slots={num_free_slots}: only without a cache; grow the cache instead")
-        batch, length = embeddings.shape[:2]
-        slot = None if cache is None else cache.length + jnp.arange(length)
-        if cache is None:
-            cache = KVCache.empty(self.cfg, batch, length + num_free_slots, embeddings.dtype)
-        key_valid = jax.lax.dynamic_update_slice(cache.valid, valid, (0, cache.length))
-        count_before = jnp.sum(cache.valid, axis=1, keepdims=True)
+        batch, num_rows = embeddings.shape[:2]
+        length = jnp.full(batch, num_rows, jnp.int32) if length is None else length
+        before = jnp.zeros(batch, jnp.int32) if cache is None else cache.length
         rows = _Rows(
-            # Rows that are not valid repeat the position before them; nothing reads what they compute.
-            position=jnp.maximum(count_before + jnp.cumsum(valid, axis=1) - 1, 0),
-            slot=slot,
-            key_valid=key_valid,
+            position=before[:, None] + jnp.arange(num_rows),
+            start=None if cache is None else before,
             row_weight=row_weight,
             keep_hidden=jnp.bool_(True) if return_hidden else None,
         )
-        x, ((keys, values), importance, hidden) = self.layers(embeddings, (cache.key, cache.value), rows)
-        cache = KVCache(keys, values, key_valid, cache.length + length)
+        x, ((keys, values), importance, hidden) = self._run_layers(embeddings, cache, rows)
+        new_cache = KVCache(keys, values, before + length)
+        if num_free_slots:
+            new_cache = new_cache.grown(num_free_slots + -(num_rows + num_free_slots) % SLOT_MULTIPLE)
         if return_hidden:
             hidden = jnp.concatenate([embeddings[None], hidden])
-        return DecoderOutput(self.norm(x), cache, importance, hidden)
+        return DecoderOutput(self.norm(x), new_cache, importance, hidden)
+
+    def _run_layers(self, x, cache: KVCache | None, rows: _Rows):
+        """Return the last layer's rows, and (keys and values, importance, hidden states) of all layers."""
+        if not self.apart:
+            return self.layers(x, None if cache is None else (cache.key, cache.value), rows)
+        kept = []
+        for index, layer in enumerate(self.layers):
+            x, of_layer = layer(x, None if cache is None else (cache.key[index], cache.value[index]), rows)
+            kept.append(of_layer)
+        layer_caches, importance, hidden = zip(*kept, strict=True)
+        stacked = [None if parts[0] is None else jnp.stack(parts) for parts in (importance, hidden)]
+        return x, (tuple(zip(*layer_caches, strict=True)), *stacked)
 
     def everything(self, ids: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """Return the logits of plain text; touches every parameter, so `init` uses it."""
         embeddings = self.embed(ids)
-        return self.logits(self(embeddings, jnp.ones(ids.shape, bool)).hidden)
+        return self.logits(self(embeddings).hidden)

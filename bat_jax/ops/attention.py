@@ -1,20 +1,21 @@
-"""Grouped-query causal attention over slots with a validity mask, and the weighted attention row that importance reads.
+"""Grouped-query causal attention over slots, and the weighted attention row that importance reads.
 
-A sequence lives in slots 0..S-1 of a fixed-size key-value cache. A slot may be empty (a budget row without a token,
-padding of the prompt): `key_valid` is False there and no query sees it. Causality goes by slot.
+A sequence lives in slots 0, 1, ... of a fixed-size key-value cache, its valid rows in front. New rows stand in the
+slots `start`, `start` + 1, ...; each sees its own slot and those before it. So nothing has to be masked in the middle:
+what padding left behind the valid rows stands in later slots, until it is written over.
 
-      keys ->  0 1 2 3 4        1 = attends; slot 2 is empty, queries stand in slots 2, 3, 4
-   slot 2      1 1 0 0 0
-   slot 3      1 1 0 1 0
-   slot 4      1 1 0 1 1
+      keys ->  0 1 2 3 4        1 = attends; queries stand in slots 2, 3, 4
+   slot 2      1 1 1 0 0
+   slot 3      1 1 1 1 0
+   slot 4      1 1 1 1 1
 
-Called by `nn/decoder.py`; the vision tower has no mask and calls `full_attention`.
+Called by `nn/decoder.py`; the vision tower has no order and calls `full_attention`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from bat_jax.typing import Array, Bool, Float, Int
+from bat_jax.typing import Array, Float, Int
 
 # Most queries handled at once: scores are (B, N, block, S) in float32, 0.7 GB for 28 heads and 12,000 keys.
 QUERY_BLOCK = 512
@@ -22,7 +23,7 @@ QUERY_BLOCK = 512
 # spans come nearer to half but are compiled one by one.
 NUM_SPANS = 4
 _FEWEST_QUERIES = 128  # to cut; below, a span's matrix products are too small to gain
-_MASKED = -1e30  # finite, so that a row whose every key is masked gives a uniform row and not NaN
+_MASKED = -1e30
 
 
 def full_attention(
@@ -37,12 +38,9 @@ def full_attention(
 def _attention_weights(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
-    key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"] | None,
+    query_slot: Int[Array, "B T"],
 ) -> Float[Array, "B K G T S"]:
     """Return the softmax rows in float32 (bf16 would round small importances away); G query heads share a kv head."""
-    if query_slot is None:
-        query_slot = jnp.arange(query.shape[1])
     batch, length, _, head_dim = query.shape
     num_slots, num_kv_heads = key.shape[1:3]
     # One matrix product a kv head, in the order that needs no transposes inside: on a CPU about twice as fast as an
@@ -51,8 +49,7 @@ def _attention_weights(
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)
     scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
-    mask = (jnp.arange(num_slots) <= query_slot[:, None]) & key_valid[:, None, :]
-    bias = jnp.where(mask, 0.0, _MASKED)[:, None, None]
+    bias = jnp.where(jnp.arange(num_slots) <= query_slot[..., None], 0.0, _MASKED)[:, None, None]
     return jax.nn.softmax(scores * head_dim**-0.5 + bias, axis=-1)
 
 
@@ -68,6 +65,11 @@ def _even_blocks(num_queries: int, block: int) -> tuple[int, int]:
     return number, -(-num_queries // number)
 
 
+def _query_slots(query: Float[Array, "B T N H"], start: Int[Array, "B"] | None) -> Int[Array, "B T"]:
+    first = jnp.zeros(query.shape[0], jnp.int32) if start is None else start
+    return first[:, None] + jnp.arange(query.shape[1])
+
+
 def num_scored_pairs(num_queries: int, num_slots: int | None) -> int:
     """Return how many pairs of query and key `causal_attention` computes; num_slots: None for one from slot 0 on."""
     parts = _spans(num_queries) if num_slots is None else ((0, num_queries),)
@@ -76,9 +78,9 @@ def num_scored_pairs(num_queries: int, num_slots: int | None) -> int:
     return sum(number * size * slots for (number, size), slots in zip(number_and_size, seen, strict=True))
 
 
-def _attend(query, key, value, key_valid, query_slot):
+def _attend(query, key, value, query_slot):
     """Attend from all queries at once."""
-    weights = _attention_weights(query, key, key_valid, query_slot).astype(value.dtype)
+    weights = _attention_weights(query, key, query_slot).astype(value.dtype)
     batch, num_kv_heads, num_groups, length, num_slots = weights.shape
     rows = weights.reshape(batch, num_kv_heads, num_groups * length, num_slots)
     mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
@@ -90,42 +92,42 @@ def causal_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
     value: Float[Array, "B S K H"],
-    key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"] | None = None,
+    start: Int[Array, "B"] | None = None,
     block: int = QUERY_BLOCK,
 ) -> Float[Array, "B T N H"]:
-    """Attend from queries in slots `query_slot` to all valid keys in the same or an earlier slot.
+    """Attend from the queries in slots `start` + 0..T-1 to all keys in the same or an earlier slot.
 
     Long query sequences go block by block, so that memory grows with T and not with T * S.
 
     Args:
-      query: rotated queries. key, value: rotated keys and values of all S slots. key_valid: False for empty slots.
-      query_slot: the slot of each query; None if query t stands in slot t, which is then known while compiling, so that
-        keys behind a span of queries are not read (`num_scored_pairs`).
+      query: rotated queries. key, value: rotated keys and values of all S slots.
+      start: slot of each sequence's first query; None if query t stands in slot t, which is then known while compiling,
+        so that keys behind a span of queries are not read (`num_scored_pairs`).
       block: most queries at once.
     """
     # Recomputing a block in the backward pass keeps training memory at one block, too.
     attend = jax.checkpoint(_attend) if query.shape[1] > block else _attend
 
-    def attend_in_blocks(query, key, value, key_valid, query_slot):
+    def attend_in_blocks(query, key, value, query_slot):
         num_queries = query.shape[1]
         number, size = _even_blocks(num_queries, block)
         if number == 1:
-            return attend(query, key, value, key_valid, query_slot)
+            return attend(query, key, value, query_slot)
         padding = number * size - num_queries
         query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
         query = query.reshape(query.shape[0], number, size, *query.shape[2:]).swapaxes(0, 1)
-        slots = jnp.pad(query_slot, (0, padding), mode="edge").reshape(number, size)
-        mixed = jax.lax.map(lambda part: attend(part[0], key, value, key_valid, part[1]), (query, slots))
+        slots = jnp.pad(query_slot, ((0, 0), (0, padding)), mode="edge")
+        slots = slots.reshape(slots.shape[0], number, size).swapaxes(0, 1)
+        mixed = jax.lax.map(lambda part: attend(part[0], key, value, part[1]), (query, slots))
         mixed = mixed.swapaxes(0, 1).reshape(mixed.shape[1], number * size, *mixed.shape[3:])
         return mixed[:, :num_queries]
 
-    if query_slot is not None:
-        return attend_in_blocks(query, key, value, key_valid, query_slot)
-    slots = jnp.arange(query.shape[1])
+    slots = _query_slots(query, start)
+    if start is not None:
+        return attend_in_blocks(query, key, value, slots)
     spans = [
-        attend_in_blocks(query[:, start:stop], key[:, :stop], value[:, :stop], key_valid[:, :stop], slots[start:stop])
-        for start, stop in _spans(query.shape[1])
+        attend_in_blocks(query[:, first:stop], key[:, :stop], value[:, :stop], slots[:, first:stop])
+        for first, stop in _spans(query.shape[1])
     ]
     return jnp.concatenate(spans, axis=1)
 
@@ -133,15 +135,14 @@ def causal_attention(
 def weighted_attention_row(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S K H"],
-    key_valid: Bool[Array, "B S"],
-    query_slot: Int[Array, "T"] | None,
+    start: Int[Array, "B"] | None,
     row_weight: Float[Array, "B T"],
 ) -> Float[Array, "B S"]:
     """Return sum_t row_weight_t * mean over heads of the softmax row of query t, in float32.
 
     UHR-BAT (arXiv:2604.13565), Sec. 3.2, Eq. 2 with weights 1/M on the query's text tokens; the authors' release puts
     weight 1 on the last text token. The softmax runs over the whole sequence and is not renormalised over image tokens.
-    query_slot: as in `causal_attention`.
+    start: as in `causal_attention`.
     """
-    weights = _attention_weights(query, key, key_valid, query_slot)
+    weights = _attention_weights(query, key, _query_slots(query, start))
     return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / query.shape[2]

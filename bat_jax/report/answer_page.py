@@ -24,17 +24,23 @@ from bat_jax.report.pictures import Panel
 from bat_jax.runs import package_versions
 
 STAGE_WORDS = {
+    "image": "all that an image costs, one program",
+    "views": "views of every scale, cut into tiles",
     "vision_tower": "vision tower, all tiles of all views",
     "scale_embedding": "projector's tokens get their scale embedding",
+    "first_centres": "first centres of K-means",
     "region_partition": "regions of every view",
     "anchor_prefix": "language model reads the coarsest view",
+    "question": "all that a question costs, one program",
     "anchor_importance": "importance of the coarsest view's tokens",
+    "importance_rows": "the layer and the questions that count",
     "preserve_merge": "keep, merge, cut at the budget",
     "token_mlp": "token MLP on what was kept",
     "splice": "tokens put into the prompt",
     "prefill": "language model reads the prompt",
     "generate": "language model writes the answer",
     "align_importance": "importance of every view, for this report",
+    "count_rows": "tokens kept, for this report",
 }
 _PARTITION_WORDS = {
     "kmeans": "Tokens of one view that look alike and lie near each other (K-means)",

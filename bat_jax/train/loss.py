@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale, select
 from bat_jax.config import BatConfig
+from bat_jax.ops.valid_first import valid_first, valid_slots
 from bat_jax.train.labels import IGNORE
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
@@ -149,7 +150,7 @@ def sample_loss(
     )
     with jax.named_scope("decoder"):
         hidden = bat.run_decoder(cfg, params, *spliced, remat=recipe.remat).hidden[0]
-    answer, num_targets = _answer_loss(cfg, params, hidden, spliced.valid[0], sample)
+    answer, num_targets = _answer_loss(cfg, params, hidden, mask, sample)
     auxiliary, mass = importance_loss(importance, sample.target_mask & sample.has_image)
     return SampleLoss(
         total=answer + recipe.importance_loss_weight * auxiliary,
@@ -157,7 +158,7 @@ def sample_loss(
         importance=auxiliary,
         importance_mass=mass,
         num_targets=num_targets,
-        num_rows=jnp.sum(spliced.valid).astype(jnp.float32),
+        num_rows=spliced.length[0].astype(jnp.float32),
     )
 
 
@@ -200,22 +201,22 @@ def anchor_importance(
     Rows behind the first question have weight 0, and causality keeps them from mattering: the answer is never seen.
     """
     prefix = bat.embed(cfg, params, sample.prefix_ids, anchor_tokens.dtype)
-    embeddings = jnp.concatenate([prefix, anchor_tokens])[None]
-    valid = jnp.concatenate([sample.prefix_valid, sample.valid[0]])[None]
-    cache = bat.run_decoder(cfg, params, embeddings, valid, remat=recipe.remat).cache
+    valid = jnp.concatenate([sample.prefix_valid, sample.valid[0]])
+    embeddings = jnp.concatenate([prefix, anchor_tokens])[valid_first(valid)]
+    cache = bat.run_decoder(cfg, params, embeddings[None], jnp.sum(valid)[None], remat=recipe.remat).cache
     output = bat.run_decoder(
         cfg,
         params,
         bat.embed(cfg, params, sample.suffix_ids[None], anchor_tokens.dtype),
-        sample.suffix_valid[None],
+        jnp.sum(sample.suffix_valid)[None],
         cache.grown(sample.suffix_ids.shape[0]),
         remat=recipe.remat,
         row_weight=sample.row_weight[None],
     )
     assert output.importance is not None
-    start = sample.prefix_ids.shape[0]
     row = output.importance[cfg.compressor.attention_layer, 0]
-    return row[start : start + anchor_tokens.shape[0]]
+    slots = valid_slots(valid)[prefix.shape[0] :]
+    return jnp.where(sample.valid[0], row[slots], 0.0)
 
 
 def _features(
@@ -266,17 +267,16 @@ def _region_ids(
 
 
 def _answer_loss(
-    cfg: BatConfig, params: Params, hidden: Float[Array, "T D"], valid: Bool[Array, "T"], sample: TrainingSample
+    cfg: BatConfig, params: Params, hidden: Float[Array, "T D"], mask: Bool[Array, "U"], sample: TrainingSample
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return (mean cross entropy over the targets, number of targets).
 
-    A text token is predicted by the last valid row before it, be that text or a visual token; only those rows meet the
-    vocabulary.
+    A text token is predicted by the last valid row before it, be that text or a visual token (`mask`: the valid ones);
+    only those rows meet the vocabulary.
     """
-    num_rows, num_prefix, num_suffix = hidden.shape[0], sample.prefix_ids.shape[0], sample.suffix_ids.shape[0]
-    last_valid = jax.lax.cummax(jnp.where(valid, jnp.arange(num_rows), -1))
-    before = jnp.concatenate([jnp.full((1,), -1, last_valid.dtype), last_valid[:-1]])
-    predictor = jnp.concatenate([before[:num_prefix], before[num_rows - num_suffix :]])
+    num_prefix, num_suffix = sample.prefix_ids.shape[0], sample.suffix_ids.shape[0]
+    before = valid_slots(jnp.concatenate([sample.prefix_valid, mask, sample.suffix_valid])) - 1
+    predictor = jnp.concatenate([before[:num_prefix], before[before.size - num_suffix :]])
     labels = jnp.concatenate([sample.prefix_labels, sample.suffix_labels])
     labels = jnp.where(predictor >= 0, labels, IGNORE)
     rows = hidden[jnp.maximum(predictor, 0)]

@@ -94,36 +94,40 @@ def test_the_scale_embedding_costs_what_xla_counts():
     assert found == close(cost.scale_embedding(LARGE, 1344).flops - adding)
 
 
-def decoder_pass(weights, embeddings, valid, cache, row_weight):
+def decoder_pass(weights, embeddings, cache, row_weight):
     """Run the decoder and return all it computes: with one layer, XLA would drop what no one reads."""
-    output = Decoder(DECODER).apply({"params": weights}, embeddings, valid, cache, row_weight=row_weight)
+    output = Decoder(DECODER).apply({"params": weights}, embeddings, None, cache, row_weight=row_weight)
     return output.hidden, output.importance, output.cache.key
 
 
+def cache_of(num_slots):
+    keys = shape(DECODER.num_layers, 1, num_slots, DECODER.num_kv_heads, DECODER.head_dim)
+    return KVCache(keys, keys, shape(1, dtype=jnp.int32))
+
+
 def test_the_anchor_prefix_costs_what_xla_counts():
-    found = counted(decoder_pass, params()["decoder"], shape(1, 272, 512), shape(1, 272, dtype=bool), None, None)
+    found = counted(decoder_pass, params()["decoder"], shape(1, 272, 512), None, None)
     assert found == close(cost.anchor_prefix(SMALL, 16).flops)
 
 
 def test_the_question_pass_costs_what_xla_counts():
     """The scores stand twice in the program, for mixing and for importance; XLA computes them once."""
-    cache = jax.eval_shape(lambda: KVCache.empty(DECODER, 1, 16 + 256 + 64, jnp.float32))
-    text = (shape(1, 64, 512), shape(1, 64, dtype=bool))
-    found = counted(decoder_pass, params()["decoder"], *text, cache, shape(1, 64))
+    found = counted(decoder_pass, params()["decoder"], shape(1, 64, 512), cache_of(16 + 256 + 64), shape(1, 64))
     assert found == close(cost.question_pass(SMALL, 16, 64).flops)
 
 
 @pytest.mark.parametrize("new_slots", [0, 32])
 def test_prefill_costs_what_xla_counts(new_slots):
-    spliced = model.Spliced(shape(1, 384, 512), shape(1, 384, dtype=bool))
+    spliced = model.Spliced(shape(1, 384, 512), shape(1, dtype=jnp.int32))
     part = functools.partial(model.prefill, SMALL, new_slots)
     assert counted(part, params(), spliced) == close(cost.prefill(SMALL, 384, new_slots).flops)
 
 
 def test_a_decode_step_costs_what_xla_counts():
-    cache = jax.eval_shape(lambda: KVCache.empty(DECODER, 1, 256, jnp.float32))
     part = functools.partial(model.decode_step, SMALL)
-    assert counted(part, params(), shape(1, dtype=jnp.int32), cache) == close(cost.decode_step(SMALL, 256).flops)
+    assert counted(part, params(), shape(1, dtype=jnp.int32), cache_of(256)) == close(
+        cost.decode_step(SMALL, 256).flops
+    )
 
 
 def test_one_lloyd_step_costs_what_xla_counts():
@@ -140,7 +144,7 @@ def test_a_loop_is_counted_once_by_xla_and_unrolled_layers_each(num_layers, num_
     """Why the tests above use one layer: layers that are scanned in a loop count as one."""
     deep = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=num_layers))
     weights = jax.eval_shape(lambda key: model.init_params(deep, key), jax.random.key(0))
-    spliced = model.Spliced(shape(1, 64, 512), shape(1, 64, dtype=bool))
+    spliced = model.Spliced(shape(1, 64, 512), shape(1, dtype=jnp.int32))
     found = counted(functools.partial(model.prefill, deep, 0), weights, spliced)
     wanted = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=num_counted))
     assert found == close(cost.prefill(wanted, 64).flops)

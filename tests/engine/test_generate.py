@@ -86,8 +86,7 @@ def prompt_state(params, ids):
     decoder = model.modules(CFG)["decoder"]
     variables = {"params": params["decoder"]}
     embeddings = decoder.apply(variables, ids, method="embed")
-    cache = model.KVCache.empty(CFG.decoder, ids.shape[0], ids.shape[1] + NEW_TOKENS - 1, embeddings.dtype)
-    output = decoder.apply(variables, embeddings, jnp.ones(ids.shape, bool), cache)
+    output = decoder.apply(variables, embeddings, num_free_slots=NEW_TOKENS - 1)
     return decoder.apply(variables, output.hidden[:, -1], method="logits"), output.cache
 
 
@@ -203,4 +202,4 @@ def test_free_slots_beside_a_cache_are_refused():
     one_more = functools.partial(decoder.apply, num_free_slots=2)
     rows = jax.ShapeDtypeStruct((BATCH, 1, CFG.decoder.width), jnp.float32)
     with pytest.raises(ValueError, match="num_free_slots=2: only without a cache"):
-        jax.eval_shape(one_more, {"params": params()["decoder"]}, rows, jnp.ones((BATCH, 1), bool), cache)
+        jax.eval_shape(one_more, {"params": params()["decoder"]}, rows, None, cache)

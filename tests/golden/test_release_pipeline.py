@@ -51,7 +51,8 @@ def base(tmp_path_factory):
     convert(DEV / "checkpoint", directory)
     cfg = BatModel.read_config(directory)
     scales = tuple(ScaleSpec(size_px=size, budget=budget) for size, budget in zip(SCALES, (40, 96), strict=True))
-    return BatModel.load(directory, cfg=cfg.with_settings(scales=scales, num_clusters=16))
+    cfg = cfg.with_settings(scales=scales, num_clusters=16)
+    return BatModel.load(directory, cfg=cfg, stages_apart=True)  # the cases share what they have in common
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +136,7 @@ def test_anchor_pass_equals_the_release(base, plain_scene):
     first, last = ARRAYS["attn.image_token_positions"]
     assert (pieces[0].size, pieces[0].size + tokens.shape[0] - 1) == (first, last)
     assert spliced.embeddings.shape[1] - 1 == ARRAYS["attn.last_text_index"][0]
-    decoder = bat.modules(base.cfg)["decoder"]
-    output = jax.jit(lambda p, s: decoder.apply({"params": p}, s.embeddings, s.valid, return_hidden=True))(
-        base.params["decoder"], spliced
-    )
+    output = jax.jit(lambda p, s: bat.run_decoder(base.cfg, p, *s, return_hidden=True))(base.params, spliced)
     close(output.hidden_states[:-1, 0, ::61], ARRAYS["attn.lm_hidden_states_strided61"][:-1])
     close(output.hidden[0, ::61], ARRAYS["attn.lm_hidden_states_strided61"][-1])
     close(output.hidden_states[-2, 0, -1], ARRAYS["attn.hidden_before_last_at_last_text"])
@@ -177,7 +175,7 @@ def check_case(model, scene, name):
     close(before[::step], ARRAYS[f"{name}.pre_mlp{suffix}"])
     close(after[::step], ARRAYS[f"{name}.post_mlp{suffix}"])
     spliced = model.splice(prompt, [compression])
-    embeddings = np.asarray(spliced.embeddings[0], np.float64)[np.asarray(spliced.valid[0])]
+    embeddings = np.asarray(spliced.embeddings[0], np.float64)[: int(spliced.length[0])]
     close(embeddings.sum(axis=1), ARRAYS[f"{name}.inputs_embeds_rowsum"], atol=64 * 1e-5)
     np.testing.assert_allclose((embeddings**2).sum(axis=1), ARRAYS[f"{name}.inputs_embeds_rowsq"], rtol=1e-4)
     if f"{name}.inputs_embeds" in ARRAYS:
@@ -200,7 +198,7 @@ def check_case(model, scene, name):
 
 def bat_logits(model, spliced):
     logits = model.stages.run("all_logits", bat.all_logits, (model.cfg.networks,), model.params, spliced)
-    return logits[0][np.asarray(spliced.valid[0])]
+    return logits[0][: int(spliced.length[0])]
 
 
 def check_merged_members(scene, index, selection, prefix):
@@ -231,6 +229,17 @@ def test_kmeans_case_equals_the_release(base, name):
         num_empty = init[size].size - np.unique(result.label).size
         assert num_empty == int(ARRAYS[f"{name}.s{size}.n_empty_clusters"])
     check_case(model, scene, name)
+
+
+def test_one_program_an_image_and_one_a_question_say_what_the_release_says(base):
+    cfg = configured(base, **KMEANS["kmA"]).cfg
+    init = {size: ARRAYS[f"kmA.s{size}.init_idx"] for size in SCALES}
+    scene = BatModel(cfg, base.params, base.tokenizer).encode(DEV / "image.png", kmeans_init=init)
+    for index, size in enumerate(SCALES):
+        np.testing.assert_array_equal(scene.scales[index].region_id, ARRAYS[f"kmA.s{size}.labels"])
+    answer = scene.model.answer_prompt([scene], split_ids(ARRAYS["input_ids"]), max_new_tokens=12, stop=False)
+    close(answer.logits, ARRAYS["kmA.logits_last4"][-1])
+    np.testing.assert_array_equal(answer.token_ids, ARRAYS["kmA.greedy_ids"])
 
 
 @pytest.mark.parametrize("name", SAM)

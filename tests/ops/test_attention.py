@@ -25,19 +25,17 @@ def case(seed, num_queries=QUERIES, num_slots=SLOTS):
     query = rng.normal(size=(BATCH, num_queries, HEADS, HEAD_DIM)).astype(np.float32)
     key = rng.normal(size=(BATCH, num_slots, KV_HEADS, HEAD_DIM)).astype(np.float32)
     value = rng.normal(size=(BATCH, num_slots, KV_HEADS, HEAD_DIM)).astype(np.float32)
-    key_valid = rng.random((BATCH, num_slots)) < 0.7
-    key_valid[:, 0] = True
-    query_slot = np.sort(rng.choice(num_slots, num_queries, replace=False)).astype(np.int32)
-    return query, key, value, key_valid, query_slot
+    start = rng.permutation(num_slots - num_queries + 1)[:BATCH].astype(np.int32)
+    return query, key, value, start
 
 
-def twin_weights(query, key, key_valid, query_slot):
+def twin_weights(query, key, start):
     """Return (B, N, T, S) softmax rows in float64; query head n reads kv head n // (N / K)."""
     weights = np.zeros((BATCH, HEADS, query.shape[1], key.shape[1]))
     for b in range(BATCH):
         for n in range(HEADS):
             for t in range(query.shape[1]):
-                seen = [s for s in range(key.shape[1]) if s <= query_slot[t] and key_valid[b, s]]
+                seen = range(start[b] + t + 1)
                 scores = [
                     np.dot(query[b, t, n].astype(np.float64), key[b, s, n // (HEADS // KV_HEADS)]) / np.sqrt(HEAD_DIM)
                     for s in seen
@@ -47,8 +45,8 @@ def twin_weights(query, key, key_valid, query_slot):
     return weights
 
 
-def twin_attention(query, key, value, key_valid, query_slot):
-    weights = twin_weights(query, key, key_valid, query_slot)
+def twin_attention(query, key, value, start):
+    weights = twin_weights(query, key, start)
     return np.einsum("bnts,bsnh->btnh", weights, np.repeat(value, HEADS // KV_HEADS, axis=2).astype(np.float64))
 
 
@@ -66,10 +64,10 @@ def test_blocks_of_queries_change_nothing(block):
 
 
 def test_the_blocked_path_has_the_same_gradient():
-    query, key, value, key_valid, query_slot = case(seed=6)
+    query, key, value, start = case(seed=6)
 
     def loss(query, key, value, block):
-        return jnp.sum(causal_attention(query, key, value, key_valid, query_slot, block) ** 2)
+        return jnp.sum(causal_attention(query, key, value, start, block) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=3)
     whole, blocked = gradient(query, key, value, 100), gradient(query, key, value, 3)
@@ -81,77 +79,68 @@ def test_the_blocked_path_has_the_same_gradient():
 def test_a_sequence_from_slot_0_on_equals_the_twin(num_queries):
     """In spans from 128 queries on; two free slots behind."""
     *arrays, _ = case(seed=11, num_queries=num_queries, num_slots=num_queries + 2)
-    expected = twin_attention(*arrays, np.arange(num_queries))
+    expected = twin_attention(*arrays, np.zeros(BATCH, int))
     np.testing.assert_allclose(causal_attention(*arrays), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(causal_attention(*arrays, block=15), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_spans_have_the_same_gradient_and_read_no_key_behind_their_end():
-    query, key, value, key_valid, _ = case(seed=12, num_queries=160, num_slots=160)
+    query, key, value, _ = case(seed=12, num_queries=160, num_slots=161)
 
-    def loss(query, key, value, query_slot, block):
-        return jnp.sum(causal_attention(query, key, value, key_valid, query_slot, block) ** 2)
+    def loss(query, key, value, start, block):
+        return jnp.sum(causal_attention(query, key, value, start, block) ** 2)
 
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)), static_argnums=4)
-    whole = gradient(query, key, value, jnp.arange(160), 160)
+    whole = gradient(query, key, value, jnp.zeros(BATCH, jnp.int32), 160)
     for block in (159, 20):
         for first, second in zip(whole, gradient(query, key, value, None, block), strict=True):
             np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-5)
     value[:, 120:] = np.nan  # of no weight, which NaN survives
-    assert np.isfinite(causal_attention(query, key, value, key_valid)[:, :120]).all()
-    assert np.isnan(causal_attention(query, key, value, key_valid, np.arange(160))).all()
+    assert np.isfinite(causal_attention(query, key, value)[:, :120]).all()
+    assert np.isnan(causal_attention(query, key, value, np.zeros(BATCH, np.int32))).all()
 
 
-def test_empty_and_later_slots_are_never_attended_to():
-    query, key, value, key_valid, query_slot = case(seed=7)
-    is_unseen = ~key_valid | (np.arange(SLOTS) > query_slot.max())
-    other_key = np.where(is_unseen[..., None, None], 1e4, key).astype(np.float32)
-    other_value = np.where(is_unseen[..., None, None], 1e4, value).astype(np.float32)
-    first = causal_attention(query, key, value, key_valid, query_slot)
-    second = causal_attention(query, other_key, other_value, key_valid, query_slot)
+def test_later_slots_are_never_attended_to():
+    """What a longer sequence, or padding, left in them does not matter."""
+    query, key, value, start = case(seed=7)
+    is_later = np.arange(SLOTS) > start[:, None] + QUERIES - 1
+    assert is_later.any()
+    other_key = np.where(is_later[..., None, None], 1e4, key).astype(np.float32)
+    other_value = np.where(is_later[..., None, None], 1e4, value).astype(np.float32)
+    first = causal_attention(query, key, value, start)
+    second = causal_attention(query, other_key, other_value, start)
     np.testing.assert_array_equal(first, second)
-    row = weighted_attention_row(query, other_key, key_valid, query_slot, np.ones((BATCH, QUERIES), np.float32))
-    np.testing.assert_array_equal(np.asarray(row)[is_unseen], 0)
+    row = weighted_attention_row(query, other_key, start, np.ones((BATCH, QUERIES), np.float32))
+    np.testing.assert_array_equal(np.asarray(row)[is_later], 0)
 
 
 def test_a_query_sees_its_own_slot_and_no_later_one():
     """One head, all keys alike: each query's output is the mean of the values up to its slot."""
     value = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1) * np.ones((1, 1, 1, 2), np.float32)
     zeros = np.zeros((1, 4, 1, 2), np.float32)
-    mixed = causal_attention(zeros, zeros, value, np.ones((1, 4), bool), np.arange(4, dtype=np.int32))
-    np.testing.assert_allclose(mixed[0, :, 0, 0], [0, 0.5, 1, 1.5], rtol=1e-6)
-    without_slot_1 = np.array([[True, False, True, True]])
-    mixed = causal_attention(zeros, zeros, value, without_slot_1, np.arange(4, dtype=np.int32))
-    np.testing.assert_allclose(mixed[0, :, 0, 0], [0, 0, 1, 5 / 3], rtol=1e-6)
-
-
-def test_a_row_whose_every_key_is_empty_is_finite():
-    query, key, value, _, query_slot = case(seed=8)
-    mixed = causal_attention(query, key, value, np.zeros((BATCH, SLOTS), bool), query_slot)
-    assert np.all(np.isfinite(mixed))
+    mixed = causal_attention(zeros[:, :3], zeros, value, np.ones(1, np.int32))
+    np.testing.assert_allclose(mixed[0, :, 0, 0], [0.5, 1, 1.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_weighted_row_is_the_mean_over_heads_and_chosen_rows(seed):
-    query, key, _, key_valid, query_slot = case(seed + 20)
-    weights = twin_weights(query, key, key_valid, query_slot)
+    query, key, _, start = case(seed + 20)
+    weights = twin_weights(query, key, start)
     for chosen in ([QUERIES - 1], [2, 3, 4], list(range(QUERIES))):
         row_weight = np.zeros((BATCH, QUERIES), np.float32)
         row_weight[:, chosen] = 1 / len(chosen)
-        got = weighted_attention_row(query, key, key_valid, query_slot, row_weight)
+        got = weighted_attention_row(query, key, start, row_weight)
         np.testing.assert_allclose(got, weights.mean(axis=1)[:, chosen].mean(axis=1), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-5)
-    from_slot_0 = weighted_attention_row(query, key, key_valid, None, row_weight)
-    stated = weighted_attention_row(query, key, key_valid, np.arange(QUERIES, dtype=np.int32), row_weight)
+    from_slot_0 = weighted_attention_row(query, key, None, row_weight)
+    stated = weighted_attention_row(query, key, np.zeros(BATCH, np.int32), row_weight)
     np.testing.assert_array_equal(from_slot_0, stated)
 
 
 def test_importance_rows_are_float32_for_bfloat16_queries():
-    query, key, _, key_valid, query_slot = (jnp.asarray(array) for array in case(seed=9))
+    query, key, _, start = (jnp.asarray(array) for array in case(seed=9))
     row_weight = jnp.full((BATCH, QUERIES), 1 / QUERIES)
-    row = weighted_attention_row(
-        query.astype(jnp.bfloat16), key.astype(jnp.bfloat16), key_valid, query_slot, row_weight
-    )
+    row = weighted_attention_row(query.astype(jnp.bfloat16), key.astype(jnp.bfloat16), start, row_weight)
     assert row.dtype == jnp.float32
     # A row rounded to bfloat16 would sum to 1 only within 2^-8.
     np.testing.assert_allclose(row.sum(axis=1), 1, rtol=1e-6)

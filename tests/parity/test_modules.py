@@ -15,7 +15,8 @@ from bat_jax import model
 from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
 from bat_jax.engine.generate import generate
 from bat_jax.nn.clip_vit import ClipVit
-from bat_jax.nn.decoder import Decoder
+from bat_jax.nn.decoder import Decoder, layers_apart
+from bat_jax.ops.valid_first import valid_first
 from tests.parity.transformers_decoder import transformers_decoder
 
 torch = pytest.importorskip("torch")
@@ -186,10 +187,10 @@ def run_theirs(theirs, ids):
 
 
 @functools.partial(jax.jit, static_argnames="cfg")
-def run_ours(cfg, params, embeddings, valid, row_weight):
+def run_ours(cfg, params, embeddings, length, row_weight):
     """Return (DecoderOutput with every layer's hidden states and importance, logits)."""
-    decoder, variables = Decoder(cfg), {"params": params}
-    output = decoder.apply(variables, embeddings, valid, row_weight=row_weight, return_hidden=True)
+    decoder, variables = Decoder(cfg, apart="layers" not in params), {"params": params}
+    output = decoder.apply(variables, embeddings, length, row_weight=row_weight, return_hidden=True)
     return output, decoder.apply(variables, output.hidden, method="logits")
 
 
@@ -203,16 +204,16 @@ def uniform_rows(shape, rows):
     return weight
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_decoder_hidden_states_and_logits_equal_transformers(name):
+@pytest.mark.parametrize(("name", "apart"), [*((name, False) for name in DECODERS), ("theta 1e6", True)])
+def test_decoder_hidden_states_and_logits_equal_transformers(name, apart):
     theirs, cfg, params = decoder_pair(name)
     expected_tree = jax.eval_shape(lambda key: model.init_params(cfg, key), jax.random.key(0))["decoder"]
     assert jax.tree.structure(params["decoder"]) == jax.tree.structure(expected_tree)
     ids = random_ids(4)
     expected = run_theirs(theirs, ids)
-    output, logits = run_ours(
-        cfg.decoder, params["decoder"], embed(params, ids), np.ones(ids.shape, bool), uniform_rows(ids.shape, [22])
-    )
+    if apart:
+        params = layers_apart(params)
+    output, logits = run_ours(cfg.decoder, params["decoder"], embed(params, ids), None, uniform_rows(ids.shape, [22]))
     assert len(output.hidden_states) == len(expected.hidden_states) == 4
     for ours, one in zip(output.hidden_states[:-1], expected.hidden_states[:-1], strict=True):
         np.testing.assert_allclose(ours, one.numpy(), **MODULE)
@@ -230,15 +231,14 @@ def test_importance_is_the_mean_over_heads_and_rows_of_transformers_attentions(n
     theirs, cfg, params = decoder_pair(name)
     ids = random_ids(5)
     expected = run_theirs(theirs, ids).attentions
-    output, _ = run_ours(
-        cfg.decoder, params["decoder"], embed(params, ids), np.ones(ids.shape, bool), uniform_rows(ids.shape, rows)
-    )
+    output, _ = run_ours(cfg.decoder, params["decoder"], embed(params, ids), None, uniform_rows(ids.shape, rows))
     for ours, attention in zip(output.importance, expected, strict=True):
         np.testing.assert_allclose(ours, attention.mean(dim=1)[:, rows].mean(dim=1).numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_rows_that_are_not_valid_change_nothing_wherever_they_stand():
     """The same 23 tokens among 7 rows of rubbish: hidden states, logits and importance at the tokens are the same."""
+    length = np.array([23])
     theirs, cfg, params = decoder_pair("theta 1e6")
     ids, rng = random_ids(6, batch=1), np.random.default_rng(6)
     expected = run_theirs(theirs, ids)
@@ -246,15 +246,13 @@ def test_rows_that_are_not_valid_change_nothing_wherever_they_stand():
         place = np.sort(rng.choice(30, 23, replace=False))
         embeddings = (rng.normal(size=(1, 30, 48)) * 10).astype(np.float32)
         embeddings[:, place] = embed(params, ids)
-        valid = np.isin(np.arange(30), place)[None]
-        row_weight = np.zeros((1, 30), np.float32)
-        row_weight[0, place[-1]] = 1
-        output, logits = run_ours(cfg.decoder, params["decoder"], embeddings, valid, row_weight)
-        np.testing.assert_allclose(output.hidden[:, place], expected.hidden_states[-1].numpy(), **MODULE)
-        np.testing.assert_allclose(logits[:, place], expected.logits.numpy(), **LOGITS)
+        embeddings = embeddings[:, valid_first(np.isin(np.arange(30), place))]
+        output, logits = run_ours(cfg.decoder, params["decoder"], embeddings, length, uniform_rows((1, 30), [22]))
+        np.testing.assert_allclose(output.hidden[:, :23], expected.hidden_states[-1].numpy(), **MODULE)
+        np.testing.assert_allclose(logits[:, :23], expected.logits.numpy(), **LOGITS)
         for ours, attention in zip(output.importance, expected.attentions, strict=True):
-            np.testing.assert_array_equal(np.asarray(ours)[~valid], 0)
-            np.testing.assert_allclose(ours[:, place], attention.mean(dim=1)[:, -1].numpy(), rtol=1e-4, atol=1e-6)
+            np.testing.assert_array_equal(ours[:, 23:], 0)
+            np.testing.assert_allclose(ours[:, :23], attention.mean(dim=1)[:, -1].numpy(), rtol=1e-4, atol=1e-6)
 
 
 NEW_TOKENS = 12
@@ -280,7 +278,8 @@ def test_cached_greedy_generation_writes_transformers_ids(name):
         )
         embeddings = np.full((1, 12, 48), 7, np.float32)
         embeddings[:, place] = embed(params, ids)
-        spliced = model.Spliced(jnp.asarray(embeddings), jnp.asarray(np.isin(np.arange(12), place)[None]))
+        embeddings = embeddings[:, valid_first(np.isin(np.arange(12), place))]
+        spliced = model.Spliced(jnp.asarray(embeddings), jnp.array([len(place)]))
         logits, cache = prefill(cfg, NEW_TOKENS - 1, params, spliced)
         np.testing.assert_allclose(logits[0], run_theirs(theirs, ids).logits[0, -1].numpy(), **LOGITS)
         zero, one = jnp.float32(0), jnp.float32(1)
@@ -297,12 +296,12 @@ def test_importance_of_the_anchor_over_a_shared_cache_equals_one_pass_of_transfo
     prefix = rng.integers(0, 97, 5).astype(np.int32)
     anchor = rng.normal(size=(16, 48)).astype(np.float32)
     cache = jax.jit(model.anchor_cache, static_argnums=0)(cfg, params, prefix, anchor, np.ones(16, bool))
-    read = jax.jit(model.anchor_importance, static_argnums=(0, 1))
+    read = jax.jit(model.anchor_importance, static_argnums=0)
     for length, rows in ((9, [1, 2, 3, 4]), (6, [5])):
         suffix = rng.integers(0, 97, length).astype(np.int32)
         padded = np.pad(suffix, (0, 12 - length))
         weight = uniform_rows((1, 12), rows)[0]
-        ours = read(cfg, 16, params, cache, padded, np.arange(12) < length, weight)
+        ours = read(cfg, params, cache, np.ones(16, bool), padded, np.arange(12) < length, weight)
         whole = np.concatenate([embed(params, prefix), anchor, embed(params, suffix)])[None]
         attentions = theirs(inputs_embeds=torch.from_numpy(whole), output_attentions=True).attentions
         for layer, attention in zip(ours, attentions, strict=True):
@@ -322,11 +321,11 @@ def test_bfloat16_stays_near_float32():
     largest_logit = largest_importance = 0.0
     for seed in range(4):
         ids = random_ids(seed + 20)
-        valid, row_weight = np.ones(ids.shape, bool), uniform_rows(ids.shape, [22])
+        row_weight = uniform_rows(ids.shape, [22])
         # Both start from the same weights: those that bfloat16 can hold.
         full = jax.tree.map(lambda array: np.asarray(array, np.float32), half)
-        exact, exact_logits = run_ours(cfg.decoder, full["decoder"], embed(full, ids), valid, row_weight)
-        ours, logits = run_ours(cfg.decoder, half["decoder"], embed(half, ids), valid, row_weight)
+        exact, exact_logits = run_ours(cfg.decoder, full["decoder"], embed(full, ids), None, row_weight)
+        ours, logits = run_ours(cfg.decoder, half["decoder"], embed(half, ids), None, row_weight)
         assert ours.hidden.dtype == jnp.bfloat16
         assert logits.dtype == ours.importance.dtype == jnp.float32
         largest_logit = max(largest_logit, float(jnp.abs(logits - exact_logits).max()))

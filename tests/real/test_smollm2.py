@@ -78,8 +78,7 @@ def output(ours):
     @functools.partial(jax.jit, static_argnums=0)
     def run(cfg, params):
         embeddings = bat.embed(cfg, params, IDS, jnp.float32)
-        valid = np.ones(IDS.shape, bool)
-        output = bat.run_decoder(cfg, params, embeddings, valid, row_weight=ROW_WEIGHT, return_hidden=True)
+        output = bat.run_decoder(cfg, params, embeddings, row_weight=ROW_WEIGHT, return_hidden=True)
         return output, bat.logits(cfg, params, output.hidden)
 
     return run(*ours)
@@ -94,7 +93,7 @@ def test_the_config_is_that_of_smollm2(ours):
 
 def test_it_answers_that_the_capital_of_france_is_paris(ours, reader):
     cfg, params = ours
-    text = bat.Spliced(bat.embed(cfg, params, IDS[:, : len(PROMPT)], jnp.float32), jnp.ones((1, len(PROMPT)), bool))
+    text = bat.Spliced(bat.embed(cfg, params, IDS[:, : len(PROMPT)], jnp.float32), jnp.array([len(PROMPT)]))
     logits, cache = jax.jit(bat.prefill, static_argnums=(0, 1))(cfg, len(ANSWER), params, text)
     no_stop, zero, one = jnp.array([-1]), jnp.float32(0), jnp.float32(1)
     run = jax.jit(generate, static_argnums=(0, 1))

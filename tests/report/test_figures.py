@@ -34,7 +34,7 @@ SEED = 2_000_000
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Room for 85 % pruning and one length of prompts: all tests share the compiled programs."""
-    loaded = load_tiny(tmp_path_factory.mktemp("figures") / "checkpoint")
+    loaded = load_tiny(tmp_path_factory.mktemp("figures") / "checkpoint", stages_apart=True)
     scales = (ScaleSpec(size_px=112, budget=16), ScaleSpec(size_px=224, budget=40))
     return loaded.configured(loaded.cfg.with_settings(mask_padding=True, scales=scales))
 

@@ -30,7 +30,7 @@ OBJECT, SITE = (0.70, 0.20, 0.71, 0.21), (0.6, 0.1, 0.8, 0.3)
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     """A square scene of noise with a black object, the same cut to 2 : 1, and an answer to a question on each."""
-    model = load_tiny(tmp_path_factory.mktemp("pictures") / "checkpoint")
+    model = load_tiny(tmp_path_factory.mktemp("pictures") / "checkpoint", stages_apart=True)
     pixels = np.random.default_rng(0).integers(120, 256, (600, 600, 3), dtype=np.uint8)
     pixels[120:126, 420:426] = 0
     scenes = model.encode(pixels), model.encode(pixels[:300])

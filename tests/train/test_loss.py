@@ -42,7 +42,7 @@ def test_chunks_of_the_vocabulary_add_up_to_the_plain_cross_entropy():
 def setting(tmp_path_factory):
     """Four slots: a picture with a target, the same without, text alone, none."""
     folder = tmp_path_factory.mktemp("loss")
-    model = load_tiny(folder / "checkpoint")
+    model = load_tiny(folder / "checkpoint", stages_apart=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), dtype=np.uint8)).save(folder / "a.png")
     turns = (Turn(role="user", text="<image>\nHow many ships?"), Turn(role="assistant", text="Two"))
     text = (Turn(role="user", text="Say A."), turns[1])

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.nn.decoder import KVCache
+from bat_jax.ops.valid_first import valid_first, valid_slots
 from bat_jax.typing import Array, Bool, Float, Int, Params
 
 # <|im_end|>, newline, <|im_start|>, "assistant", newline: what stands between a question and its answer.
@@ -36,8 +37,10 @@ class Texts(NamedTuple):
 class AnswerLoss(NamedTuple):
     """loss: sum over the answer's tokens. is_right: the likeliest token is the right one at every place of it.
 
-    attention (.., S): of the rows that were asked for, in the layer that importance is read at. last_attention: of the
-    row that the answer begins at, in the last layer; right at what stands behind the other rows that were asked for.
+    attention (.., P + T): of the rows that were asked for, in the layer that importance is read at, on the rows of
+    [prefix, visual tokens] and of the text. last_attention: of the row that the answer begins at, in the last layer;
+    right at what stands behind the other rows that were asked for.
+
     early_logits (.., V): what that row would answer before the last layer.
     """
 
@@ -58,20 +61,16 @@ def prefix_cache(
     params: Params,
     prefix_ids: Int[Array, "Tp"],
     visual: Float[Array, "U D"],
-    mask: Bool[Array, "U"],
+    mask: Bool[Array, "U"] | None,
     copies: int,
 ) -> KVCache:
-    """Return the cache of [prefix, visual tokens], as if for a batch of `copies` sequences."""
+    """Return the cache of [prefix, visual tokens], as if for a batch of `copies` sequences; no mask: all are valid."""
     prefix = bat.embed(cfg, params, prefix_ids, visual.dtype)
+    length = None
+    if mask is not None:
+        visual, length = visual[valid_first(mask)], (prefix_ids.shape[0] + jnp.sum(mask))[None]
     embeddings = jnp.concatenate([prefix, visual])[None]
-    valid = jnp.concatenate([jnp.ones(prefix_ids.shape, bool), mask])[None]
-    cache = bat.run_decoder(cfg, params, embeddings, valid).cache
-    return KVCache(
-        jnp.repeat(cache.key, copies, axis=1),
-        jnp.repeat(cache.value, copies, axis=1),
-        jnp.repeat(cache.valid, copies, axis=0),
-        cache.length,
-    )
+    return bat.run_decoder(cfg, params, embeddings, length).cache.repeated(copies)
 
 
 def question_importance(
@@ -88,10 +87,9 @@ def question_importance(
     """
     cfg, params = bat.first_layers(cfg, params, cfg.compressor.attention_layer % cfg.decoder.num_layers + 1)
     num_questions, length = texts.ids.shape
-    cache = prefix_cache(cfg, params, prefix_ids, anchor, jnp.ones(anchor.shape[0], bool), num_questions)
-    is_text = jnp.arange(length) < texts.end[:, None]
+    cache = prefix_cache(cfg, params, prefix_ids, anchor, None, num_questions)
     embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
-    output = bat.run_decoder(cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight)
+    output = bat.run_decoder(cfg, params, embeddings, texts.end, cache.grown(length), row_weight=row_weight)
     assert output.importance is not None
     start = prefix_ids.shape[0]
     return output.importance[-1][:, start : start + anchor.shape[0]]
@@ -111,17 +109,31 @@ def last_rows(texts: Texts) -> Float[Array, "*B T"]:
 
 
 def answer_loss(
-    cfg: BatConfig, params: Params, cache: KVCache, texts: Texts, row_weight: Float[Array, "Q T"]
+    cfg: BatConfig,
+    params: Params,
+    cache: KVCache,
+    mask: Bool[Array, "U"] | None,
+    texts: Texts,
+    row_weight: Float[Array, "Q T"],
 ) -> AnswerLoss:
-    """Return the losses of answers that stand behind a cached prefix, and the attention of `row_weight`'s rows."""
+    """Return the losses of answers that stand behind a cached prefix, and the attention of `row_weight`'s rows.
+
+    cache, mask: of `prefix_cache`, and what it was given.
+    """
     length = texts.ids.shape[1]
     place = jnp.arange(length)
-    embeddings = bat.embed(cfg, params, texts.ids, cache.key.dtype)
-    is_text = place < texts.end[:, None]
+    embeddings = bat.embed(cfg, params, texts.ids, cache.dtype)
     output = bat.run_decoder(
-        cfg, params, embeddings, is_text, cache.grown(length), row_weight=row_weight, return_hidden=True
+        cfg, params, embeddings, texts.end, cache.grown(length), row_weight=row_weight, return_hidden=True
     )
     assert output.importance is not None and output.hidden_states is not None
+    importance = output.importance
+    if mask is not None:  # from slots to rows
+        num_prefix = cache.num_slots - mask.size
+        before = jnp.concatenate([jnp.arange(num_prefix), num_prefix + valid_slots(mask)])
+        is_row = jnp.concatenate([jnp.ones(num_prefix, bool), mask, jnp.ones(length, bool)])
+        slots = jnp.concatenate([before, num_prefix + jnp.sum(mask) + place])
+        importance = jnp.where(is_row, importance[..., slots], 0.0)
     logits = bat.logits(cfg, params, output.hidden[:, :-1])
     answering = texts.question_end[:, None] - 1
     early = jnp.take_along_axis(output.hidden_states[-2], answering[..., None], axis=1)[:, 0]
@@ -132,8 +144,8 @@ def answer_loss(
     return AnswerLoss(
         loss=jnp.sum(jnp.where(is_answer, entropy, 0.0), axis=1),
         is_right=jnp.all(is_hit | ~is_answer, axis=1),
-        attention=output.importance[cfg.compressor.attention_layer],
-        last_attention=output.importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
+        attention=importance[cfg.compressor.attention_layer],
+        last_attention=importance[-1] / jnp.take_along_axis(row_weight, answering, axis=1),
         early_logits=bat.logits(cfg, params, early, after_norm=False),
     )
 

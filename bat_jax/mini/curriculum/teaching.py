@@ -66,11 +66,10 @@ class Teaching:
         self, params: Params, visual: Float[Array, "B U D"], texts: Texts, mask: Bool[Array, "B U"] | None = None
     ) -> AnswerLoss:
         """Return the losses of (B, Q, T) texts behind their picture's tokens, with the attention of `evidence_rows`."""
-        mask = jnp.ones(visual.shape[:2], bool) if mask is None else mask
 
         def of_one(visual, mask, texts, rows):
             cache = prefix_cache(self.cfg, params, self.prefix_ids, visual, mask, texts.ids.shape[0])
-            return answer_loss(self.cfg, params, cache, texts, rows)
+            return answer_loss(self.cfg, params, cache, mask, texts, rows)
 
         return jax.vmap(of_one)(visual, mask, texts, self.evidence_rows(texts))
 
@@ -87,8 +86,8 @@ class Teaching:
     def text_total(self, params: Params, texts: Texts) -> Total:
         """Return the loss of (Q, T) texts without a picture, which say their answers themselves."""
         nothing = jnp.zeros((0, self.cfg.decoder.width))
-        cache = prefix_cache(self.cfg, params, self.prefix_ids, nothing, jnp.zeros(0, bool), texts.ids.shape[0])
-        answers = answer_loss(self.cfg, params, cache, texts, last_rows(texts))
+        cache = prefix_cache(self.cfg, params, self.prefix_ids, nothing, None, texts.ids.shape[0])
+        answers = answer_loss(self.cfg, params, cache, None, texts, last_rows(texts))
         missed, matched, has_option = self.match_loss(answers, texts)
         facts = {
             "text_letter_accuracy": jnp.mean(answers.is_right),

@@ -69,13 +69,14 @@ def test_packed_losses_are_those_of_each_question_alone(case):
     @jax.jit
     def together(params):
         cache = packed.prefix_cache(CFG, params, jnp.asarray(prefix), visual, mask, texts.ids.shape[0])
-        return packed.answer_loss(CFG, params, cache, texts, packed.last_rows(texts))
+        return packed.answer_loss(CFG, params, cache, mask, texts, packed.last_rows(texts))
 
     @jax.jit
     def alone(params, ids, valid):
         valids = (jnp.ones(prefix.shape, bool), valid)
         spliced = bat.splice(CFG, params, (jnp.asarray(prefix), ids), valids, (visual,), (mask,))
-        return bat.all_logits(CFG, params, spliced)[0][prefix.size + 256 :]
+        logits = bat.all_logits(CFG, params, spliced)[0]
+        return jnp.roll(logits, -(prefix.size + jnp.sum(mask)), axis=0)[: ids.size]
 
     losses = together(params)
     for row in range(texts.ids.shape[0]):
@@ -97,7 +98,9 @@ def test_packed_importance_is_the_models(case):
     @jax.jit
     def alone(params, ids, valid, weight):
         cache = bat.anchor_cache(CFG, params, jnp.asarray(prefix), visual, jnp.ones(256, bool))
-        return bat.anchor_importance(CFG, 256, params, cache, ids, valid, weight)[CFG.compressor.importance_layer]
+        return bat.anchor_importance(CFG, params, cache, jnp.ones(256, bool), ids, valid, weight)[
+            CFG.compressor.importance_layer
+        ]
 
     for row in range(texts.ids.shape[0]):
         end = int(texts.question_end[row])

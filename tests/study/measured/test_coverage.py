@@ -107,7 +107,7 @@ def test_an_oracle_scores_tokens_by_the_share_that_the_site_covers():
 def test_a_scene_gives_one_line_once(tmp_path, monkeypatch):
     ways = {name: coverage.ways()[name] for name in ("uhr_bat", "topk")}
     monkeypatch.setattr(coverage, "ways", lambda: ways)
-    model = BatModel.load(MINI)
+    model = BatModel.load(MINI, stages_apart=True)
     seeds, counted = [3_000_001], []
     for _ in range(2):
         with PredictionLog(tmp_path / "predictions.jsonl") as log:

@@ -50,7 +50,7 @@ def pictures_of(px):
 def swept(tmp_path_factory):
     """Return (model, sweep) after a run that was cut off and started again."""
     folder = tmp_path_factory.mktemp("sweep")
-    model = load_tiny(folder / "checkpoint")
+    model = load_tiny(folder / "checkpoint", stages_apart=True)
     sweep = Sweep(model, [GRID, SAME], folder / "results")
 
     class Killed(Exception):
@@ -78,8 +78,7 @@ def lines_of(sweep, index):
 def test_networks_run_once_a_picture_and_compile_once(swept):
     model, _ = swept
     num_pictures = len(pictures_of(None))
-    batches_a_view = [1, 2]  # 4 and 16 tiles, 8 at once
-    assert model.stages.num_calls["vision_tower"] == num_pictures * sum(batches_a_view)
+    assert model.stages.num_calls["vision_tower"] == num_pictures
     assert model.stages.num_compiles["vision_tower"] == 1
     # Both views of three scenes: other clusters, another seed, the rest. Which selection reads them does not matter.
     assert model.stages.num_calls["region_partition"] == num_pictures * 2 * 3
@@ -92,8 +91,9 @@ def test_networks_run_once_a_picture_and_compile_once(swept):
     lengths = {end.size <= SHORTEST_TEXT for end in ends}
     num_classes = 3  # of budgets
     assert model.stages.num_compiles["anchor_importance"] == len(lengths)
-    for name in ("splice", "prefill", "generate"):
+    for name in ("splice", "prefill"):
         assert model.stages.num_compiles[name] == len(lengths) * num_classes, name
+    assert model.stages.num_compiles["generate"] == len(lengths)  # caches have a multiple of 64 slots
     assert model.stages.num_compiles["anchor_prefix"] == 1
     assert model.stages.num_compiles["token_mlp"] == num_classes
 
@@ -168,6 +168,10 @@ def test_clusters_as_many_as_the_budget_are_those_of_a_cells_own_budget(tmp_path
         BatModel, "make_scene", lambda *args, **options: made.append(make_scene(*args, **options)) or made[-1]
     )
     cells = [Cell(name=str(most), settings={"num_clusters": 0}, budgets=(4, most)) for most in (9, 11)]
-    sweep = Sweep(load_tiny(tmp_path / "checkpoint"), [Grid(name="test", title="", cells=tuple(cells))], tmp_path)
+    sweep = Sweep(
+        load_tiny(tmp_path / "checkpoint", stages_apart=True),
+        [Grid(name="test", title="", cells=tuple(cells))],
+        tmp_path,
+    )
     sweep.run(lambda _: pictures_of(None)[-1:], max_new_tokens=1)
     assert [[centres.size for centres in scene.init_index] for scene in made] == [[4, 9], [4, 11]]

@@ -1,0 +1,200 @@
+"""What one image computes, from its tiles to what questions read of it, as pure functions of arrays.
+
+    encode_views   tower and projector over the tiles of all views
+    make_scene     scale embedding -> region ids, scale by scale; then the anchor's prefix
+
+As in engine/question.py both take the way to run a stage; `encode_in_one` is one program of both.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bat_jax import model as bat
+from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
+from bat_jax.config import BatConfig, CompressorConfig
+from bat_jax.engine.question import RunStage, SceneArrays, run_inside
+from bat_jax.ops.bicubic import ViewTiles
+from bat_jax.ops.valid_first import valid_first
+from bat_jax.typing import Array, Bool, Float, Int, Params, UInt32
+
+# What the tower may take for the scores and the MLP of the tiles that go through it at once. An accelerator is fastest
+# with many tiles; a CPU's allocator gives larger buffers back to the system and clears them anew in every layer.
+TOWER_BYTES = {"cpu": 48 * 2**20, "accelerator": 1_200_000_000}
+
+
+class Regions(NamedTuple):
+    """Where a scale's regions come from, and the tokens that take part.
+
+    valid (M,). region_id (M,): made on the host, or None to partition here. first_centres (k,): of K-means, or None to
+    draw them.
+    """
+
+    valid: Bool[Array, "M"]
+    region_id: Int[Array, "M"] | None = None
+    first_centres: Int[Array, "_"] | None = None
+
+
+class ImageArrays(NamedTuple):
+    """prefix_ids (T,): of the prompt before the image. seed (): of the first centres. regions: scale by scale.
+
+    num_clusters (S,), kmeans_steps (): traced, so that no number of them compiles anew.
+    """
+
+    prefix_ids: Int[Array, "T"]
+    seed: UInt32[Array, ""]
+    num_clusters: Int[Array, "S"]
+    kmeans_steps: Int[Array, ""]
+    regions: tuple[Regions, ...]
+
+
+def default_tile_batch(cfg: BatConfig, platform: str) -> int:
+    """Return how many tiles to take through the tower at once: as many as fit, all batches alike."""
+    vision, item = cfg.vision, jnp.dtype(cfg.compute_dtype).itemsize
+    tokens = vision.num_patches + 1
+    of_tile = 4 * vision.num_heads * tokens**2 + 2 * item * tokens * vision.mlp_dim
+    total = sum(cfg.num_tiles(size) for size in cfg.compressor.sizes_px)
+    most = max(1, TOWER_BYTES.get(platform, TOWER_BYTES["accelerator"]) // of_tile)
+    return -(-total // -(-total // most))
+
+
+def encode_views(
+    run: RunStage,
+    cfg: BatConfig,
+    tile_batch: int,
+    params: Params,
+    table: Float[Array, "256 3"],
+    views: tuple[ViewTiles, ...],
+) -> tuple[bat.TileFeatures, ...]:
+    """Return the features of every view, (M, ...) tile-major; table: `io.views.normalisation_table`."""
+    static = (cfg.networks, tile_batch, cfg.compressor.reads_tower_attention)
+    return run("vision_tower", encode_all_tiles, static, params, table, views)
+
+
+def encode_all_tiles(
+    cfg: BatConfig,
+    tile_batch: int,
+    return_attention: bool,
+    params: Params,
+    table: Float[Array, "256 3"],
+    views: tuple[ViewTiles, ...],
+) -> tuple[bat.TileFeatures, ...]:
+    """Run the tiles of all views through the tower in micro-batches of one size, so that memory stays with them.
+
+    Tiles of nothing but padding all give the same features: one of them is encoded for all.
+    """
+    encode = bat.encode_tiles_with_attention if return_attention else bat.encode_tiles
+    tiles, is_padding = (jnp.concatenate(parts) for parts in zip(*views, strict=True))
+    num_tiles = tiles.shape[0]
+    order = valid_first(~is_padding)
+    num_seen = jnp.sum(~is_padding)
+    num_wanted = num_seen + jnp.any(is_padding)
+    # Behind the last tile stands none: what is computed for it is dropped.
+    order_and_none = jnp.concatenate([order, num_tiles + jnp.arange(tile_batch, dtype=jnp.int32)])
+
+    def batch(index):
+        return encode(cfg, params, jnp.asarray(tiles).at[index].get(mode="clip"), table)
+
+    def step(number, features):
+        index = jax.lax.dynamic_slice_in_dim(order_and_none, number * tile_batch, tile_batch)
+
+        def write(all_tiles, new):
+            return all_tiles.at[index].set(new, mode="drop", unique_indices=True)
+
+        return jax.tree.map(write, features, batch(index))
+
+    shapes = jax.eval_shape(batch, order_and_none[:tile_batch])
+    features = jax.tree.map(lambda leaf: jnp.zeros((num_tiles, *leaf.shape[1:]), leaf.dtype), shapes)
+    features = jax.lax.fori_loop(0, -(-num_wanted // tile_batch), step, features)
+    padding = order[jnp.minimum(num_seen, num_tiles - 1)]
+
+    def of_views(leaf):
+        mask = is_padding.reshape(-1, *[1] * (leaf.ndim - 1))
+        leaf = jnp.where(mask, leaf[padding], leaf)
+        ends = [sum(view.tiles.shape[0] for view in views[:count]) for count in range(1, len(views))]
+        return [part.reshape(-1, *part.shape[2:]) for part in jnp.split(leaf, ends)]
+
+    parts = [of_views(leaf) for leaf in jax.tree.leaves(features)]
+    return tuple(jax.tree.unflatten(jax.tree.structure(features), leaves) for leaves in zip(*parts, strict=True))
+
+
+def make_scene(
+    run: RunStage,
+    cfg: BatConfig,
+    capacity: tuple[int, ...] | None,
+    params: Params,
+    features: tuple[bat.TileFeatures, ...],
+    image: ImageArrays,
+    cluster_on_host: Callable[..., Array] | None = None,
+) -> tuple[SceneArrays, tuple[Int[Array, "_"] | None, ...]]:
+    """Return what questions read, and each scale's first centres where K-means drew them.
+
+    Args:
+      capacity: each scale's most regions; None where all region ids are given.
+      cluster_on_host: (grid, rows (M, C), valid (M,), clusters) -> region ids, for a partition that no program makes.
+    """
+    settings = cfg.compressor
+    scales, centres = [], []
+    for index, (spec, of_view, regions) in enumerate(zip(settings.scales, features, image.regions, strict=True)):
+        grid = bat.token_grid(cfg, spec.size_px)
+        tokens = with_embedding(run, cfg, spec.size_px, "answer", params, of_view.projected)
+        region_id, init = regions.region_id, regions.first_centres
+        if region_id is None:
+            count = settings.clusters_of(spec, grid.num_tokens)
+            if init is None and settings.partition == "kmeans":
+                init = run("first_centres", _draw, (spec.size_px, count), image.seed, regions.valid)
+            rows = of_view.vision if settings.cluster_features == "vision" else tokens
+            if cluster_on_host is not None:
+                region_id = cluster_on_host(grid, rows, regions.valid, count)
+            else:
+                # Only the rules that partitioning reads; budgets and the like must not compile it anew.
+                rules = CompressorConfig.release(
+                    partition=settings.partition,
+                    coordinates=settings.coordinates,
+                    feature_scale=settings.feature_scale,
+                    coord_scale=settings.coord_scale,
+                )
+                assert capacity is not None
+                start = jnp.zeros(0, jnp.int32) if init is None else init
+                start = jnp.pad(start, (0, capacity[index] - start.shape[0]))
+                args = (rows, regions.valid, start, image.num_clusters[index], image.kmeans_steps)
+                region_id = run("region_partition", partition_scale, (rules, grid), *args)
+        centres.append(init)
+        scales.append(ScaleTokens(tokens, region_id, regions.valid, of_view.attention))
+    anchor = with_embedding(run, cfg, settings.sizes_px[0], "attention", params, features[0].projected)
+    of_anchor = (image.prefix_ids, anchor, scales[0].valid)
+    cache = run("anchor_prefix", bat.anchor_cache, (cfg.networks,), params, *of_anchor)
+    return SceneArrays(tuple(scales), cache), tuple(centres)
+
+
+def encode_in_one(
+    cfg: BatConfig,
+    tile_batch: int,
+    capacity: tuple[int, ...] | None,
+    params: Params,
+    table: Float[Array, "256 3"],
+    views: tuple[ViewTiles, ...],
+    image: ImageArrays,
+) -> tuple[SceneArrays, tuple[Int[Array, "_"] | None, ...]]:
+    """Return `make_scene` of `encode_views` as one program."""
+    features = encode_views(run_inside, cfg, tile_batch, params, table, views)
+    return make_scene(run_inside, cfg, capacity, params, features, image)
+
+
+def with_embedding(
+    run: RunStage,
+    cfg: BatConfig,
+    scale_px: int,
+    path: Literal["answer", "attention"],
+    params: Params,
+    projected: Float[Array, "M D"],
+) -> Float[Array, "M D"]:
+    """Return a scale's tokens as the answering or the attention path wants them (Eq. 5)."""
+    static = (cfg.networks_with("scale_embedding_extent"), scale_px, cfg.compressor.embedding_repeats(path))
+    return run("scale_embedding", bat.with_scale_embedding, static, params, projected)
+
+
+def _draw(scale_px: int, count: int, seed: UInt32[Array, ""], valid: Bool[Array, "M"]) -> Int[Array, "R"]:
+    return initial_centres(jax.random.key(seed), valid, scale_px, count)

@@ -1,0 +1,179 @@
+"""What one question computes, from the ids of its text to the ids of its answer, as one pure function of arrays.
+
+    anchor_importance -> select -> visual_tokens        once an image: `compress`
+    splice -> prefill -> generate                       once: `answer`
+
+Both take the way to run a stage, so that one description serves two: `engine.stages.Stages.run` compiles every stage
+apart and clocks it, `run_inside` makes them parts of the one program that surrounds them (`answer_in_one`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bat_jax import model as bat
+from bat_jax.compress.alignment import align_importance
+from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.compress.preserve_merge import Selection
+from bat_jax.config import BatConfig
+from bat_jax.engine.generate import generate
+from bat_jax.nn.decoder import KVCache
+from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.typing import Array, Bool, Float, Int, Params, UInt32
+
+RunStage = Callable[..., Any]  # (name, function, static arguments, *arrays) -> what the function returns
+
+
+class SceneArrays(NamedTuple):
+    """What a question reads of an encoded image; cache: over [prompt prefix, anchor tokens]."""
+
+    scales: tuple[ScaleTokens, ...]
+    cache: KVCache
+
+
+class SceneLayout(NamedTuple):
+    """What programs are specialised to: each scale's grid and its most regions."""
+
+    grids: tuple[TokenGrid, ...]
+    region_capacity: tuple[int, ...]
+
+
+class Suffix(NamedTuple):
+    """Text behind the image, as importance is read at: padded ids, which of them are text, weight of each row."""
+
+    ids: Int[Array, "T"]
+    valid: Bool[Array, "T"]
+    row_weight: Float[Array, "T"]
+
+
+class QuestionArrays(NamedTuple):
+    """One question.
+
+    suffixes: texts whose importance is averaged. shares (I, S): every image's budgets. texts, text_valid: pieces of the
+    prompt, images + 1. stop_ids (2,): ids that end the answer, -1 for none. temperature, top_p, seed (): of sampling.
+    """
+
+    suffixes: tuple[Suffix, ...]
+    shares: Int[Array, "I S"]
+    texts: tuple[Int[Array, "_"], ...]
+    text_valid: tuple[Bool[Array, "_"], ...]
+    stop_ids: Int[Array, "2"]
+    temperature: Float[Array, ""]
+    top_p: Float[Array, ""]
+    seed: UInt32[Array, ""]
+
+
+class Compression(NamedTuple):
+    """One image's tokens for one question.
+
+    tokens (U, D), mask (U,): rows of all scales. selections: by scale. anchor_importance (M1,). importance: by scale,
+    (M,) tile-major.
+    """
+
+    tokens: Float[Array, "U D"]
+    mask: Bool[Array, "U"]
+    selections: tuple[Selection, ...]
+    anchor_importance: Float[Array, "M"]
+    importance: tuple[Float[Array, "_"], ...]
+
+
+class AnswerArrays(NamedTuple):
+    """ids (1, N), of which the first `length` (1,) are the answer. num_rows (1,): of the prompt.
+
+    kept (I, S): rows kept. logits (1, V): after the prompt. compressions: by image.
+    """
+
+    ids: Int[Array, "1 N"]
+    length: Int[Array, "1"]
+    num_rows: Int[Array, "1"]
+    kept: Int[Array, "I S"]
+    logits: Float[Array, "1 V"]
+    compressions: tuple[Compression, ...]
+
+
+def run_inside(name: str, function: Callable[..., Any], static: tuple[Any, ...], *args: Any) -> Any:
+    """Run a stage as a part of the program that is being traced."""
+    with jax.named_scope(name):
+        return function(*static, *args)
+
+
+def compress(
+    run: RunStage,
+    cfg: BatConfig,
+    layout: SceneLayout,
+    params: Params,
+    scene: SceneArrays,
+    suffixes: tuple[Suffix, ...],
+    budgets: Int[Array, "S"],
+) -> Compression:
+    """Choose an image's tokens for the questions in `suffixes` together."""
+    settings = cfg.compressor
+    valid = scene.scales[0].valid
+    rows = [
+        run("anchor_importance", bat.anchor_importance, (cfg.networks,), params, scene.cache, valid, *suffix)
+        for suffix in suffixes
+    ]
+    importance = run("importance_rows", _mean_row, (settings.attention_layer,), *rows)
+    selections = run("preserve_merge", select, (settings.for_select, *layout), scene.scales, importance, budgets)
+    static = (cfg.networks_with("scales", "token_mlp"),)
+    tokens, mask = run("token_mlp", bat.visual_tokens, static, params, selections)
+    aligned = run("align_importance", _aligned, (layout.grids, settings.mask_padding), importance, valid)
+    return Compression(tokens, mask, selections, importance, aligned)
+
+
+def answer(
+    run: RunStage,
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    max_new_tokens: int,
+    params: Params,
+    scenes: tuple[SceneArrays, ...],
+    question: QuestionArrays,
+) -> AnswerArrays:
+    """Answer a question about images: one place in the prompt for each."""
+    compressions = tuple(
+        compress(run, cfg, layout, params, scene, question.suffixes, question.shares[index])
+        for index, (layout, scene) in enumerate(zip(layouts, scenes, strict=True))
+    )
+    spliced = run(
+        "splice",
+        bat.splice,
+        (cfg.networks,),
+        params,
+        question.texts,
+        question.text_valid,
+        tuple(item.tokens for item in compressions),
+        tuple(item.mask for item in compressions),
+    )
+    logits, cache = run("prefill", bat.prefill, (cfg.networks, max_new_tokens), params, spliced)
+    drawing = (question.stop_ids, question.temperature, question.top_p, question.seed)
+    generated = run("generate", _generate, (cfg.networks, max_new_tokens), params, logits, cache, *drawing)
+    masks = tuple(tuple(selection.mask for selection in item.selections) for item in compressions)
+    kept = run("count_rows", _counts, (), masks)
+    return AnswerArrays(generated.ids, generated.length, spliced.length, kept, logits, compressions)
+
+
+def answer_in_one(cfg: BatConfig, layouts: tuple[SceneLayout, ...], max_new_tokens: int, *args: Any) -> AnswerArrays:
+    """Return `answer` as one program."""
+    return answer(run_inside, cfg, layouts, max_new_tokens, *args)
+
+
+def _mean_row(layer: int, *rows: Float[Array, "L M"]) -> Float[Array, "M"]:
+    return jnp.mean(jnp.stack([row[layer] for row in rows]), axis=0)
+
+
+def _aligned(
+    grids: tuple[TokenGrid, ...], mask_padding: bool, importance: Float[Array, "M"], valid: Bool[Array, "M"]
+) -> tuple[Float[Array, "_"], ...]:
+    return tuple(align_importance(importance, grids[0], grid, valid if mask_padding else None) for grid in grids)
+
+
+def _generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, seed):
+    key = jax.random.key(seed)
+    return generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, key)
+
+
+def _counts(masks: tuple[tuple[Bool[Array, "_"], ...], ...]) -> Int[Array, "I S"]:
+    return jnp.array([[jnp.sum(mask) for mask in of_image] for of_image in masks], jnp.int32)

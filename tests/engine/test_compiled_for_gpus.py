@@ -1,0 +1,84 @@
+"""What XLA makes of the model's programs for a GPU that is not here: which buffers stand in the token loop."""
+
+import dataclasses
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bat_jax import model as bat
+from bat_jax.config import BatConfig
+from bat_jax.engine.absent import compile_for
+from bat_jax.engine.generate import generate
+from bat_jax.nn.decoder import layers_apart
+from bat_jax.ops.fused_attention import fused_attention
+from tests.absent_compiler import needs_gpu_compiler
+
+pytestmark = needs_gpu_compiler
+ITEM_BYTES = {"bf16": 2, "f32": 4, "s32": 4, "u32": 4, "u8": 1, "s8": 1, "pred": 1}
+# These name what already stands in memory.
+NO_BUFFER = {"parameter", "get-tuple-element", "tuple", "while", "conditional", "bitcast"}
+MIB = 2**20
+
+
+@pytest.fixture(autouse=True)
+def users_precision():
+    """Of products, which tests otherwise ask for at its highest."""
+    with jax.default_matmul_precision("default"):
+        yield
+
+
+def shape(*sizes, dtype=jnp.bfloat16):
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def buffers_in_loops(text):
+    """Return (bytes, instruction) of every array that an instruction inside a loop's body produces."""
+    fused = set(re.findall(r"calls=%?([\w.-]+)", text)) | set(re.findall(r"to_apply=%?([\w.-]+)", text))
+    found, is_inside = [], False
+    for line in text.splitlines():
+        if start := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line):
+            is_inside = not start[1] and start[2] not in fused
+        made = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([\w-]+)\(", line)
+        if is_inside and made and made[3] not in NO_BUFFER:
+            for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", made[2]):
+                count = math.prod(int(size) for size in sizes.split(",") if size)
+                found.append((count * ITEM_BYTES.get(kind, 8), made[1]))
+    return found
+
+
+def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where_they_stand():
+    """Two layers of the 7B at full width, behind 3,078 rows; the library's own workspace is 4 MiB."""
+    cfg = BatConfig.uhr_bat_7b()
+    cfg = dataclasses.replace(
+        cfg,
+        decoder=dataclasses.replace(cfg.decoder, num_layers=2),
+        compressor=dataclasses.replace(cfg.compressor, importance_layer=-1),
+    ).networks
+    params = jax.eval_shape(lambda: layers_apart({"decoder": bat.init_params(cfg, jax.random.key(0))["decoder"]}))
+    params = jax.tree.map(lambda leaf: shape(*leaf.shape), params)
+    prompt = bat.Spliced(shape(1, 3078, 3584), shape(1, dtype=jnp.int32))
+    logits, cache = jax.eval_shape(functools.partial(bat.prefill, cfg, 32), params, prompt)
+    number = shape(dtype=jnp.float32)
+    drawing = (shape(2, dtype=jnp.int32), number, number, jax.eval_shape(lambda: jax.random.key(0)))
+    text = compile_for("h200", generate, params, logits, cache, *drawing, static=(cfg, 32)).as_text()
+    buffers = buffers_in_loops(text)
+    layer_bytes = 2 * 3584 * 18944
+    assert len(buffers) > 50 and layer_bytes > 100 * MIB
+    assert max(buffers)[0] <= 4 * MIB, sorted(buffers)[-5:]
+
+
+def test_the_triton_kernel_compiles_for_the_models_shapes_without_their_scores():
+    """Two at once: the decoder's prompt, and the tower's tiles, whose 577 rows fill no block."""
+
+    def both(query, key, tiles):
+        causal = fused_attention("pallas", query, key, key, is_causal=True)
+        return causal, fused_attention("pallas", tiles, tiles, tiles, is_causal=False)
+
+    arrays = shape(1, 3078, 28, 128), shape(1, 3078, 4, 128), shape(8, 577, 16, 64)
+    memory = compile_for("h200", both, *arrays).memory_analysis()
+    decoder_scores, tower_scores = 4 * 28 * 3078**2, 4 * 8 * 16 * 577**2
+    assert memory.temp_size_in_bytes < min(decoder_scores, tower_scores) / 1.5
