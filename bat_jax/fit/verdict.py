@@ -196,11 +196,6 @@ def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool 
         return _judge_training(target, work, work.recipe, programs)
     # Replicas answer questions of their own and share nothing, so one of them is looked at.
     mesh = _mesh(target.compiled_for or target.device, (("model", target.axes["model"]),))
-    return judge_on(mesh, target, work, programs, search=search)
-
-
-def judge_on(mesh: Mesh, target: FitTarget, work: FitWork, programs: Programs, *, search: bool) -> FitVerdict:
-    """Answer for inference on a mesh, whose devices are taken for the target's."""
     run, weight_bytes = _answered(mesh, work, programs)
     costs = cost.pipeline_stages(work.cfg, work.text)
     verdict = FitVerdict(

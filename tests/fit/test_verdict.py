@@ -1,9 +1,6 @@
 """Verdicts: what names of devices mean, what fits, the most that does, and the least time."""
 
-import jax
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from bat_jax.config import BatConfig
 from bat_jax.engine import cost
@@ -12,12 +9,13 @@ from bat_jax.fit.abstract_run import Programs, StageRow
 from bat_jax.fit.verdict import (
     FitVerdict,
     FitWork,
-    judge_on,
+    judge,
     largest,
     least_seconds,
     parse_target,
     with_kept,
 )
+from tests.absent_compiler import needs_gpu_compiler
 from tests.tiny_model import tiny_config
 
 WORK = FitWork(cfg=tiny_config(), text=cost.Text(answer=3), image_px=300)
@@ -120,15 +118,9 @@ def test_the_answer_is_one_line(peak, words):
     assert verdict.fits == ("DOES NOT" not in words)
 
 
-@pytest.fixture(scope="module")
-def verdict():
-    """The tiny model on this machine's CPU, taken for a card."""
-    mesh = Mesh(np.array(jax.devices()[:1]), ("model",))
-    return judge_on(mesh, parse_target("a6000", None), WORK, Programs(), search=False)
-
-
-def test_an_answer_as_json_has_every_stage_and_adds_up(verdict):
-    entry = verdict.to_json()
+@needs_gpu_compiler
+def test_an_answer_of_the_compiler_for_a_card_has_every_stage_and_adds_up():
+    entry = judge(parse_target("a6000", None), WORK, Programs(), search=False).to_json()
     assert entry["fits"] and entry["device"] == "a6000" and entry["mesh"] == {"data": 1, "model": 1}
     assert entry["peak_gb"] == max(row["peak_gb"] for row in entry["stages"])
     assert entry["spare_gb"] == pytest.approx(entry["usable_gb"] - entry["peak_gb"])
