@@ -21,6 +21,7 @@ from absl import flags
 
 from bat_jax.config import BatConfig
 from bat_jax.engine import cost
+from bat_jax.engine.image import default_tile_batch
 from bat_jax.fit.abstract_run import Programs
 from bat_jax.fit.verdict import FitTarget, FitWork, judge, parse_target
 from bat_jax.io.output_files import write_json, write_text
@@ -45,7 +46,9 @@ TRAIN = flags.DEFINE_multi_string(
     "A step of training instead of answering: release_7b or a recipe's JSON file; then its fields, name=value.",
 )
 IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the picture, in pixels.", lower_bound=64)
-TILE_BATCH = flags.DEFINE_integer("tile_batch", 8, "Tiles that go through the tower at once.", lower_bound=1)
+TILE_BATCH = flags.DEFINE_integer(
+    "tile_batch", None, "Tiles that go through the tower at once. Default: as BatModel chooses.", lower_bound=1
+)
 PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image.", lower_bound=1)
 QUESTION = flags.DEFINE_integer("question_tokens", 64, "Text tokens after the image.", lower_bound=1)
 ANSWER = flags.DEFINE_integer("answer_tokens", 8, "Tokens of the answer.", lower_bound=2)
@@ -112,11 +115,12 @@ def judge_flags() -> list[dict[str, Any]]:
     targets, found = targets_of_flags(), []
     if not targets:
         return []
+    cfg = config_of_flags()
     work = FitWork(
-        cfg=config_of_flags(),
+        cfg=cfg,
         text=cost.Text(prefix=PREFIX.value, question=QUESTION.value, answer=ANSWER.value),
         image_px=IMAGE_PX.value,
-        tile_batch=TILE_BATCH.value,
+        tile_batch=TILE_BATCH.value or default_tile_batch(cfg, "accelerator"),
         recipe=recipe_of_flags(),
     )
     programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))

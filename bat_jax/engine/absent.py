@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from bat_jax.engine.devices import DeviceFacts, find_device
 
 _EXTRAS = {"cuda": "fit", "tpu": "fit-tpu"}
+_SHORTEST_CACHED = "jax_persistent_cache_min_compile_time_secs"
 _GPU_PLUGIN = "jax_plugins.xla_cuda12"
 # libtpu asks the cloud's metadata server what it runs on, for minutes, unless it is told.
 _TPU_SETTINGS = {
@@ -80,7 +81,13 @@ def compile_for(
     mesh = absent_mesh(where) if isinstance(where, str) else where
     jitted = jax.jit(function, static_argnums=tuple(range(len(static))), **options)
     lowered = jitted.lower(*static, *placed(mesh, args))
-    return lowered.compile(compiler_options=_compiler_options(mesh.devices.flat[0].platform))
+    # JAX could not read such programs back from its cache of compiled ones, and would warn: none takes long enough.
+    shortest = getattr(jax.config, _SHORTEST_CACHED)
+    jax.config.update(_SHORTEST_CACHED, math.inf)
+    try:
+        return lowered.compile(compiler_options=_compiler_options(mesh.devices.flat[0].platform))
+    finally:
+        jax.config.update(_SHORTEST_CACHED, shortest)
 
 
 def _devices(facts: DeviceFacts, count: int) -> list[Any]:

@@ -29,7 +29,7 @@ def train(run: AbstractRun, cfg: BatConfig, recipe: TrainConfig, text: Text) -> 
     Raises:
       ValueError: the recipe does not fit the model or the mesh.
     """
-    params, cfg = abstract_params(cfg, run.mesh), training_config(cfg, recipe)
+    params, cfg = abstract_params(cfg, run.mesh, apart=False), training_config(cfg, recipe)
     num_columns = recipe.batch_size // recipe.accumulation
     if num_columns % run.mesh.size:
         raise ValueError(

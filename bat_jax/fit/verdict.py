@@ -20,7 +20,11 @@ AXES = ("data", "model")
 DEFAULT_MEMORY_FRACTION = 0.75
 # Products of these stages are exact in float32: done in float32, or as three of bfloat16 (ops/float32_product.py).
 _FLOAT32_STAGES = ("region_partition", "preserve_merge")
-_IMAGE_STAGES = ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix")
+# What the cost model counts apart and one program runs.
+_PARTS = {
+    "image": ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix"),
+    "question": ("anchor_importance", "preserve_merge", "token_mlp", "prefill", "generate"),
+}
 _MOST_PROBES = 4
 _CLOSE_ENOUGH = 0.05
 
@@ -53,8 +57,8 @@ class FitWork:
 
     cfg: BatConfig
     text: cost.Text
+    tile_batch: int
     image_px: int = 8192
-    tile_batch: int = 8
     recipe: TrainConfig | None = None
 
 
@@ -96,7 +100,7 @@ class FitVerdict:
 
     @property
     def further_question_s(self) -> float:
-        return sum(seconds for name, seconds in self.seconds.items() if name not in _IMAGE_STAGES)
+        return sum(self.seconds[name] for name in _PARTS["question"])
 
     @property
     def token_s(self) -> float:
@@ -119,10 +123,10 @@ class FitVerdict:
         for row in self.rows:
             sizes = {f"{name}_gb": getattr(row, name) / cost.GIGA for name in _SIZES}
             stage: dict[str, Any] = {"stage": row.name, "calls": row.calls, **sizes}
-            if row.name in self.costs:
-                own = self.costs[row.name]
+            if self.costs and row.name in _PARTS:
+                own = cost.together(row.name, (self.costs[name] for name in _PARTS[row.name]))
                 stage |= {"tflop": own.flops / cost.TERA, "moved_gb": own.bytes / cost.GIGA}
-                stage["least_s"] = self.seconds[row.name]
+                stage["least_s"] = sum(self.seconds[name] for name in _PARTS[row.name])
             stages.append(stage)
         entry: dict[str, Any] = {
             "device": self.target.device,
@@ -147,7 +151,7 @@ class FitVerdict:
             return entry | {"train": dataclasses.asdict(work.recipe)}
         times = {"first_question_s": self.first_question_s, "further_question_s": self.further_question_s}
         most = {"most_kept_tokens": self.most_kept, "most_tiles_at_once": self.most_tiles}
-        return entry | {"least": times | {"token_s": self.token_s}, **most}
+        return entry | {"least": times | {"token_s": self.token_s}, "least_s_of_parts": dict(self.seconds), **most}
 
 
 _SIZES = ("arguments", "outputs", "temporaries", "held", "peak")

@@ -58,7 +58,7 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         f"({'; '.join(runs)}). The compiler is all that is needed: `pip install 'bat_jax[fit]'` for GPUs, "
         "`pip install 'bat_jax[fit-tpu]'` for TPUs, best in an environment of its own, because JAX remarks on a plugin "
         "without its driver in every command (`JAX_PLATFORMS=cpu` shortens the remark). Every command can write a page "
-        "like this one (`--write_docs=FILE`), also of answers that earlier ones wrote with `--output` (`--join=FILES`).",
+        "like this one (`--write_docs=FILE`), and of answers that earlier ones wrote with `--output` (`--join=FILES`).",
         "",
         "```",
         "python -m experiments.fit --config=7b --device=a6000",

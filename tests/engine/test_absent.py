@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
 
 from bat_jax.engine.absent import NoCompilerError, absent_mesh, compile_for
@@ -83,3 +84,20 @@ def test_on_a_mesh_memory_is_counted_a_device():
 def test_what_is_static_comes_first():
     program = compile_for("h200", lambda power, a: a**power, MATRIX, static=(3,))
     assert program.memory_analysis().argument_size_in_bytes == 2 * SIDE * SIDE
+
+
+@needs_gpu_compiler
+def test_a_program_for_a_device_that_is_absent_is_not_cached_where_it_could_not_be_read(tmp_path):
+    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        compilation_cache.reset_cache()
+        compile_for("h200", lambda a: a * 17 + 4, MATRIX)
+        assert not list(tmp_path.iterdir())
+        jax.jit(lambda a: a * 17 + 5)(jnp.ones(3)).block_until_ready()
+        assert list(tmp_path.iterdir()), "programs of this machine still are"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before[0])
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+        compilation_cache.reset_cache()
