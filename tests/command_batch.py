@@ -129,6 +129,5 @@ if __name__ == "__main__":
         "tensorboardX",
     ):
         importlib.import_module(library)
-    importlib.import_module("transformers").AutoTokenizer  # noqa: B018  (a lazy import of seconds)
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)

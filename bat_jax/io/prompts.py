@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import transformers
 
 from bat_jax.config import PromptConfig
+from bat_jax.io.tokenizer_file import TokenizerFile
 
 IMAGE_TOKEN = "<image>"
 IMAGE_ID = -200  # the placeholder in token id lists, as in LLaVA's code
@@ -53,6 +53,11 @@ def load_tokenizer(directory: str | pathlib.Path) -> Any:
     path = pathlib.Path(directory)
     if not (path / "tokenizer_config.json").exists() and not (path / "tokenizer.json").exists():
         raise ValueError(f"{path}: holds no tokenizer (tokenizer.json or tokenizer_config.json)")
+    tokenizer = TokenizerFile.read(path)
+    if tokenizer is not None:
+        return tokenizer
+    import transformers  # imports torch where it is installed
+
     return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
 
 
