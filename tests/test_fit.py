@@ -31,6 +31,7 @@ def entry(device, peak_gb, **others):
         "tile_batch": 8,
         "text": {"prefix": 14, "question": 64, "answer": 8},
         "stages": [stage],
+        "least_s_of_parts": {"prefill": 0.043},
         "run": {"date": "2026-11-28T12:00:00+00:00", "packages": {"jax": "0.10.2"}},
     } | others
 
@@ -95,7 +96,7 @@ def test_what_is_joined_is_written_again(results):
 
 def test_the_page_has_a_line_a_device_and_training_apart(results):
     page = (results[1] / "fit.md").read_text()
-    answering = page.split("## Answering")[1].split("## Stages")[0]
+    answering = page.split("## Answering")[1].split("## Programs")[0]
     assert "| The a6000 | 1 | 50.0 | 16.0 | 19.0 | prefill | yes | 31.0 | 20,000 |  | 400 | 100 | 4 |" in answering
     assert "| The rtx4090 | 1 | 50.0 | 16.0 | 60.0 | prefill | **no** | -10.0 |" in answering
     training = page.split("## Training")[1]

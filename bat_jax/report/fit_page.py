@@ -44,7 +44,7 @@ def page(entries: Sequence[Entry]) -> str:
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
     if answering:
         lines += ["", "## Answering", "", *_answering(answering)]
-        lines += ["", "## Stages", "", *_stages(answering[0])]
+        lines += ["", "## Programs of one device", "", *_programs(answering[0])]
     if training:
         lines += ["", "## Training", "", *_training(training)]
     lines += ["", "## Compiled and measured", "", _MEASURED]
@@ -66,12 +66,12 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "python -m experiments.fit --config=7b --device=h100-8 --train=release_7b --train=sharding=zero3",
         "```",
         "",
-        "The path from a picture to an answer is walked on shapes: every program of `BatModel` is compiled for the "
-        "device, and its outputs and temporaries are added to what is held at that moment (weights, features, the "
-        "scene, the caches). The peak is the highest sum. Of a card's memory 1 GiB is taken off for the driver and "
-        "libraries (half of it on a TPU), which is assumed; JAX itself takes 75 % of a GPU's memory unless "
-        "`XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise, and an answer above that says so. Fragmentation is not "
-        "counted.",
+        "The programs of `BatModel` (views, an image, a question) are compiled for the device, and each one's outputs "
+        "and temporaries are added to what is held at that moment (weights, the scene). The peak is the highest sum. "
+        "Attention is counted in its plain form; a fused one, where the device has it, needs less. Of a card's memory "
+        "1 GiB is taken off for the driver and libraries (half of it on a TPU), which is assumed; JAX itself takes "
+        "75 % of a GPU's memory unless `XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise, and an answer above that says "
+        "so. Fragmentation is not counted.",
         "",
         "Seconds are the least that a stage can take: its operations over the data sheet's rate for dense products "
         "(K-means and merging: float32's or a third of bfloat16's), or its bytes over the memory's bandwidth, "
@@ -123,7 +123,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _stages(entry: Entry) -> list[str]:
+def _programs(entry: Entry) -> list[str]:
     head = (
         "stage",
         "calls",
@@ -142,10 +142,13 @@ def _stages(entry: Entry) -> list[str]:
         work = [f"{row[name]:.2f}" if name in row else "" for name in ("tflop", "moved_gb")]
         least = _ms(row["least_s"]) if "least_s" in row else ""
         rows.append((row["stage"].replace("_", " "), str(row["calls"]), *sizes, *work, least))
+    parts = [(name.replace("_", " "), _ms(seconds)) for name, seconds in entry["least_s_of_parts"].items()]
     return [
         f"{entry['title']}, {_mesh(entry)}; GB; operations and bytes of [docs/cost.md](cost.md).",
         "",
         *table_lines(head, rows),
+        "",
+        *table_lines(("part", "least ms"), parts),
     ]
 
 
