@@ -2,7 +2,7 @@
 
     python -m experiments.fit --config=7b --device=a6000
     python -m experiments.fit --checkpoint=DIR --device=v5e-4,rtx4090 --budgets=80,320,600,2000 --output=fit.json
-    python -m experiments.fit --config=7b --device=h100-8 --train=release_7b --train=sharding=zero3
+    python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16
 
 Every stage is compiled by XLA for the device (extras `fit` for GPUs, `fit-tpu` for TPUs; no device, no weights needed)
 and its memory added to what is held meanwhile. Seconds are a roofline, not a forecast: docs/fit.md. A device is one of

@@ -81,6 +81,8 @@ class Programs:
 def _compiled(mesh, function, static, args, options) -> tuple[ProgramMemory, Any]:
     try:
         program = compile_for(mesh, function, *args, static=static, **options)
+    except ValueError as error:  # the program's whole text stands behind the first line
+        raise ValueError(f"XLA cannot compile this for the mesh: {str(error).splitlines()[0][:300]}") from error
     except jax.errors.JaxRuntimeError as error:
         found = _OUT_OF_MEMORY.search(str(error))
         if found is None:

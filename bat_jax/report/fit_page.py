@@ -63,7 +63,7 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "```",
         "python -m experiments.fit --config=7b --device=a6000",
         "python -m experiments.fit --config=7b --device=h100 --mesh=data=2,model=4 --budgets=180,1320,1600,8000",
-        "python -m experiments.fit --config=7b --device=h100-8 --train=release_7b --train=sharding=zero3",
+        "python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16",
         "```",
         "",
         "The programs of `BatModel` (views, an image, a question) are compiled for the device, and each one's outputs "
@@ -81,7 +81,8 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "`model` of a mesh are devices that share one model: every weight is cut along its longest axis that their "
         "number divides (the rule of training's ZeRO-3), and where caches and activations lie is left to XLA. `data` "
         "are replicas with pictures of their own. Training cuts batch and optimiser over all devices, as its recipe "
-        "says. Nothing of this runs by itself yet outside of training: `BatModel` uses one device.",
+        "says; a step that accumulates over several GPUs does not compile for absent ones (XLA refuses its loop), so "
+        "training is answered for one device. `BatModel` itself runs on one device.",
     ]
 
 
