@@ -6,6 +6,7 @@
 Exit codes: 0; 1 for an error that the user can act on; 2 for a wrong flag; 130 for an interrupt; 143 for a termination.
 """
 
+import gc
 import os
 import pathlib
 import signal
@@ -16,9 +17,11 @@ from types import FrameType
 import jax
 from absl import app, flags, logging
 
-# A 7B model's stages take minutes to compile; programs are kept here unless JAX_COMPILATION_CACHE_DIR says otherwise.
-COMPILE_CACHE = pathlib.Path.home() / ".cache" / "bat_jax" / "xla"
-_SHORTEST_CACHED_COMPILE_S = 0.2
+# Compiled programs are kept here unless JAX_COMPILATION_CACHE_DIR says otherwise; the oldest go when they are too many.
+PROGRAMS = pathlib.Path.home() / ".cache" / "bat_jax" / "programs"
+MOST_BYTES = 2 * 2**30
+
+COMPILE_CACHE = flags.DEFINE_bool("compile_cache", True, f"Keep compiled programs for the next run, in {PROGRAMS}.")
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -31,7 +34,6 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     signal.signal(signal.SIGTERM, _raise_exit)
     # Libraries log every file they write at info level.
     logging.set_verbosity(logging.WARNING)
-    _use_compile_cache()
     app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
 
 
@@ -47,16 +49,27 @@ def check_questions(questions: Sequence[str]) -> None:
 
 
 def _use_compile_cache() -> None:
-    """Keep compiled programs between runs, where the user's cache folder can be written."""
-    if jax.config.jax_compilation_cache_dir:
+    """Keep every compiled program between runs, where the user's cache folder can be written.
+
+    Several processes may share the folder: a bound on its size makes JAX lock it for each read and write. A folder that
+    the user names gets no bound, which JAX cannot keep where programs from before have none; there a process that meets
+    a half-written program says so and compiles its own.
+    """
+    if not COMPILE_CACHE.value:
+        jax.config.update("jax_enable_compilation_cache", False)
         return
-    try:
-        COMPILE_CACHE.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return
-    if os.access(COMPILE_CACHE, os.W_OK):
-        jax.config.update("jax_compilation_cache_dir", str(COMPILE_CACHE))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _SHORTEST_CACHED_COMPILE_S)
+    if not jax.config.jax_compilation_cache_dir:
+        try:
+            PROGRAMS.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        if not os.access(PROGRAMS, os.W_OK):
+            return
+        jax.config.update("jax_compilation_cache_dir", str(PROGRAMS))
+        jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+    # By default JAX keeps what took a second or more; a start has dozens of smaller programs.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
@@ -70,6 +83,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> None:
+    _use_compile_cache()
     try:
         sys.exit(main(argv))
     except BrokenPipeError:
@@ -80,6 +94,9 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> None:
         _fail(_describe(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    finally:
+        # The interpreter's end looks through all objects for garbage, several times, for a second.
+        gc.freeze()
 
 
 def _describe(error: ValueError | OSError) -> str:
