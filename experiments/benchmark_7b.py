@@ -1,19 +1,23 @@
-"""Measure UHR-BAT-7B's real shapes with random weights on this device: seconds, TFLOP/s and peak memory by stage.
+"""Measure UHR-BAT-7B's real shapes with random weights on this device: seconds, TFLOP/s and peak memory, beside floors.
 
-    python -m experiments.benchmark_7b --output=benchmark_7b.json
+    python -m experiments.benchmark_7b --output=benchmark_7b.json --write_docs=docs/gpu.md
 
 No checkpoint is needed: weights are made on the device in the config's dtype (16 GB in bfloat16), and a made-up picture
-goes through the same `BatModel` that users load. Steps stand in the order of their worth. Each is printed and written
-to --output when it ends; a step that fails leaves its reason there and the next one runs; at --max_seconds the run
-ends with what it has. FLOPs and the memory model are those of `engine/cost.py`; K-means counts all its steps. Compiling
-is short where an earlier run left its programs in the cache (`JAX_COMPILATION_CACHE_DIR`). On a GPU
-XLA_FLAGS=--xla_gpu_enable_triton_gemm=false shortens it, too: products then go to cuBLAS without a trial of kernels.
+goes through the same `BatModel` that users load. The machine's own rates come first; a floor is the time that a stage's
+operations (engine/cost.py; K-means counts all its steps) or bytes take at these rates. Then the whole, an image and a
+question as one program each, then stage by stage. Seconds are medians of warm runs, compiling apart. Steps stand in the
+order of their worth. Each is printed and written to --output when it ends; a step that fails leaves its reason there
+and the next one runs; at --max_seconds the run ends with what it has. Compiling is short where an earlier run left its
+programs in the cache (`JAX_COMPILATION_CACHE_DIR`).
 """
 
 import dataclasses
 import functools
+import json
+import math
 import os
 import pathlib
+import statistics
 import sys
 import tempfile
 import threading
@@ -30,15 +34,25 @@ from PIL import Image
 
 from bat_jax.config import PAPER_BUDGETS, BatConfig
 from bat_jax.engine import cost
-from bat_jax.engine.attention_choice import fastest, measure_decoder_attention, measure_tower_attention, reason
+from bat_jax.engine.attention_choice import (
+    choose_attention,
+    fastest,
+    measure_decoder_attention,
+    measure_tower_attention,
+    reason,
+)
+from bat_jax.engine.devices import DeviceFacts
+from bat_jax.engine.generate import generate
+from bat_jax.engine.image import default_tile_batch
 from bat_jax.engine.stages import Stages
-from bat_jax.io.output_files import write_json
+from bat_jax.fit.verdict import STAGES_OF_HALF, least_seconds
+from bat_jax.io.output_files import write_json, write_text
 from bat_jax.io.prompts import SHORTEST_TEXT, load_tokenizer
 from bat_jax.io.small_tokenizers import write_word_tokenizer
-from bat_jax.io.views import make_tiles
-from bat_jax.model import init_params, modules
+from bat_jax.model import Spliced, init_params, prefill
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.pipeline import BatModel, Scene
+from bat_jax.report.gpu_page import page
 from bat_jax.runs import run_record
 from bat_jax.typing import Params
 from experiments import cli
@@ -46,17 +60,20 @@ from experiments import cli
 CONFIG = flags.DEFINE_enum("config", "7b", ["7b", "mini"], "Sizes to measure; mini is for trying the command.")
 IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the made-up picture, in pixels.", lower_bound=64)
 ANSWER = flags.DEFINE_integer("answer_tokens", 32, "Tokens written in every answer.", lower_bound=2)
-MAX_SECONDS = flags.DEFINE_float("max_seconds", 130.0, "End after this time, whatever is left.", lower_bound=1.0)
+MAX_SECONDS = flags.DEFINE_float("max_seconds", 420.0, "End after this time, whatever is left.", lower_bound=1.0)
 OUTPUT = flags.DEFINE_string("output", None, "Write the measurements here as JSON, anew after each step.")
+WRITE_DOCS = flags.DEFINE_string("write_docs", None, "Write the measurements as a page (docs/gpu.md).")
+MEASURED = flags.DEFINE_string("measured", None, "An earlier --output to write the page of, instead of measuring.")
 SEED = flags.DEFINE_integer("random_seed", 0, "Of weights, picture and first centres.", lower_bound=0)
 
 QUESTIONS = ("How many ships are moored at the northern pier?", "Is the runway longer than the harbour's pier?")
 # The paper's largest budgets (Table 4's 11k), and twice the small model's own.
 LARGER = {"7b": PAPER_BUDGETS["xlrs"], "mini": (40, 140, 380, 898)}
 PAPER_GB = {"inference": 30, "training": 48}
-LARGER_TILE_BATCH = 32
-_REPEATS = 10
-_REFERENCE_ROWS = 128
+FEW_TILES = 8
+_REPEATS = 5
+_SIDE = {"cpu": 512}  # of the matrices that rates are measured with
+_COPIED_BYTES = {"cpu": 2**26}
 
 
 def random_params(cfg: BatConfig, seed: int) -> Params:
@@ -111,8 +128,8 @@ class MeasuredStages(Stages):
         self.rows.append({"stage": name, **seconds, **memory_gb()})
         return result
 
-    def since(self, start: int, tflops: dict[str, float]) -> list[dict[str, Any]]:
-        """Return the rows from number `start` on, one a stage, with the cost model's TFLOP and TFLOP/s."""
+    def since(self, start: int, costs: dict[str, cost.Stage], floors: dict[str, float]) -> list[dict[str, Any]]:
+        """Return the rows from number `start` on, one a stage, with the cost model's TFLOP, and the floor."""
         stages: dict[str, dict[str, Any]] = {}
         for row in self.rows[start:]:
             total = stages.setdefault(row["stage"], {"stage": row["stage"], "calls": 0, "compile_s": 0.0, "run_s": 0.0})
@@ -120,15 +137,22 @@ class MeasuredStages(Stages):
             total |= {key: total[key] + row[key] for key in ("compile_s", "run_s")}
             total |= {key: row[key] for key in ("held_gb", "peak_gb")}
         for name, total in stages.items():
-            if tflops.get(name):
-                total |= {"tflop": tflops[name], "tflop_per_s": tflops[name] / total["run_s"]}
+            if name in costs and costs[name].flops:
+                tflop, floor = costs[name].flops / cost.TERA, floors[name]
+                total |= {"tflop": tflop, "tflop_per_s": tflop / total["run_s"]}
+                total |= {"floor_s": floor, "ratio": total["run_s"] / floor}
         return list(stages.values())
 
 
-def stage_tflops(cfg: BatConfig, text: cost.Text) -> dict[str, float]:
-    """Return the cost model's TFLOP of the pipeline's stages, under their names in `BatModel.stages`."""
-    sums = "scatter" if jax.default_backend() == "cpu" else "product"
-    return {name: stage.flops / cost.TERA for name, stage in cost.pipeline_stages(cfg, text, sums).items()}
+def median_seconds(action: Callable[[], object], repeats: int = _REPEATS) -> float:
+    """Return the median time of a warm action, which is run once before."""
+    jax.block_until_ready(action())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(action())
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 class ShapesBenchmark:
@@ -156,10 +180,13 @@ class ShapesBenchmark:
         self.pixels = picture(image_px, seed)
         self.model: BatModel | None = None
         self.scene: Scene | None = None
+        # Until they are measured; a failure of that step must not cost the others.
+        self.rates = {"product_flops": math.nan, "float32_flops": math.nan, "bytes_per_s": math.nan}
         self.record: dict[str, Any] = {
-            "command": " ".join(sys.argv),
+            "command": " ".join(["python -m experiments.benchmark_7b", *sys.argv[1:]]),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             **run_record(seed),
+            "model": f"{cfg.decoder.num_layers} decoder layers of width {cfg.decoder.width}, {cfg.compute_dtype}",
             "image_px": image_px,
             "calls": self.stages.rows,
             "steps": {},
@@ -171,18 +198,20 @@ class ShapesBenchmark:
         timer.daemon = True
         timer.start()
         rows = [sum(cfg.compressor.budgets) + SHORTEST_TEXT + 14 for cfg in (self.cfg, self.larger)]
+        larger = f"{sum(self.larger.compressor.budgets)} kept tokens"
         steps = {
+            "machine": self.machine,
             "weights": self.make_weights,
-            "first question, compiling": self.first_question,
-            "second question on the same image": self.second_question,
-            "first question, compiled": self.first_question_again,
-            "copying and projecting": self.parts,
+            "first question, compiling": self.compiling,
+            "questions": self.questions,
+            "stages, compiling": self.by_stage,
+            "stages": self.by_stage,
+            "decoding": self.decoding,
             f"attention of the decoder, {rows[0]} rows": functools.partial(self.decoder_attention, rows[0]),
             "attention of the tower": self.tower_attention,
-            f"{sum(self.larger.compressor.budgets)} kept tokens, compiling": self.larger_question,
-            f"{sum(self.larger.compressor.budgets)} kept tokens, compiled": self.larger_question,
+            larger: self.larger_question,
             f"attention of the decoder, {rows[1]} rows": functools.partial(self.decoder_attention, rows[1]),
-            f"tower, {LARGER_TILE_BATCH} tiles at once": self.larger_tile_batch,
+            f"tower, {FEW_TILES} tiles at once": self.fewer_tiles,
         }
         for name, step in steps.items():
             self._run_step(name, step)
@@ -216,42 +245,97 @@ class ShapesBenchmark:
 
     # ---- the steps
 
+    def machine(self) -> dict[str, Any]:
+        """Measure the device's rates: products in the config's dtype and in float32, copying, uploading."""
+        platform = jax.default_backend()
+        side, num_bytes = _SIDE.get(platform, 8192), _COPIED_BYTES.get(platform, 2**30)
+
+        def product_rate(dtype, precision):
+            a, b = (jax.random.normal(jax.random.key(i), (side, side), dtype) for i in range(2))
+            multiply = jax.jit(functools.partial(jnp.matmul, precision=precision))
+            return 2 * side**3 / median_seconds(lambda: multiply(a, b))
+
+        block = jnp.zeros(num_bytes // 4, jnp.float32)
+        copy = jax.jit(lambda x: x + 1)
+        upload_s = median_seconds(lambda: jax.device_put(self.pixels))
+        self.rates = {
+            "product_flops": product_rate(jnp.dtype(self.cfg.compute_dtype), None),
+            "float32_flops": product_rate(jnp.float32, "highest"),
+            "bytes_per_s": 2 * num_bytes / median_seconds(lambda: copy(block)),
+        }
+        return self.rates | {"upload_s": upload_s, "uploaded_gb": self.pixels.nbytes / cost.GIGA}
+
     def make_weights(self) -> dict[str, Any]:
         params = random_params(self.cfg, self.seed)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "tokenizer"
             write_word_tokenizer(path, " ".join(QUESTIONS).replace("?", " ?").split())
             tokenizer = load_tokenizer(path)
-        self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages, stages_apart=True)
+        kernels = choose_attention(self.cfg, default_tile_batch(self.cfg, jax.default_backend()))
+        self.cfg = dataclasses.replace(self.cfg, attention=kernels)
+        self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages)
         num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        return {"weights_gb": num_bytes / cost.GIGA, "model_gb": self._memory_model(self.cfg)["weights"]}
+        model_gb = self._memory_model(self.cfg)["weights"]
+        return {"weights_gb": num_bytes / cost.GIGA, "model_gb": model_gb, **dataclasses.asdict(kernels)}
 
-    def first_question(self) -> dict[str, Any]:
-        self.scene = None  # an encoded image of before would count in the peak
+    def compiling(self) -> dict[str, Any]:
+        """Encode the picture and ask, for the first time."""
         return self._timed(self.cfg, lambda: self._ask(self._encode(), QUESTIONS[0]))
 
-    def second_question(self) -> dict[str, Any]:
-        return self._timed(self.cfg, lambda: self._ask(self.scene, QUESTIONS[1]))
+    def questions(self) -> dict[str, Any]:
+        """Ask a first question and further ones, warm; the floor is the sum of all stages' floors."""
+        first = median_seconds(lambda: self._ask(self._encode(), QUESTIONS[0]), 3)
+        further = median_seconds(lambda: self._ask(self.scene, QUESTIONS[1]))
+        floors = self._floors(self.cfg)
+        upload = self.record["steps"].get("machine", {}).get("upload_s", 0.0)
+        entry = {
+            "first_s": first,
+            "first_floor_s": sum(floors.values()) + upload,
+            "further_s": further,
+            "further_floor_s": self._question_floor(self.cfg),
+        }
+        ratios = {f"{name}_ratio": entry[f"{name}_s"] / entry[f"{name}_floor_s"] for name in ("first", "further")}
+        model = self._memory_model(self.cfg)
+        return entry | ratios | {"memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
 
-    def first_question_again(self) -> dict[str, Any]:
-        start = time.perf_counter()
-        make_tiles(self.pixels, self.cfg.compressor.sizes_px, self.cfg.vision)
-        return {"host_views_s": time.perf_counter() - start, **self.first_question()}
+    def by_stage(self) -> dict[str, Any]:
+        """Encode and ask, stage by stage."""
+        apart = BatModel(self.cfg, self.model.params, self.model.tokenizer, stages=self.stages, stages_apart=True)
 
-    def parts(self) -> dict[str, Any]:
-        """Measure what the stages hold together: copying the picture, and the projector without the tower."""
-        views = self.model.encode_views(self.pixels)
-        start = time.perf_counter()
-        jax.block_until_ready(jax.device_put(self.pixels))
-        copy_s, rows = time.perf_counter() - start, views.features[-1].vision
-        projector = modules(self.cfg)["projector"]
-        project = jax.jit(lambda params, rows: projector.apply({"params": params}, rows))
-        jax.block_until_ready(project(self.model.params["projector"], rows))
-        start = time.perf_counter()
-        jax.block_until_ready(project(self.model.params["projector"], rows))
-        run_s, tflop = time.perf_counter() - start, cost.projector(self.cfg, len(rows)).flops / cost.TERA
-        projected = {"projected_rows": len(rows), "projector_s": run_s, "projector_tflop_per_s": tflop / run_s}
-        return {"copied_gb": self.pixels.nbytes / cost.GIGA, "copy_s": copy_s, **projected}
+        def once():
+            self._ask(apart.encode(self.pixels, seed=self.seed), QUESTIONS[0], apart)
+
+        return self._timed(self.cfg, once)
+
+    def decoding(self) -> dict[str, Any]:
+        """Time the token loop under what a compiler may make of products with one row."""
+        platform, rows = jax.default_backend(), sum(self.cfg.compressor.budgets) + SHORTEST_TEXT + 14
+        options: dict[str, dict[str, Any]] = {"default": {}}
+        if platform == "gpu":
+            options |= {f"triton_gemm={on}": {"xla_gpu_enable_triton_gemm": on} for on in (False, True)}
+        cfg, steps = self.cfg.networks, self.answer_tokens
+        shapes = jax.eval_shape(
+            functools.partial(prefill, cfg, steps),
+            self.model.params,
+            Spliced(
+                jax.ShapeDtypeStruct((1, rows, cfg.decoder.width), cfg.compute_dtype),
+                jax.ShapeDtypeStruct((1,), jnp.int32),
+            ),
+        )
+        logits, cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        cache = cache._replace(length=jnp.full(1, rows, jnp.int32))
+        drawing = (jnp.full(2, -1), jnp.float32(0), jnp.float32(1), jax.random.key(0))
+        lowered = jax.jit(generate, static_argnums=(0, 1)).lower(cfg, steps, self.model.params, logits, cache, *drawing)
+        floor = self._floors(self.cfg)["generate"] / (steps - 1)
+        found: dict[str, Any] = {}
+        for name, settings in options.items():
+            start = time.perf_counter()
+            program = lowered.compile(compiler_options=settings)
+            compile_s = time.perf_counter() - start
+            run = functools.partial(program, self.model.params, logits, cache, *drawing)
+            token_s = median_seconds(run, 3) / (steps - 1)
+            found[name] = {"compile_s": compile_s, "token_s": token_s, "floor_s": floor, "ratio": token_s / floor}
+        return {"choices": found}
 
     def decoder_attention(self, rows: int) -> dict[str, Any]:
         found = measure_decoder_attention(self.cfg, rows)
@@ -263,11 +347,13 @@ class ShapesBenchmark:
 
     def larger_question(self) -> dict[str, Any]:
         model = self.model.configured(self.larger)
-        return self._timed(self.larger, lambda: self._ask(self.scene, QUESTIONS[1], model))
+        first = self._timed(self.larger, lambda: self._ask(self.scene, QUESTIONS[1], model))
+        further = median_seconds(lambda: self._ask(self.scene, QUESTIONS[1], model), 3)
+        return {"compile_s": first["compile_s"], "further_s": further, "floor_s": self._question_floor(self.larger)}
 
-    def larger_tile_batch(self) -> dict[str, Any]:
-        """Encode the views with more tiles at once, twice: the first time compiles."""
-        shared = (self.model.params, self.model.tokenizer, LARGER_TILE_BATCH, self.stages)
+    def fewer_tiles(self) -> dict[str, Any]:
+        """Encode the views with few tiles at once; the first time compiles."""
+        shared = (self.model.params, self.model.tokenizer, FEW_TILES, self.stages)
         model = BatModel(self.cfg, *shared, stages_apart=True)
         model.encode_views(self.pixels)
         return self._timed(self.cfg, lambda: model.encode_views(self.pixels))
@@ -277,6 +363,27 @@ class ShapesBenchmark:
     def _encode(self) -> Scene:
         self.scene = self.model.encode(self.pixels, seed=self.seed)
         return self.scene
+
+    def _floors(self, cfg: BatConfig) -> dict[str, float]:
+        """Return the least seconds of every stage at the machine's measured rates."""
+        facts = DeviceFacts(
+            title="this one",
+            platform="cuda",
+            architecture="",
+            memory_bytes=0,
+            reserved_bytes=0,
+            bandwidth=self.rates["bytes_per_s"],
+            bf16_flops=self.rates["product_flops"],
+            f32_flops=self.rates["float32_flops"],
+        )
+        return least_seconds(self._costs(cfg), facts, 1)
+
+    def _costs(self, cfg: BatConfig) -> dict[str, cost.Stage]:
+        return cost.pipeline_stages(cfg, self._text(), "scatter" if jax.default_backend() == "cpu" else "product")
+
+    def _question_floor(self, cfg: BatConfig) -> float:
+        floors = self._floors(cfg)
+        return sum(floors[name] for name in STAGES_OF_HALF["question"])
 
     def _ask(self, scene: Scene, question: str, model: BatModel | None = None) -> None:
         (model or self.model).ask([scene], question, max_new_tokens=self.answer_tokens, stop=False)
@@ -294,13 +401,11 @@ class ShapesBenchmark:
         first_row, start = len(self.stages.rows), time.perf_counter()
         action()
         wall = time.perf_counter() - start
-        stages = self.stages.since(first_row, stage_tflops(cfg, self._text()))
-        sums = {key: sum(row[key] for row in stages) for key in ("compile_s", "run_s")}
-        entry = {"wall_s": wall, **sums, "outside_s": wall - sum(sums.values()), "stages": stages}
+        stages = self.stages.since(first_row, self._costs(cfg), self._floors(cfg))
+        total = {key: sum(row[key] for row in stages) for key in ("compile_s", "run_s")}
+        entry = {"wall_s": wall, **total, "outside_s": wall - sum(total.values()), "stages": stages}
         decode = [row["run_s"] / (self.answer_tokens - 1) for row in stages if row["stage"] == "generate"]
-        model = self._memory_model(cfg)
-        entry |= {"decode_s_per_token": decode[0]} if decode else {}
-        return {**entry, "memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
+        return entry | ({"decode_s_per_token": decode[0]} if decode else {})
 
 
 def print_step(name: str, entry: dict[str, Any]) -> None:
@@ -311,7 +416,7 @@ def print_step(name: str, entry: dict[str, Any]) -> None:
         return ", ".join(f"{key} {v:.5g}" if isinstance(v, float) else f"{key} {v}" for key, v in plain.items())
 
     print(f"\n{name}: {words(entry)}")
-    columns = ("calls", "compile_s", "run_s", "tflop", "tflop_per_s", "held_gb", "peak_gb")
+    columns = ("calls", "compile_s", "run_s", "floor_s", "ratio", "tflop", "tflop_per_s", "held_gb", "peak_gb")
     if "stages" in entry:
         print(f"  {'stage':<18}" + "".join(f"{column:>12}" for column in columns))
     for row in entry.get("stages", ()):
@@ -324,13 +429,17 @@ def print_step(name: str, entry: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def main(argv: list[str]) -> int:
+def main(_: list[str]) -> int:
     """Measure all steps; exit with 1 if one failed or the time was over."""
-    del argv
+    for flag in (OUTPUT, WRITE_DOCS):
+        if flag.value and pathlib.Path(flag.value).is_dir():
+            raise ValueError(f"--{flag.name}={flag.value}: is a folder; name a file")
+    if MEASURED.value:
+        if not WRITE_DOCS.value:
+            raise ValueError("--measured: goes with --write_docs")
+        write_text(pathlib.Path(WRITE_DOCS.value), page(json.loads(pathlib.Path(MEASURED.value).read_text())))
+        return 0
     cfg = BatConfig.uhr_bat_7b() if CONFIG.value == "7b" else BatConfig.mini()
-    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
-    if output and output.is_dir():
-        raise ValueError(f"--output={output}: is a folder; name a file")
     benchmark = ShapesBenchmark(
         cfg,
         LARGER[CONFIG.value],
@@ -338,10 +447,13 @@ def main(argv: list[str]) -> int:
         answer_tokens=ANSWER.value,
         seed=SEED.value,
         max_seconds=MAX_SECONDS.value,
-        output=output,
+        output=pathlib.Path(OUTPUT.value) if OUTPUT.value else None,
     )
     print({key: value for key, value in benchmark.record.items() if key not in ("calls", "steps")}, flush=True)
-    return benchmark.run()
+    code = benchmark.run()
+    if WRITE_DOCS.value:
+        write_text(pathlib.Path(WRITE_DOCS.value), page(benchmark.record))
+    return code
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ DEFAULT_MEMORY_FRACTION = 0.75
 # Products of these stages are exact in float32: done in float32, or as three of bfloat16 (ops/float32_product.py).
 _FLOAT32_STAGES = ("region_partition", "preserve_merge")
 # What the cost model counts apart and one program runs.
-_PARTS = {
+STAGES_OF_HALF = {
     "image": ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix"),
     "question": ("anchor_importance", "preserve_merge", "token_mlp", "prefill", "generate"),
 }
@@ -100,7 +100,7 @@ class FitVerdict:
 
     @property
     def further_question_s(self) -> float:
-        return sum(self.seconds[name] for name in _PARTS["question"])
+        return sum(self.seconds[name] for name in STAGES_OF_HALF["question"])
 
     @property
     def token_s(self) -> float:
@@ -123,10 +123,10 @@ class FitVerdict:
         for row in self.rows:
             sizes = {f"{name}_gb": getattr(row, name) / cost.GIGA for name in _SIZES}
             stage: dict[str, Any] = {"stage": row.name, "calls": row.calls, **sizes}
-            if self.costs and row.name in _PARTS:
-                own = cost.together(row.name, (self.costs[name] for name in _PARTS[row.name]))
+            if self.costs and row.name in STAGES_OF_HALF:
+                own = cost.together(row.name, (self.costs[name] for name in STAGES_OF_HALF[row.name]))
                 stage |= {"tflop": own.flops / cost.TERA, "moved_gb": own.bytes / cost.GIGA}
-                stage["least_s"] = sum(self.seconds[name] for name in _PARTS[row.name])
+                stage["least_s"] = sum(self.seconds[name] for name in STAGES_OF_HALF[row.name])
             stages.append(stage)
         entry: dict[str, Any] = {
             "device": self.target.device,
