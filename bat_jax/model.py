@@ -36,6 +36,7 @@ from bat_jax.config import BatConfig
 from bat_jax.nn import decoder
 from bat_jax.nn.clip_vit import TowerAttention, VisionOutput
 from bat_jax.nn.decoder import DecoderOutput, KVCache
+from bat_jax.nn.int8 import held_params
 from bat_jax.ops.fused_attention import PLAIN
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.ops.valid_first import valid_first, valid_slots
@@ -99,6 +100,16 @@ def init_params(cfg: BatConfig, key: Key[Array, ""]) -> Params:
     """Return random float32 parameters of a whole model (used by training, tests and jax.eval_shape)."""
     parts = enumerate(modules(cfg).items())
     return {name: init_part(name, module, jax.random.fold_in(key, index)) for index, (name, module) in parts}
+
+
+def loaded_shapes(cfg: BatConfig) -> Params:
+    """Return the shapes and dtypes of a model's weights as loaded, from a checkpoint stored in the config's dtype."""
+
+    def load(key):
+        stored = init_params(cfg.with_weights("stored"), key)
+        return held_params(cfg.decoder.weights, jax.tree.map(lambda leaf: leaf.astype(cfg.compute_dtype), stored))
+
+    return jax.eval_shape(load, jax.random.key(0))
 
 
 def _apply(cfg: BatConfig, params: Params, part: str, *args, **kwargs):

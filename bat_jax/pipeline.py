@@ -23,7 +23,7 @@ from bat_jax import model as bat
 from bat_jax.compress.budgets import image_shares
 from bat_jax.compress.importance import suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
-from bat_jax.config import BatConfig
+from bat_jax.config import BatConfig, HeldWeights
 from bat_jax.encoding import EncodedViews, ImageLike, SceneData, SceneEncoder
 from bat_jax.engine.attention_choice import choose_attention
 from bat_jax.engine.image import default_tile_batch
@@ -147,6 +147,7 @@ class BatModel:
         cfg: BatConfig | None = None,
         stages_apart: bool = False,
         attention: str = "auto",
+        weights: HeldWeights | None = None,
     ) -> "BatModel":
         """Load a converted checkpoint directory (params/, config.json, tokenizer/).
 
@@ -154,20 +155,23 @@ class BatModel:
           cfg: the checkpoint's config with other settings (`read_config(directory).with_settings(...)`).
           stages_apart: see the constructor.
           attention: "auto", "plain", "cudnn" or "pallas" (`engine.attention_choice`).
+          weights: how to hold the decoder's matrices (`DecoderConfig.weights`); None does as the config says.
 
         Raises:
           ValueError: the directory is no such checkpoint, or the weights do not fit the config.
         """
         path = pathlib.Path(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
+        cfg = cfg if weights is None else cfg.with_weights(weights)
         kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), attention)
         cfg = dataclasses.replace(cfg, attention=kernels)
         tokenizer = load_tokenizer(path / "tokenizer")
-        return cls(cfg, load_device_params(path), tokenizer, stages_apart=stages_apart)
+        params = load_device_params(path, weights=cfg.decoder.weights)
+        return cls(cfg, params, tokenizer, stages_apart=stages_apart)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
         """Return a model with other settings that shares parameters, kernels and compiled stages with this one."""
-        cfg = dataclasses.replace(cfg, attention=self.cfg.attention)
+        cfg = dataclasses.replace(cfg, attention=self.cfg.attention).with_weights(self.cfg.decoder.weights)
         shared = (self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
         return BatModel(cfg, *shared, stages_apart=self.stages_apart)
 
@@ -347,18 +351,19 @@ class BatModel:
             raise ValueError(f"top_p={top_p}: must be in (0, 1]")
 
 
-def load_device_params(directory: str | pathlib.Path) -> dict[str, Any]:
+def load_device_params(directory: str | pathlib.Path, *, weights: HeldWeights = "stored") -> dict[str, Any]:
     """Read a converted checkpoint's weights onto the device, a group of leaves at a time.
 
     The decoder's layers come apart (`nn.decoder.layers_apart`), for the sake of decoding; but not where there are many
     and the device is a CPU, which would compile them for longer than it answers. On a CPU the arrays that were read
-    become the device's, without a copy.
+    become the device's, without a copy. `weights`: see `load_params`.
     """
     is_cpu = jax.default_backend() == "cpu"
     return load_params(
         directory,
         place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)),
         layers_apart=not is_cpu or read_config(directory).decoder.num_layers <= MAX_UNROLLED_LAYERS,
+        weights=weights,
     )
 
 

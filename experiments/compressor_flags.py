@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 from absl import flags
 
-from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, Partition, PromptConfig, ScaleSpec
+from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, HeldWeights, Partition, PromptConfig, ScaleSpec
 from bat_jax.encoding import ImageLike
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import read_label_map
@@ -57,6 +57,12 @@ SET = flags.DEFINE_multi_string(
 )
 COMPUTE_DTYPE = flags.DEFINE_enum(
     "compute_dtype", None, ["float32", "bfloat16"], "Type of activations. Default: the checkpoint's."
+)
+WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    "stored",
+    list(get_args(HeldWeights)),
+    "How the decoder's matrices are held, made so as they are read; int8: with a scale a channel (docs/int8.md).",
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first K-means centres and of sampling.", lower_bound=0)
 BANDS = flags.DEFINE_string("bands", None, "Raster bands to read, counted from 1: three as 4,3,2, or one.")
@@ -142,6 +148,7 @@ def configure(cfg: BatConfig, label_maps: flags.FlagHolder = LABEL_MAP) -> BatCo
     configured = cfg.with_settings(FIDELITY.value, **settings)
     if COMPUTE_DTYPE.value:
         configured = dataclasses.replace(configured, compute_dtype=COMPUTE_DTYPE.value)
+    configured = configured.with_weights(WEIGHTS.value)
     if configured.compressor.partition == "sam" and not label_maps.value:
         if configured.compressor.without_label_map == "error":
             raise ValueError(f"--partition=sam: needs --{label_maps.name}=PATH under paper fidelity")

@@ -39,7 +39,6 @@ CHECKPOINT = flags.DEFINE_string(
 )
 DEVICE = flags.DEFINE_list("device", [], "Devices, as h200,a6000,v5e-4; NAME-N are N that share one model.")
 MESH = flags.DEFINE_string("mesh", None, "Devices along each axis, as data=1,model=4; data are replicas.")
-WEIGHTS = flags.DEFINE_enum("weights", None, ["bf16"], "Type of the weights. Default: the config's.")
 TRAIN = flags.DEFINE_multi_string(
     "train",
     [],
@@ -72,8 +71,7 @@ def config_of_flags() -> BatConfig:
         cfg = read_config(pathlib.Path(CHECKPOINT.value))
     else:
         cfg = BatConfig.uhr_bat_7b() if CONFIG.value == "7b" else BatConfig.mini()
-    cfg = compressor.configure(cfg)
-    return dataclasses.replace(cfg, compute_dtype="bfloat16") if WEIGHTS.value == "bf16" else cfg
+    return compressor.configure(cfg)
 
 
 def recipe_of_flags() -> TrainConfig | None:

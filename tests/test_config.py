@@ -243,6 +243,7 @@ CONFIGS = {
         compressor=CompressorConfig.release(token_mlp=False, coord_scale=0.3, partition="sam"),
         compute_dtype="bfloat16",
     ),
+    "int8": BatConfig().with_weights("int8"),
 }
 
 
@@ -257,6 +258,7 @@ def test_json_there_and_back_is_the_same_hashable_config(name, tmp_path):
     (tmp_path / "config.json").write_text(text)
     assert BatConfig.load(tmp_path / "config.json") == cfg
     assert json.loads(text)["compressor"]["scales"][0] == dataclasses.asdict(cfg.compressor.scales[0])
+    assert json.loads(text)["decoder"].get("weights") == ("int8" if name == "int8" else None), "files stay as they were"
 
 
 def edited(change):

@@ -72,7 +72,7 @@ def done(folder):
     cases = {
         "resumed": command(folder, "whole"),
         "again": command(folder, "whole"),
-        "other settings": command(folder, "whole", budgets="12,20", prompt="xlrs"),
+        "other settings": command(folder, "whole", budgets="12,20", prompt="xlrs", weights="int8"),
         "anchor": command(folder, "anchor", views="anchor", fidelity="paper", limit=2),
         "masks": command(folder, "masks", partition="sam", label_maps=folder / "maps", fidelity="paper", limit=2),
         "rule": command(folder, "rule", set="selection=visionzip", limit=1),
@@ -121,7 +121,8 @@ def test_a_finished_run_asks_nothing_and_other_settings_are_refused(done, folder
     assert done["again"][0] == 0 and "23 of them answered before" in done["again"][1]
     code, _, err = done["other settings"]
     assert code == 1 and len(err.strip().splitlines()) == 1
-    assert 'prompt: "release" -> "xlrs"' in err and "compressor.scales" in err and "--overwrite" in err
+    assert 'prompt: "release" -> "xlrs"' in err and "compressor.scales" in err and "decoder.weights" in err
+    assert "--overwrite" in err
     assert len(lines_of(folder / "whole" / "predictions.jsonl")) == 23
     assert done["other shards"][0] == 1 and "num_shards: 2 -> 3" in done["other shards"][2]
 

@@ -24,6 +24,7 @@ def entry(device, peak_gb, **others):
         "usable_gb": 50.0,
         "spare_gb": 50 - peak_gb,
         "weights_gb": 16.0,
+        "weights": "stored",
         "config": "7b",
         "budgets": [80, 320, 600, 2000],
         "kept_tokens": 3000,
@@ -65,7 +66,10 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     files = {
         "fits": entry("a6000", 19.0, **LEAST, **MOST),
-        "not": [entry("a6000", 19.0, **LEAST, **MOST), entry("rtx4090", 60.0, **LEAST, **MOST)],
+        "not": [
+            entry("a6000", 19.0, **LEAST, **MOST),
+            entry("rtx4090", 60.0, **LEAST, **MOST, weights="int8", weights_gb=8.4),
+        ],
         "train": entry("a6000", 150.0, train=RECIPE),
     }
     for name, content in files.items():
@@ -98,6 +102,6 @@ def test_the_page_has_a_line_a_device_and_training_apart(results):
     page = (results[1] / "fit.md").read_text()
     answering = page.split("## Answering")[1].split("## Programs")[0]
     assert "| The a6000 | 1 | 50.0 | 16.0 | 19.0 | prefill | yes | 31.0 | 20,000 |  | 400 | 100 | 4 |" in answering
-    assert "| The rtx4090 | 1 | 50.0 | 16.0 | 60.0 | prefill | **no** | -10.0 |" in answering
+    assert "| The rtx4090 | 1 | 50.0 | 8.4 int8 | 60.0 | prefill | **no** | -10.0 |" in answering
     training = page.split("## Training")[1]
     assert "| The a6000 | 1 | 16 | 16 | data | float32 master weights | 50.0 | 150.0 | **no** | -100.0 |" in training

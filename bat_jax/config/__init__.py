@@ -15,7 +15,14 @@ from bat_jax.config.compressor import (
     PromptConfig,
     ScaleSpec,
 )
-from bat_jax.config.networks import AttentionKernels, DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.networks import (
+    AttentionKernels,
+    DecoderConfig,
+    HeldWeights,
+    MlpConfig,
+    ScaleEmbeddingConfig,
+    VisionConfig,
+)
 from bat_jax.config.selections import SELECTIONS, SelectionRule
 
 __all__ = [
@@ -28,6 +35,7 @@ __all__ = [
     "CompressorConfig",
     "DecoderConfig",
     "Fidelity",
+    "HeldWeights",
     "MlpConfig",
     "Partition",
     "PromptConfig",

@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from bat_jax.config.compressor import DEFAULT_SCALES_PX, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
 from bat_jax.config.fields import from_json, require, require_choice
-from bat_jax.config.networks import AttentionKernels, DecoderConfig, MlpConfig, ScaleEmbeddingConfig, VisionConfig
+from bat_jax.config.networks import (
+    AttentionKernels,
+    DecoderConfig,
+    HeldWeights,
+    MlpConfig,
+    ScaleEmbeddingConfig,
+    VisionConfig,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +143,10 @@ class BatConfig:
             prompt=dataclasses.replace(prompt, **of[PromptConfig]),
         )
 
+    def with_weights(self, weights: HeldWeights) -> "BatConfig":
+        """Return the config with the decoder's weights held so (`DecoderConfig.weights`)."""
+        return dataclasses.replace(self, decoder=dataclasses.replace(self.decoder, weights=weights))
+
     @property
     def networks(self) -> "BatConfig":
         """The config with the compressor's and the prompt's settings blanked out.
@@ -196,8 +207,10 @@ class BatConfig:
         return cls(**(settings | overrides))
 
     def to_json(self) -> str:
-        """Return the config as JSON text (sorted keys, two spaces)."""
+        """Return the config as JSON text (sorted keys, two spaces), without `weights` where they are as stored."""
         stored = {name: value for name, value in dataclasses.asdict(self).items() if name != "attention"}
+        if self.decoder.weights == "stored":
+            del stored["decoder"]["weights"]
         return json.dumps(stored, indent=2, sort_keys=True) + "\n"
 
     @classmethod

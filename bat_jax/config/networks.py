@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from bat_jax.config.fields import require, require_choice, require_positive
+
+HeldWeights = Literal["stored", "bf16", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,8 @@ class DecoderConfig(NetworkConfig):
       qk_norm: queries and keys go through an RMSNorm over H before RoPE (Qwen3).
       rope_theta: RoPE base; LongVA's long-context base is 1e9.
       max_positions: longest sequence (prompt, visual tokens and answer together) that is accepted.
+      weights: how matrices, embedding and head included, are held: as they are "stored", as "bf16", or as "int8" with a
+        scale for each output channel (`nn.int8`).
     """
 
     network: ClassVar[str] = "bat_jax.nn.decoder:Decoder"
@@ -129,12 +133,14 @@ class DecoderConfig(NetworkConfig):
     norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     max_positions: int = 32768
+    weights: HeldWeights = "stored"
 
     def __post_init__(self):
         require_positive(
             self, "width", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "vocab_size", "rope_theta"
         )
         require_positive(self, "max_positions")
+        require_choice(self, "weights", get_args(HeldWeights))
         require(
             self.num_heads % self.num_kv_heads == 0,
             "DecoderConfig.num_kv_heads",

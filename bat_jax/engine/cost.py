@@ -22,7 +22,7 @@ from typing import Literal
 import jax
 
 from bat_jax.config import BatConfig
-from bat_jax.model import init_params
+from bat_jax.model import init_params, loaded_shapes
 from bat_jax.ops.attention import QUERY_BLOCK, num_scored_pairs
 
 Attention = Literal["computed", "all", "causal", "none"]
@@ -58,6 +58,11 @@ def together(name: str, parts: Iterable[Stage]) -> Stage:
 
 def _item(cfg: BatConfig) -> int:
     return BYTES[cfg.compute_dtype]
+
+
+def _decoder_item(cfg: BatConfig) -> int:
+    """Return the bytes of a weight in the decoder's matrices."""
+    return {"stored": _item(cfg), "bf16": 2, "int8": 1}[cfg.decoder.weights]
 
 
 # ---- the image half
@@ -154,14 +159,17 @@ def decoder(
         "computed": num_scored_pairs(rows, slots),
     }[attention]
     mixing = 4.0 * pairs * dec.num_heads * dec.head_dim * dec.num_layers
-    moved = (decoder_parameters(cfg) + 2 * rows * dec.width) * _item(cfg) + kv_bytes(cfg, before + rows + free_slots)
+    moved = decoder_parameters(cfg) * _decoder_item(cfg) + 2 * rows * dec.width * _item(cfg)
+    moved += kv_bytes(cfg, before + rows + free_slots)
     return Stage(name, 2.0 * rows * decoder_parameters(cfg), mixing, moved)
 
 
 def head(cfg: BatConfig, rows: int) -> Stage:
     """Return the cost of the logits of `rows` rows."""
     parameters = cfg.decoder.width * cfg.decoder.vocab_size
-    return Stage("logits", 2.0 * rows * parameters, 0.0, parameters * _item(cfg) + 4 * rows * cfg.decoder.vocab_size)
+    return Stage(
+        "logits", 2.0 * rows * parameters, 0.0, parameters * _decoder_item(cfg) + 4 * rows * cfg.decoder.vocab_size
+    )
 
 
 def anchor_prefix(cfg: BatConfig, prefix: int, attention: Attention = "computed") -> Stage:
@@ -342,7 +350,7 @@ def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:
     anchor = text.prefix + num_tokens_of_anchor(cfg)
     rows = kept + text.prompt + text.answer
     return {
-        "weights": sum(parameter_counts(cfg).values()) * item,
+        "weights": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(loaded_shapes(cfg))),
         "tokens of all views": tokens * dec.width * item,
         "anchor's KV cache": kv_bytes(cfg, anchor),
         "prompt's KV cache": kv_bytes(cfg, rows),

@@ -28,21 +28,13 @@ def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
 
 
 def abstract_params(cfg: BatConfig, mesh: Mesh, *, apart: bool = True) -> Any:
-    """Return the shapes of a model's weights in the config's dtype, decoder layers apart as `BatModel` holds them.
+    """Return the shapes of a model's weights as loaded, decoder layers apart as `BatModel` holds them.
 
     Every leaf is cut over the mesh along its longest axis that divides, as in training's ZeRO-3 (train/sharding.py).
     """
-
-    def init(key: Any) -> Any:
-        params = bat.init_params(cfg, key)
-        return layers_apart(params) if apart else params
-
-    tree = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(cfg.compute_dtype), sharding=sharding),
-        tree,
-        sharded(mesh, tree),
-    )
+    tree = bat.loaded_shapes(cfg)
+    tree = jax.eval_shape(layers_apart, tree) if apart else tree
+    return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), tree, sharded(mesh, tree))
 
 
 def scene_layout(cfg: BatConfig) -> SceneLayout:

@@ -145,6 +145,7 @@ class FitVerdict:
             "image_px": work.image_px,
             "tile_batch": work.tile_batch,
             "text": dataclasses.asdict(work.text),
+            "weights": work.cfg.decoder.weights,
             "stages": stages,
         }
         if work.recipe is not None:

@@ -14,12 +14,13 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from bat_jax.config import BatConfig
+from bat_jax.config import BatConfig, HeldWeights
 from bat_jax.io import conversion_table as table
 from bat_jax.io.conversion_table import Shape
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.safetensors import cut_by_bytes, raise_problems
 from bat_jax.nn.decoder import unstacked
+from bat_jax.nn.int8 import held_as
 
 PARAMS_FOLDER = "params"
 # Orbax writes a leaf in chunks. 48 MiB is above the 32 MiB from which malloc always returns memory to the system.
@@ -61,12 +62,14 @@ def load_params(
     *,
     place: Callable[[np.ndarray], Any] = lambda array: array,
     layers_apart: bool = False,
+    weights: HeldWeights = "stored",
 ) -> dict[str, Any]:
     """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
 
     `place` is called on every leaf as it arrives. Leaves are read in groups, so that what it moves to a device never
     stands on the host as a whole; by default they stay NumPy arrays. `layers_apart`: as of `nn.decoder.layers_apart`,
-    done before placing, so that no stack of layers stands on the device beside them.
+    done before placing, so that no stack of layers stands on the device beside them. `weights`: as of
+    `nn.int8.held_as`, done after placing, so that a leaf at a time stands there as it is stored.
 
     Raises:
       ValueError: no bat_jax folder, or leaves are missing, left over, or not of the shapes that config.json says: all
@@ -75,14 +78,14 @@ def load_params(
     _, leaves = inspect_folder(pathlib.Path(directory))
     wanted = {path: leaf for path, leaf in leaves.items() if not path.startswith(table.UNUSED)}
     params = pathlib.Path(directory).absolute() / PARAMS_FOLDER
-    placed = {}
+    placed: dict[str, Any] = {}
     for group in group_leaves(wanted):
         arrays = read_leaves(params, {path: wanted[path] for path in group}, leaves)
         while arrays:
             path, array = arrays.popitem()
             for name, part in unstacked(path, array) if layers_apart else [(path, array)]:
-                placed[name] = place(part)
-            del array
+                placed |= held_as(weights, name, place(part))
+            del array, part
         trim_memory()
     return traverse_util.unflatten_dict(placed, sep="/")
 

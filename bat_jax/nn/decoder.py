@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from bat_jax.config import DecoderConfig
+from bat_jax.nn.int8 import Int8Dense, Int8Embed
 from bat_jax.ops.attention import causal_attention, weighted_attention_row
 from bat_jax.ops.fused_attention import PLAIN, fused_attention
 from bat_jax.ops.rope import apply_rope
@@ -123,6 +124,11 @@ def _rms_norm(cfg: DecoderConfig, name: str) -> nn.RMSNorm:
     return nn.RMSNorm(epsilon=cfg.norm_eps, name=name)  # statistics in float32 by default
 
 
+def _dense(cfg: DecoderConfig, features: int, name: str | None = None, *, use_bias: bool = False) -> nn.Module:
+    kind = Int8Dense if cfg.weights == "int8" else nn.Dense
+    return kind(features, use_bias=use_bias, name=name)
+
+
 class DecoderAttention(nn.Module):
     """Grouped-query attention that writes the new keys and values into the layer's cache, if there is one."""
 
@@ -134,7 +140,7 @@ class DecoderAttention(nn.Module):
         cfg = self.cfg
         batch, length = x.shape[:2]
         query, key, value = (
-            nn.Dense(heads * cfg.head_dim, cfg.qkv_bias, name=f"{n}_proj")(x).reshape(batch, length, heads, -1)
+            _dense(cfg, heads * cfg.head_dim, f"{n}_proj", use_bias=cfg.qkv_bias)(x).reshape(batch, length, heads, -1)
             for n, heads in (("q", cfg.num_heads), ("k", cfg.num_kv_heads), ("v", cfg.num_kv_heads))
         )
         if cfg.qk_norm:
@@ -152,7 +158,7 @@ class DecoderAttention(nn.Module):
             with jax.named_scope("importance"):
                 importance = weighted_attention_row(query, key, rows.start, rows.row_weight)
         mixed = mixed.reshape(batch, length, -1).astype(x.dtype)
-        return nn.Dense(cfg.width, use_bias=False, name="o_proj")(mixed), (key, value), importance
+        return _dense(cfg, cfg.width, "o_proj")(mixed), (key, value), importance
 
 
 class DecoderMlp(nn.Module):
@@ -162,9 +168,9 @@ class DecoderMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        gate = nn.Dense(self.cfg.mlp_dim, use_bias=False, name="gate_proj")(x)
-        up = nn.Dense(self.cfg.mlp_dim, use_bias=False, name="up_proj")(x)
-        return nn.Dense(self.cfg.width, use_bias=False, name="down_proj")(nn.silu(gate) * up)
+        gate = _dense(self.cfg, self.cfg.mlp_dim, "gate_proj")(x)
+        up = _dense(self.cfg, self.cfg.mlp_dim, "up_proj")(x)
+        return _dense(self.cfg, self.cfg.width, "down_proj")(nn.silu(gate) * up)
 
 
 class DecoderBlock(nn.Module):
@@ -199,7 +205,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         cfg = self.cfg
-        self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.width)
+        self.embed_tokens = (Int8Embed if cfg.weights == "int8" else nn.Embed)(cfg.vocab_size, cfg.width)
         # Inside a scan nothing can be merged with the recomputation, so guarding against it only costs.
         block = nn.remat(DecoderBlock, prevent_cse=self.apart) if self.remat else DecoderBlock
         if self.apart:
@@ -215,7 +221,7 @@ class Decoder(nn.Module):
             )(cfg, self.kernel)
         self.norm = nn.RMSNorm(epsilon=cfg.norm_eps)
         if not cfg.tie_word_embeddings:
-            self.lm_head = nn.Dense(cfg.vocab_size, use_bias=False)
+            self.lm_head = _dense(cfg, cfg.vocab_size)
 
     def embed(self, ids: Int[Array, "*B T"]) -> Float[Array, "*B T D"]:
         """Look token ids up."""

@@ -98,7 +98,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
                 entry["title"],
                 _mesh(entry),
                 f"{entry['usable_gb']:.1f}",
-                f"{entry['weights_gb']:.1f}",
+                f"{entry['weights_gb']:.1f}{'' if entry['weights'] == 'stored' else ' ' + entry['weights']}",
                 f"{entry['peak_gb']:.1f}",
                 entry["peak_stage"].replace("_", " "),
                 "yes" if entry["fits"] else "**no**",

@@ -83,9 +83,11 @@ def training_config(cfg: BatConfig, recipe: TrainConfig) -> BatConfig:
     """Return the model's config as training runs it: the recipe's dtype and number of regions.
 
     Raises:
-      ValueError: the partition needs label maps, the number of regions does not fit, or the selection reads the
-        tower's attention.
+      ValueError: weights are not as stored, the partition needs label maps, the number of regions does not fit, or the
+        selection reads the tower's attention.
     """
+    if cfg.decoder.weights != "stored":
+        raise ValueError(f"weights={cfg.decoder.weights!r}: training changes the weights as they are stored")
     if cfg.compressor.partition == "sam":
         raise ValueError("partition='sam': training reads no label maps; use kmeans or grid")
     if cfg.compressor.partition == "birch":

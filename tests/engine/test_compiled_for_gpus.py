@@ -50,16 +50,16 @@ def buffers_in_loops(text):
     return found
 
 
-def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where_they_stand():
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where_they_stand(weights):
     """Two layers of the 7B at full width, behind 3,078 rows; the library's own workspace is 4 MiB."""
     cfg = BatConfig.uhr_bat_7b()
     cfg = dataclasses.replace(
         cfg,
         decoder=dataclasses.replace(cfg.decoder, num_layers=2),
         compressor=dataclasses.replace(cfg.compressor, importance_layer=-1),
-    ).networks
-    params = jax.eval_shape(lambda: layers_apart({"decoder": bat.init_params(cfg, jax.random.key(0))["decoder"]}))
-    params = jax.tree.map(lambda leaf: shape(*leaf.shape), params)
+    ).networks.with_weights(weights)
+    params = jax.eval_shape(layers_apart, {"decoder": bat.loaded_shapes(cfg)["decoder"]})
     prompt = bat.Spliced(shape(1, 3078, 3584), shape(1, dtype=jnp.int32))
     logits, cache = jax.eval_shape(functools.partial(bat.prefill, cfg, 32), params, prompt)
     number = shape(dtype=jnp.float32)

@@ -221,6 +221,16 @@ def test_memory_of_weights_and_training():
     assert sum(cost.training_memory(LARGE, 2).values()) == pytest.approx(62.3e9, rel=0.005)
 
 
+def test_int8_takes_a_byte_off_every_number_of_the_decoders_matrices_and_adds_scales():
+    int8, text = LARGE.with_weights("int8"), cost.Text()
+    plain, held = (cost.inference_memory(cfg, 3000, text) for cfg in (LARGE, int8))
+    embedding_and_head, scales = 2 * 152064 * 3584, 28 * (36 * 128 + 2 * 3584 + 2 * 18944) + 2 * 152064
+    assert plain["weights"] - held["weights"] == cost.decoder_parameters(LARGE) + embedding_and_head - 4 * scales
+    assert sum(held.values()) < 13e9
+    step, half = (cost.decode_step(cfg, 3000).bytes for cfg in (LARGE, int8))
+    assert step - half == cost.decoder_parameters(LARGE) + embedding_and_head / 2
+
+
 @pytest.mark.parametrize("name", ["cost", "paper_audit"])
 def test_the_documents_are_what_the_commands_write(tmp_path, name):
     module = {"cost": "experiments.cost", "paper_audit": "experiments.audit_paper"}[name]

@@ -21,6 +21,7 @@ from bat_jax.io.label_maps import read_label_map
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import build_prompt, split_ids
 from bat_jax.nn.clip_vit import ClipVit
+from bat_jax.nn.int8 import held_params
 from bat_jax.ops.kmeans import kmeans, kmeans_of_scaled
 from bat_jax.pipeline import BatModel
 from tests.golden.golden_vectors import ARRAYS, DEV, META, selected_positions
@@ -240,6 +241,17 @@ def test_one_program_an_image_and_one_a_question_say_what_the_release_says(base)
     answer = scene.model.answer_prompt([scene], split_ids(ARRAYS["input_ids"]), max_new_tokens=12, stop=False)
     close(answer.logits, ARRAYS["kmA.logits_last4"][-1])
     np.testing.assert_array_equal(answer.token_ids, ARRAYS["kmA.greedy_ids"])
+
+
+def test_int8_weights_move_the_releases_logits_by_a_fraction_of_their_spread(base):
+    """On the tokens that the release chose; docs/int8.md has these numbers, and those of a whole answer."""
+    int8 = BatModel(base.cfg.with_weights("int8"), held_params("int8", base.params), base.tokenizer, stages_apart=True)
+    scene = base.encode(DEV / "image.png", kmeans_init={size: ARRAYS[f"kmA.s{size}.init_idx"] for size in SCALES})
+    prompt = split_ids(ARRAYS["input_ids"])
+    logits = np.asarray(bat_logits(int8, base.splice(prompt, base.compress([scene], prompt.pieces[1:]))))
+    difference, spread = np.abs(logits[::3] - ARRAYS["kmA.logits_strided3"]), ARRAYS["kmA.logits_strided3"].std()
+    assert 0 < difference.mean() < 0.015 * spread and difference.max() < 0.2 * spread
+    assert np.mean(logits.argmax(axis=1) == ARRAYS["kmA.logits_argmax"]) >= 0.98
 
 
 @pytest.mark.parametrize("name", SAM)

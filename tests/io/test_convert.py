@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from bat_jax.config import BatConfig, VisionConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import convert, hf_config
 from bat_jax.io.params import load_params
+from bat_jax.nn.decoder import layers_apart
+from bat_jax.nn.int8 import held_params
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dev" / "checkpoint"
@@ -412,9 +416,25 @@ def test_load_params_reports_what_is_wrong(converted, tmp_path):
     assert "token_mlp/linear_1/kernel: no part of the model" in str(info.value)
 
 
-def test_load_params_reads_trees_of_jax_arrays_too(converted, params, tmp_path):
-    import jax
+def test_int8_is_made_of_one_leaf_at_a_time_as_soon_as_it_is_placed(converted):
+    placed, alive = [], []
 
+    def place(array):
+        alive.append([leaf for leaf in placed if leaf() is not None])
+        array = jax.device_put(array)
+        placed.append(weakref.ref(array))
+        return array
+
+    params = load_params(converted[0], place=place, weights="int8", layers_apart=True)
+    num_in_passing = [sum(leaf() is None for leaf in leaves) for leaves in alive]
+    assert len(placed) > 40 and max(num_in_passing) <= 1
+    expected = held_params("int8", layers_apart(load_params(converted[0])))
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert params["decoder"]["layers_0"]["mlp"]["up_proj"]["rows"].dtype == np.int8
+
+
+def test_load_params_reads_trees_of_jax_arrays_too(converted, params, tmp_path):
     output = tmp_path / "trained"
     output.mkdir()
     shutil.copyfile(converted[0] / "config.json", output / "config.json")

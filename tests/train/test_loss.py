@@ -165,6 +165,8 @@ def test_boxes_mark_the_anchor_tokens_they_cover(setting):
 
 def test_training_settings_that_do_not_fit_are_refused(setting):
     cfg = setting[0].cfg
+    with pytest.raises(ValueError, match="weights='int8': training changes the weights as they are stored"):
+        training_config(cfg.with_weights("int8"), RECIPE)
     with pytest.raises(ValueError, match="sam"):
         training_config(
             dataclasses.replace(cfg, compressor=dataclasses.replace(cfg.compressor, partition="sam")), RECIPE
