@@ -9,6 +9,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -135,14 +136,23 @@ class SceneEncoder:
         # Before the networks run: a label map that does not fit should cost nothing.
         labels = self._label_regions(label_map, source)
         arrays = self._image_arrays(source, labels, **options)
-        views = self._views(source.pixels)
         capacity = self._capacity(arrays, labels, max_clusters)
         if self.stages_apart or keep_intermediates or self.cfg.compressor.partition == "birch":
-            return self._make_scene(self._encode_views(source, views), arrays, labels, capacity, keep_intermediates)
+            encoded = self._encode_views(source, self._views(source.pixels))
+            return self._make_scene(encoded, arrays, labels, capacity, keep_intermediates)
         # Label maps' regions are arrays; their number must not compile the tower anew.
         static = (self.cfg, self.tile_batch, None if labels else capacity)
-        moved = jax.device_put((views, arrays))
-        scene, centres = self.stages.run("image", encode_in_one, static, self.params, self._table, *moved)
+        stage = ("image", encode_in_one, static, self.params, self._table)
+        on_device = jax.device_put(arrays)
+        if self.views_on_device:
+            views = self._views(source.pixels)
+        else:
+            # Pillow resizes without the interpreter's lock: the program is compiled meanwhile.
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(self._views, source.pixels)
+                self.stages.compile(*stage, jax.device_put(self._empty_views()), on_device)
+                views = waiting.result()
+        scene, centres = self.stages.run(*stage, jax.device_put(views), on_device)
         return self._scene_data(source, labels, capacity, arrays, scene, centres, {})
 
     def encode_views(self, image: ImageLike) -> EncodedViews:
@@ -317,6 +327,11 @@ class SceneEncoder:
             return self.stages.run("views", view_tiles, (vision.image_size_px,), *jax.device_put(arguments))
         tiles = make_tiles(pixels, sizes, vision)
         return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
+
+    def _empty_views(self) -> tuple[ViewTiles, ...]:
+        """Return arrays as those of `_views`, of zeros."""
+        tile, counts = self.cfg.vision.image_size_px, map(self.cfg.num_tiles, self.cfg.compressor.sizes_px)
+        return tuple(ViewTiles(np.zeros((n, tile, tile, 3), np.uint8), np.zeros(n, bool)) for n in counts)
 
     def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
         """Return (M,) bool: False for padding and nodata tokens where the settings mask them."""

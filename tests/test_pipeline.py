@@ -1,6 +1,7 @@
 """The two halves: what an image costs once, what a question costs, and that answers do not depend on the order."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
@@ -176,6 +177,26 @@ def test_tiles_of_padding_get_the_features_that_encoding_them_gives(model):
     data = model.encode(picture(40, 230), keep_intermediates=True)
     direct = bat.encode_tiles(model.cfg, model.params, tiles, normalisation_table(model.cfg.vision))
     np.testing.assert_allclose(data.intermediates["vision_224"], direct.vision, rtol=1e-5, atol=1e-5)
+
+
+def test_pillow_makes_the_views_while_their_program_is_compiled(in_one, monkeypatch):
+    """Views that wait for the program would wait for ever if it came after them; it is compiled once."""
+    encoder = SceneEncoder(in_one.cfg, in_one.params, in_one.tokenizer, Stages())
+    is_compiled, compile = threading.Event(), encoder.stages.compile
+
+    def compiled(*args):
+        executable = compile(*args)
+        is_compiled.set()
+        return executable
+
+    def late_tiles(*args):
+        assert is_compiled.wait(300)
+        return make_tiles(*args)
+
+    monkeypatch.setattr(encoder.stages, "compile", compiled)
+    monkeypatch.setattr("bat_jax.encoding.make_tiles", late_tiles)
+    encoder.encode(picture(40, 230))
+    assert encoder.stages.num_compiles["image"] == encoder.stages.num_calls["image"] == 1
 
 
 def test_views_made_on_the_device_give_what_views_made_by_pillow_give(model):

@@ -22,7 +22,7 @@ from bat_jax.typing import Array, Bool, Float, Int, Params, UInt32
 
 # What the tower may take for the scores and the MLP of the tiles that go through it at once. An accelerator is fastest
 # with many tiles; a CPU's allocator gives larger buffers back to the system and clears them anew in every layer.
-TOWER_BYTES = {"cpu": 48 * 2**20, "accelerator": 1_200_000_000}
+TOWER_BYTES = {"cpu": 24 * 2**20, "accelerator": 1_200_000_000}
 
 
 class Regions(NamedTuple):

@@ -37,6 +37,15 @@ class Stages:
           static: leading arguments that the program is specialised to.
           args: pytrees of arrays.
         """
+        executable = self.compile(name, function, static, *args)
+        start = time.perf_counter()
+        result = jax.block_until_ready(executable(*args))
+        self.run_seconds[name] += time.perf_counter() - start
+        self.num_calls[name] += 1
+        return result
+
+    def compile(self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
+        """Return the program that `run` would call with arguments such as these."""
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
         signature = (name, function, static, structure, shapes)
@@ -47,11 +56,7 @@ class Stages:
             self._executables[signature] = jitted.lower(*static, *args).compile()
             self.compile_seconds[name] += time.perf_counter() - start
             self.num_compiles[name] += 1
-        start = time.perf_counter()
-        result = jax.block_until_ready(self._executables[signature](*args))
-        self.run_seconds[name] += time.perf_counter() - start
-        self.num_calls[name] += 1
-        return result
+        return self._executables[signature]
 
 
 def peak_host_bytes() -> int:

@@ -263,7 +263,7 @@ def page_figures(panels: Sequence[Panel], quality: int, has_caption: bool = True
 
 
 def _save(image: Image.Image, path: pathlib.Path) -> None:
-    image.save(path, compress_level=4)
+    image.save(path, compress_level=2)
 
 
 def _columns(panels: Sequence[Panel]) -> int:
