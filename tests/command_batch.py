@@ -6,7 +6,9 @@ so that they trace a program once. One that ends its process is followed by a fr
 """
 
 import atexit
+import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 Result = tuple[int, str, str]  # exit code (or minus the signal), stdout, stderr
 
@@ -25,9 +28,23 @@ def run_commands(module: str, cases: list[list[str]], path: os.PathLike | None =
     return _ask(module=module, cases=cases, path=path and str(path))
 
 
-def run_killed(module: str, arguments: list[str], file: pathlib.Path, num_lines: int, delay: float = 0.0) -> Result:
-    """Run one command line, and kill it (SIGKILL) some seconds after it has written so many lines to a file."""
-    return _ask(module=module, cases=[arguments], kill=[str(file), num_lines, delay])[0]
+def run_together(module: str, cases: list[list[str]]) -> list[Result]:
+    """Run `python -m MODULE ARGS...` for every list of arguments, all at the same time."""
+    return _ask(module=module, cases=cases, together=True)
+
+
+def run_killed(
+    module: str,
+    arguments: list[str],
+    file: pathlib.Path,
+    num_lines: int,
+    delay: float = 0.0,
+    by: int = signal.SIGKILL,
+    path: os.PathLike | None = None,
+) -> Result:
+    """Run one command line, and kill it some seconds after it has written so many lines to a file."""
+    kill = [str(file), num_lines, delay, by]
+    return _ask(module=module, cases=[arguments], path=path and str(path), kill=kill)[0]
 
 
 @functools.cache
@@ -57,15 +74,26 @@ def _ask(**request) -> list[Result]:
     return [tuple(result) for result in json.loads(process.stdout.readline())]
 
 
-def _answer(module: str, cases: list[list[str]], path: str | None = None, kill: list | None = None) -> list[Result]:
+def _answer(
+    module: str,
+    cases: list[list[str]],
+    path: str | None = None,
+    kill: list | None = None,
+    together: bool = False,
+) -> list[Result]:
     results: list[Result] = []
-    while len(results) < len(cases):
-        results += _run_forked(module, cases[len(results) :], path, kill)
+    with contextlib.ExitStack() as stack:
+        if together:
+            forks = [stack.enter_context(_fork(module, [case], path)) for case in cases]
+            return [result for fork in forks for result in _results_of(*fork)]
+        while len(results) < len(cases):
+            results += _results_of(*stack.enter_context(_fork(module, cases[len(results) :], path)), kill)
     return results
 
 
-def _run_forked(module: str, cases: list[list[str]], path: str | None, kill: list | None) -> list[Result]:
-    """Run command lines in one fork, up to the one that ends it."""
+@contextlib.contextmanager
+def _fork(module: str, cases: list[list[str]], path: str | None) -> Iterator[tuple[int, list[list[pathlib.Path]]]]:
+    """Start command lines in one fork, up to the one that ends it; gives its id and each one's files."""
     with tempfile.TemporaryDirectory() as folder:
         files = [[pathlib.Path(folder, f"{i}.{kind}") for kind in ("out", "err", "code")] for i in range(len(cases))]
         child = os.fork()
@@ -75,13 +103,18 @@ def _run_forked(module: str, cases: list[list[str]], path: str | None, kill: lis
             for arguments, (out, err, code) in zip(cases, files, strict=True):
                 code.write_text(str(_run(module, arguments, out, err)))
             os._exit(0)
-        status = _wait_for(child, *kill) if kill else os.waitpid(child, 0)[1]
-        ended = os.waitstatus_to_exitcode(status)
-        return [
-            (int(code.read_text()) if code.exists() else ended, out.read_text(), err.read_text())
-            for out, err, code in files
-            if err.exists()
-        ]
+        yield child, files
+
+
+def _results_of(child: int, files: list[list[pathlib.Path]], kill: list | None = None) -> list[Result]:
+    """Wait for a fork, or kill it, and return the results of those that it came to."""
+    status = _wait_for(child, *kill) if kill else os.waitpid(child, 0)[1]
+    ended = os.waitstatus_to_exitcode(status)
+    return [
+        (int(code.read_text()) if code.exists() else ended, out.read_text(), err.read_text())
+        for out, err, code in files
+        if err.exists()
+    ]
 
 
 def _run(module: str, arguments: list[str], out: pathlib.Path, err: pathlib.Path) -> int:
@@ -105,7 +138,7 @@ def _run(module: str, arguments: list[str], out: pathlib.Path, err: pathlib.Path
     return code
 
 
-def _wait_for(child: int, file: str, num_lines: int, delay: float) -> int:
+def _wait_for(child: int, file: str, num_lines: int, delay: float, by: int) -> int:
     """Kill a process some seconds after a file has so many lines, and return its status."""
     path = pathlib.Path(file)
     while not path.exists() or path.read_bytes().count(b"\n") < num_lines:
@@ -114,7 +147,7 @@ def _wait_for(child: int, file: str, num_lines: int, delay: float) -> int:
             return status
         time.sleep(0.002)
     time.sleep(delay)
-    os.kill(child, signal.SIGKILL)
+    os.kill(child, by)
     return os.waitpid(child, 0)[1]
 
 
@@ -129,5 +162,8 @@ if __name__ == "__main__":
         "tensorboardX",
     ):
         importlib.import_module(library)
+    # A fork's collector need not look through, and so copy, what is imported.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
     for line in sys.stdin:
         print(json.dumps(_answer(**json.loads(line))), flush=True)

@@ -1,16 +1,13 @@
 """experiments.ablate as a user types it: a grid's files, started again, and bad input."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bat_jax.config import BatConfig
 from tests.command_batch import run_commands
-
-MINI = pathlib.Path(__file__).parents[1] / "checkpoints" / "uhr-bat-mini"
+from tests.narrow_mini import narrow_config, write_narrow_mini
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +17,7 @@ def done(tmp_path_factory):
     (folder / "full").mkdir()
     write_pictures(folder / "pictures")
     (folder / "full" / "file").write_text("kept")
-    mini, output = f"--checkpoint={MINI}", f"--output_dir={folder / 'out'}"
+    mini, output = f"--checkpoint={write_narrow_mini(folder / 'mini')}", f"--output_dir={folder / 'out'}"
     grid = [mini, output, "--ours=layers", "--scene_seeds=3000000:3000001", "--limit=2"]
     cases = {
         "grid": grid,
@@ -76,9 +73,9 @@ def test_a_grid_leaves_its_answers_and_its_table(done):
     code, stdout, _ = results["grid"]
     assert code == 0
     assert "| layer 3 | 20/70/190/449 | 729 |" in stdout
-    assert stdout.count("\n| layer ") == BatConfig.mini().decoder.num_layers
+    assert stdout.count("\n| layer ") == narrow_config().decoder.num_layers
     assert (folder / "out" / "layers.md").read_text() in stdout
-    assert len((folder / "out" / "layers.csv").read_text().splitlines()) == BatConfig.mini().decoder.num_layers + 1
+    assert len((folder / "out" / "layers.csv").read_text().splitlines()) == narrow_config().decoder.num_layers + 1
     assert (folder / "out" / "layers.png").read_bytes().startswith(b"\x89PNG")
     assert "- 2 questions; " in stdout and "; a sample of 2 of 23 questions, stratified by sub-task, seed 0" in stdout
     asked = {tuple(json.loads(line)["id"] for line in path.read_text().splitlines()) for path in answers_in(folder)}

@@ -2,7 +2,6 @@
 
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
@@ -53,27 +52,30 @@ def test_bad_input_is_named_in_one_line(done, case, words):
 
 
 ASK_AGAIN = """
-import pathlib, sys
-from experiments import study
-folder = pathlib.Path(sys.argv[1])
-study.SPLIT_LOG, study.RELEASE_RUN = folder / "log.jsonl", folder / "run"
-line = {"event": "begun", "date": "2026-12-01", "weights": study.weights_digest(study.SHIPPED)}
-study.SPLIT_LOG.write_text(study.json.dumps(line) + chr(10))
-print(study.default_output(False), study.default_output(True), flush=True)
-sys.argv[1:] = ["--release"]
-study.cli.run(study.main)
+import pathlib
+from experiments import cli, study
+
+def main(_):
+    folder = pathlib.Path(__file__).parent / "folder"
+    study.SPLIT_LOG, study.RELEASE_RUN = folder / "log.jsonl", folder / "run"
+    line = {"event": "begun", "date": "2026-12-01", "weights": study.weights_digest(study.SHIPPED)}
+    study.SPLIT_LOG.write_text(study.json.dumps(line) + chr(10))
+    print(study.default_output(False), study.default_output(True))
+    study.main([])
 """
 
 
 @pytest.fixture(scope="module")
 def asked_again(tmp_path_factory):
     """Return (folder, result) of a process that prints the default folders and then asks for a release once more."""
-    folder = tmp_path_factory.mktemp("release")
-    return folder, subprocess.run([sys.executable, "-c", ASK_AGAIN, str(folder)], capture_output=True, text=True)
+    place = tmp_path_factory.mktemp("release")
+    (place / "folder").mkdir()
+    (place / "ask_again.py").write_text(ASK_AGAIN)
+    return place / "folder", *run_commands("ask_again", [["--release"]], path=place)
 
 
 def test_a_study_of_a_users_own_writes_where_git_looks_away(asked_again, tmp_path):
-    places = asked_again[1].stdout.split()
+    places = asked_again[1][1].split()
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     rules = pathlib.Path(__file__).parents[1] / ".gitignore"
     (tmp_path / ".gitignore").write_text(rules.read_text())
@@ -88,7 +90,7 @@ def test_a_study_of_a_users_own_writes_where_git_looks_away(asked_again, tmp_pat
 
 
 def test_a_checkpoint_whose_weights_the_log_has_is_not_asked_again(asked_again):
-    folder, done = asked_again
-    (line,) = done.stderr.strip().splitlines()
-    assert done.returncode == 1 and "the test split is asked once per released checkpoint" in line
+    folder, (code, _, err) = asked_again
+    (line,) = err.strip().splitlines()
+    assert code == 1 and "the test split is asked once per released checkpoint" in line
     assert "2026-12-01" in line and [path.name for path in folder.iterdir()] == ["log.jsonl"]

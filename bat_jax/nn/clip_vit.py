@@ -33,13 +33,12 @@ class TowerAttention(NamedTuple):
 class VisionOutput(NamedTuple):
     """What the tower computes.
 
-    patches (B, P, E): features of the selected layer, class token dropped. class_token (B, E): the same layer's.
+    patches (B, P, E): features of the selected layer, class token dropped.
     hidden_states (L + 1, B, P + 1, E): embeddings and every layer run, or None unless asked for.
     attention: the selected layer's, or None unless asked for.
     """
 
     patches: Float[Array, "B P E"]
-    class_token: Float[Array, "B E"]
     hidden_states: Float[Array, "L B T E"] | None
     attention: TowerAttention | None
 
@@ -154,4 +153,4 @@ class ClipVit(nn.Module):
         if return_hidden:
             hidden = embeddings[None] if hidden is None else jnp.concatenate([embeddings[None], hidden])
         attention = jax.tree.map(lambda layer: layer[-1], attention)
-        return VisionOutput(x[:, 1:], x[:, 0], hidden if return_hidden else None, attention)
+        return VisionOutput(x[:, 1:], hidden if return_hidden else None, attention)

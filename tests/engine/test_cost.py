@@ -7,8 +7,6 @@ scan of length one has no loop), attention with at most one block of 512 queries
 import dataclasses
 import functools
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from bat_jax.nn.mlp import GeluMlp
 from bat_jax.ops.interpolate import resize_bilinear
 from bat_jax.ops.kmeans import nearest_centre
 from bat_jax.ops.segment import _one_hot_sum
+from tests.command_batch import run_commands
 
 # Wide enough that products outweigh norms and softmax; one layer each, see above.
 VISION = VisionConfig(width=512, num_layers=1, num_heads=4, mlp_dim=2048, image_size_px=112, select_layer=-1)
@@ -235,9 +234,8 @@ def test_int8_takes_a_byte_off_every_number_of_the_decoders_matrices_and_adds_sc
 def test_the_documents_are_what_the_commands_write(tmp_path, name):
     module = {"cost": "experiments.cost", "paper_audit": "experiments.audit_paper"}[name]
     output = tmp_path / "report.md"
-    done = subprocess.run(
-        [sys.executable, "-m", module, f"--output={output}"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == output.read_text(encoding="utf-8")
-    assert done.stdout == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    ((code, out, err),) = run_commands(module, [[f"--output={output}"]])
+    assert code == 0, err
+    assert out == output.read_text(encoding="utf-8")
+    assert out == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert [file.name for file in tmp_path.iterdir()] == ["report.md"], "the temporary name is gone"

@@ -2,14 +2,10 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from bat_jax import model
-from bat_jax.config import BatConfig
-from bat_jax.mini.curriculum.export import write_checkpoint
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import SHOWN_SUB_TASKS, first_of_each
 from bat_jax.mini.world.questions import generate_questions
@@ -17,6 +13,7 @@ from bat_jax.mini.world.splits import SPLITS
 from bat_jax.report.answer_page import Truth
 from experiments import demo
 from tests.command_batch import run_commands
+from tests.narrow_mini import write_narrow_mini
 
 SEED = SPLITS["development"][0]
 
@@ -30,8 +27,7 @@ def questions():
 def folder(tmp_path_factory):
     """A checkpoint with random weights and a picture of noise."""
     folder = tmp_path_factory.mktemp("demo")
-    cfg = BatConfig.mini()
-    write_checkpoint(folder / "checkpoint", cfg, model.init_params(cfg, jax.random.key(0)))
+    write_narrow_mini(folder / "checkpoint")
     pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "own.png")
     return folder

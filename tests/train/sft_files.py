@@ -1,7 +1,6 @@
 """A tiny checkpoint, images and conversations for training, and runs of experiments.finetune as a user starts them."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -39,17 +38,6 @@ def command(directory: pathlib.Path, output: str, *flags: str) -> list[str]:
     arguments += [f"--checkpoint={directory / 'checkpoint'}", f"--data={directory / 'sft.json'}"]
     arguments += [f"--image_dir={directory}", f"--output_dir={directory / output}"]
     return [sys.executable, "-m", "experiments.finetune", *arguments, *flags]
-
-
-def environment(directory: pathlib.Path, **settings: str) -> dict[str, str]:
-    """Return the environment of a run on CPU; runs of one directory share what they compile."""
-    cache = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-    }
-    return os.environ | cache | settings
 
 
 def run(directory: pathlib.Path, output: str, *flags: str) -> subprocess.CompletedProcess:

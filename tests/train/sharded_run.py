@@ -1,15 +1,15 @@
-"""Trains a few steps on meshes of 8 simulated devices and prints losses and a digest of the weights as JSON.
+"""Trains a few steps on meshes of 8 simulated devices and prints losses and sizes as JSON.
 
-XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.train.sharded_run DIRECTORY
+python -m tests.train.sharded_run --directory=DIRECTORY
 """
 
 import dataclasses
 import json
 import pathlib
-import sys
 
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import AxisType
 
 from bat_jax.config import BatConfig
@@ -21,7 +21,9 @@ from bat_jax.train.batches import BatchMaker
 from bat_jax.train.finetune import FineTuning
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
+from experiments import cli
 
+DIRECTORY = flags.DEFINE_string("directory", None, "Of write_sft; the weights go there too.", required=True)
 STEPS = 3
 RECIPE = TrainConfig(
     batch_size=16, accumulation=2, compute_dtype="float32", decoder=1e-3, projector=1e-3, token_mlp=1e-3, seed=1
@@ -32,7 +34,9 @@ def num_bytes_per_device(tree) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def main(directory: pathlib.Path) -> None:
+def main(_: list[str]) -> None:
+    jax.config.update("jax_num_cpu_devices", 8)
+    directory = pathlib.Path(DIRECTORY.value)
     folder = directory / "checkpoint"
     cfg = training_config(BatConfig.load(folder / "config.json"), RECIPE)
     params, tokenizer = load_params(folder), load_tokenizer(folder / "tokenizer")
@@ -62,4 +66,4 @@ def main(directory: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    cli.run(main)

@@ -5,15 +5,14 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 
 import jax
 import numpy as np
 import pytest
 
 from bat_jax.pipeline import BatModel
-from tests.command_batch import run_commands, run_killed
-from tests.train.sft_files import command, environment, metrics, run, weights, write_sft
+from tests.command_batch import run_commands, run_killed, run_together
+from tests.train.sft_files import command, metrics, run, weights, write_sft
 
 STEPS = 16
 
@@ -121,18 +120,9 @@ def test_two_processes_reach_the_weights_of_one(folder, plain):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ("--train=epochs=8", "--train=sharding=zero3", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-    runs = [
-        subprocess.Popen(
-            command(folder, "two", *flags, f"--process_id={index}"),
-            env=environment(folder),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    outputs = [process.communicate() for process in runs]
-    assert [process.returncode for process in runs] == [0, 0], outputs
+    cases = [command(folder, "two", *flags, f"--process_id={index}")[3:] for index in range(2)]
+    done = run_together("experiments.finetune", cases)
+    assert [code for code, _, _ in done] == [0, 0], done
     ours, theirs = metrics(folder, "two"), metrics(folder, "plain")
     np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in theirs], rtol=1e-4)
     pairs = zip(jax.tree.leaves(weights(folder, "plain")), jax.tree.leaves(weights(folder, "two")), strict=True)

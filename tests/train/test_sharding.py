@@ -1,34 +1,25 @@
 """Data parallel, ZeRO-2 and ZeRO-3 on 8 simulated devices against one device."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from bat_jax.train import sharding
-from tests.train.sft_files import environment, write_sft
+from tests.command_batch import run_commands
+from tests.train.sft_files import write_sft
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
     write_sft(folder, num_records=16)
-    flags = f"--xla_force_host_platform_device_count=8 {os.environ.get('XLA_FLAGS', '')}"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.train.sharded_run", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(folder, XLA_FLAGS=flags),
-    )
-    assert done.returncode == 0, done.stderr
+    ((code, out, err),) = run_commands("tests.train.sharded_run", [[f"--directory={folder}"]])
+    assert code == 0, err
     names = ("single", "data", "zero2", "zero3")
     weights = {name: np.load(folder / f"weights_{name}.npy") for name in names}
-    return json.loads(done.stdout.splitlines()[-1]), weights
+    return json.loads(out.splitlines()[-1]), weights
 
 
 @pytest.mark.parametrize("mode", ["data", "zero2", "zero3"])

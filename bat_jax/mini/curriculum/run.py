@@ -196,9 +196,14 @@ class MiniTraining:
     def untrained(self) -> dict[str, Any]:
         return init_params(self.cfg, jax.random.key(self.recipe.options.seed))
 
+    @functools.cached_property
+    def _bank_teaching(self) -> Teaching:
+        return self.teaching(self.bank.prefix_ids)
+
     def teaching(self, prefix_ids: np.ndarray | None = None) -> Teaching:
         """Return the losses that stages share, behind the bank's text in front of an image by default."""
-        prefix_ids = self.bank.prefix_ids if prefix_ids is None else prefix_ids
+        if prefix_ids is None:
+            return self._bank_teaching
         weights = self.recipe.evidence_weight, self.recipe.importance_weight
         return Teaching(self.cfg, self.tokenizer, prefix_ids, *weights)
 

@@ -4,6 +4,7 @@ The tower, the projector and the scale embedding are frozen, so the tokens of ev
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from bat_jax.mini.world.question import SUB_TASKS
 from bat_jax.train.loop import Loss
 from bat_jax.typing import Array, Bool, Float, Int, Params, UInt8
 
-_HELD_OUT_BATCHES, _HELD_OUT_SEED = 12, 12345
+NUM_HELD_OUT_BATCHES, _HELD_OUT_SEED = 12, 12345
 
 
 def selected_loss(teaching: Teaching, mix: Mix) -> Loss:
@@ -133,16 +134,12 @@ def held_out_accuracy(
     )
     batches = GroupBatches(teaching.cfg, mix, bank, labels, pictures, _HELD_OUT_SEED)
 
-    @jax.jit
-    def answers_of(params: Params, fixed: dict[str, Any], groups: GroupBatch):
-        return selected_answers(teaching, mix, params, fixed, groups)[0].is_right
-
     def evaluate(params: Params) -> dict[str, float]:
         hits, tasks = [], []
-        for position in range(_HELD_OUT_BATCHES):
+        for position in range(NUM_HELD_OUT_BATCHES):
             groups = batches(position)
             used = groups.texts.weight > 0
-            hits.append(np.asarray(answers_of(params, fixed, groups))[used])
+            hits.append(np.asarray(_is_right(teaching, mix, params, fixed, groups))[used])
             tasks.append(groups.sub_task[used])
         right, task = np.concatenate(hits), np.concatenate(tasks)
         return {
@@ -152,3 +149,10 @@ def held_out_accuracy(
         }
 
     return evaluate
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _is_right(
+    teaching: Teaching, mix: Mix, params: Params, fixed: dict[str, Any], groups: GroupBatch
+) -> Bool[Array, "B Q"]:
+    return selected_answers(teaching, mix, params, fixed, groups)[0].is_right

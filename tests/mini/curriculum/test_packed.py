@@ -129,7 +129,7 @@ def test_attention_is_taught_at_the_naming_words_and_at_the_answer(case):
     ids = tokenizer.encode(text + "<|im_end|>\n<|im_start|>assistant\nB", add_special_tokens=False)
     question_end = len(ids) - 1
     texts = packed.Texts(jnp.asarray([ids] * 2), jnp.full(2, question_end), jnp.full(2, len(ids)), jnp.ones(2))
-    rows = np.asarray(teaching_of(tokenizer).evidence_rows(texts))
+    rows = np.asarray(jax.jit(teaching_of(tokenizer).evidence_rows)(texts))
     words = tokenizer.convert_ids_to_tokens(ids)
     # The options name colours, too, but they are no names of the object.
     assert [words[place] for place in np.flatnonzero(rows[0])] == ["ship", "\n"]
@@ -169,12 +169,12 @@ def test_the_right_option_is_its_line(case):
         jnp.asarray([end + 1 for _, end in texts]),
         jnp.ones(2),
     )
-    option = np.asarray(teaching.right_option(batch))
+    option = np.asarray(jax.jit(teaching.right_option)(batch))
     words = tokenizer.convert_ids_to_tokens(texts[0][0])
     assert [words[place] for place in np.flatnonzero(option[0])] == ["B", ".", "blue", "\n"]
     # An answer in words names no option by its letter; its words are itself, without the end of the turn.
     assert not option[1].any()
-    said = np.asarray(teaching.answer_words(batch._replace(end=batch.end + 1)))
+    said = np.asarray(jax.jit(teaching.answer_words)(batch._replace(end=batch.end + 1)))
     assert [[words[place] for place in np.flatnonzero(said[0])], np.flatnonzero(said[1]).tolist()] == [
         ["blue"],
         [texts[1][1]],

@@ -10,7 +10,7 @@ import pytest
 
 from bat_jax.config import BatConfig
 from bat_jax.io.output_files import replace_dir, restore
-from bat_jax.mini.curriculum import export, provenance
+from bat_jax.mini.curriculum import export, provenance, selected
 from bat_jax.mini.curriculum.bank import Bank
 from bat_jax.mini.curriculum.group_batches import ANCHOR, Mix
 from bat_jax.mini.curriculum.recipe import MiniRecipe
@@ -28,7 +28,7 @@ _MINI = BatConfig.mini().with_settings(importance_layer=0)
 CFG = dataclasses.replace(
     _MINI,
     vision=dataclasses.replace(_MINI.vision, num_layers=2),
-    decoder=dataclasses.replace(_MINI.decoder, num_layers=2),
+    decoder=dataclasses.replace(_MINI.decoder, num_layers=1),
 )
 SHORT = StageSettings(num_steps=2, rate=1e-3, log_every=1)
 SMALL = Mix(num_pictures=2, num_questions=2, num_text_only=2)
@@ -45,9 +45,11 @@ RECIPE = MiniRecipe(
     word_bag_pictures=1,
     attention_mix=SMALL,
     given_mix=dataclasses.replace(SMALL, num_given=8, forms=(0.0, 0.0, 1.0)),
-    selected_mix=dataclasses.replace(SMALL, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5)),
+    # Texts without a picture are part of the stages above.
+    selected_mix=dataclasses.replace(SMALL, num_text_only=0, forms=(0.0, 0.0, 1.0), budgets=(2, 3, 4, 5)),
     mixed_mix=dataclasses.replace(
         SMALL,
+        num_text_only=0,
         forms=(0.0, 0.0, 1.0),
         budgets=(2, 3, 4, 5),
         selections=tuple((name, 1 / 3) for name in ("uhr_bat", "pooling", ANCHOR)),
@@ -56,7 +58,8 @@ RECIPE = MiniRecipe(
 )
 
 
-def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path):
+def test_all_stages_end_in_a_checkpoint_that_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(selected, "NUM_HELD_OUT_BATCHES", 2)
     with worker_pool(1) as pool:
         training = MiniTraining(tmp_path / "work", RECIPE, CFG, pool=pool)
         with pytest.raises(ValueError, match="stage tower has not been run"):

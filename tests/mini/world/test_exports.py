@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.masks import instance_map
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import render
+from tests.command_batch import run_commands
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +104,9 @@ def test_an_error_on_the_way_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_command_writes_and_refuses_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "experiments.export_uhr_mini", f"--output_dir={tmp_path / 'out'}", "--side=224"]
-    command += ["--scene_seeds=3000000:3000001", "--formats=xlrs"]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0 and "1 scenes" in first.stdout, first.stderr
+    flags = [f"--output_dir={tmp_path / 'out'}", "--side=224", "--scene_seeds=3000000:3000001", "--formats=xlrs"]
+    (code, out, err), again = run_commands("experiments.export_uhr_mini", [flags, flags])
+    assert code == 0 and "1 scenes" in out, err
     assert len(json.loads((tmp_path / "out" / "xlrs.json").read_text())) > 15
-    second = subprocess.run(command, capture_output=True, text=True)
-    assert second.returncode == 1
-    assert second.stderr.strip().splitlines()[-1].startswith("error: output_dir=")
-    assert "Traceback" not in second.stderr
+    code, _, err = again
+    assert code == 1 and err.startswith("error: output_dir=") and err.count("\n") == 1

@@ -5,8 +5,6 @@ import itertools
 import json
 import lzma
 import pathlib
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -180,14 +178,16 @@ def test_the_command_rebuilds_the_tables_of_an_archive_and_refuses_what_is_none(
 
 
 PUBLISH = """
-import pathlib, sys
+import pathlib
 from bat_jax.study.measured.archive import unpack
-from experiments import study
-folder, packed = map(pathlib.Path, sys.argv[1:])
-study.TABLES, study.DOCS, study.SPLIT_LOG = folder / "mini", folder / "docs.md", folder / "log.jsonl"
-found = unpack(packed)
-judged = study.reproduction.claims(found.results())
-study.publish(found, judged, folder / "run", [{"date": "2026-12-01", "source": source} for source in "aab"])
+from experiments import cli, study
+
+def main(_):
+    folder = pathlib.Path(__file__).parent
+    study.TABLES, study.DOCS, study.SPLIT_LOG = folder / "mini", folder / "docs.md", folder / "log.jsonl"
+    found = unpack(pathlib.Path(study.REBUILD.value))
+    judged = study.reproduction.claims(found.results())
+    study.publish(found, judged, folder / "run", [{"date": "2026-12-01", "source": source} for source in "aab"])
 """
 
 
@@ -196,8 +196,9 @@ def test_a_release_writes_tables_answers_and_document_and_a_line_of_the_log(pack
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     split_log.append(tmp_path / "log.jsonl", "begun", "2026-12-01", "w" * 64)
-    command = [sys.executable, "-c", PUBLISH, str(tmp_path), str(packed)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
+    (tmp_path / "published_run.py").write_text(PUBLISH)
+    ((code, _, err),) = run_commands("published_run", [[f"--rebuild={packed}"]], path=tmp_path)
+    assert code == 0, err
     tables = {path.name: path.read_text() for path in (tmp_path / "mini").glob("*.md")}
     assert tables == {"claims.md": "run/claims.md", "other.md": "run/other.md"}
     assert (tmp_path / "mini" / "rules_v1" / "kept.md").exists()
