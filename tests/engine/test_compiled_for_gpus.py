@@ -14,6 +14,7 @@ from bat_jax.config import BatConfig
 from bat_jax.engine.absent import compile_for
 from bat_jax.engine.generate import generate
 from bat_jax.nn.decoder import layers_apart
+from bat_jax.nn.int8 import int8_product
 from bat_jax.ops.fused_attention import fused_attention
 from tests.absent_compiler import needs_gpu_compiler
 
@@ -69,6 +70,23 @@ def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where
     layer_bytes = 2 * 3584 * 18944
     assert len(buffers) > 50 and layer_bytes > 100 * MIB
     assert max(buffers)[0] <= 4 * MIB, sorted(buffers)[-5:]
+
+
+def test_two_passes_over_int8_matrices_hold_no_copies_of_them_from_one_to_the_other():
+    """As a question's importance and its prompt do; a copy kept for the second pass would be all of the model."""
+
+    def passes(first, second, matrices, scale):
+        for rows in matrices:
+            first = int8_product(first, rows, scale)
+        second += jnp.sum(first)
+        for rows in matrices:
+            second = int8_product(second, rows, scale)
+        return second
+
+    matrices = [shape(3584, 3584, dtype=jnp.int8)] * 6
+    arrays = shape(64, 3584), shape(96, 3584), matrices, shape(3584, dtype=jnp.float32)
+    copy_bytes = 2 * 3584**2
+    assert compile_for("h200", passes, *arrays).memory_analysis().temp_size_in_bytes < 2 * copy_bytes
 
 
 def test_the_triton_kernel_compiles_for_the_models_shapes_without_their_scores():
