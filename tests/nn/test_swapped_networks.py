@@ -24,7 +24,7 @@ class MeanTower(nn.Module):
         cfg = self.cfg
         patches = pixels.reshape(len(pixels), cfg.side, cfg.patch_size_px, cfg.side, cfg.patch_size_px, 3)
         features = nn.Dense(cfg.width, name="colour")(patches.mean(axis=(2, 4)).reshape(len(pixels), -1, 3))
-        return VisionOutput(features, features.mean(axis=1), None, None)
+        return VisionOutput(features, None, None)
 
 
 class LoudDecoder(Decoder):
