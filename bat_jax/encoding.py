@@ -150,7 +150,7 @@ class SceneEncoder:
             # Pillow resizes without the interpreter's lock: the program is compiled meanwhile.
             with ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(self._views, source.pixels)
-                self.stages.compile(*stage, jax.device_put(self._empty_views()), on_device)
+                self.stages.compile(*stage, self._view_shapes(), on_device)
                 views = waiting.result()
         scene, centres = self.stages.run(*stage, jax.device_put(views), on_device)
         return self._scene_data(source, labels, capacity, arrays, scene, centres, {})
@@ -328,10 +328,14 @@ class SceneEncoder:
         tiles = make_tiles(pixels, sizes, vision)
         return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
 
-    def _empty_views(self) -> tuple[ViewTiles, ...]:
-        """Return arrays as those of `_views`, of zeros."""
+    def _view_shapes(self) -> tuple[ViewTiles, ...]:
+        """Return the shapes of `_views` on the device."""
+
+        def shape(dtype: Any, *sizes: int) -> Any:
+            return jax.ShapeDtypeStruct(sizes, dtype, sharding=self._table.sharding)
+
         tile, counts = self.cfg.vision.image_size_px, map(self.cfg.num_tiles, self.cfg.compressor.sizes_px)
-        return tuple(ViewTiles(np.zeros((n, tile, tile, 3), np.uint8), np.zeros(n, bool)) for n in counts)
+        return tuple(ViewTiles(shape(np.uint8, n, tile, tile, 3), shape(bool, n)) for n in counts)
 
     def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
         """Return (M,) bool: False for padding and nodata tokens where the settings mask them."""

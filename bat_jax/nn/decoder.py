@@ -6,8 +6,8 @@ never attended to and is written over by the next rows. `model.py` calls it thre
 prefix and the anchor tokens (once an image), over the question to read importance, and over the compressed sequence.
 
 Parameters of the layers are stacked, (L, ...) a leaf under "layers", for one compiled layer that is scanned: quick to
-compile, and what is stored and trained. Or they are apart, under "layers_0", "layers_1", ... (`layers_apart`): a scan
-copies each layer's weights out of the stack before it multiplies, three times the traffic that decoding needs.
+compile, and what is stored and trained. Or they are apart, under "layers_0", "layers_1", ... (`layers_apart`): compiled
+for an H200, a scan copies each layer's weights out of the stack before it multiplies, three times what decoding needs.
 """
 
 from typing import Any, NamedTuple
