@@ -117,13 +117,15 @@ def kmeans_step(cfg: BatConfig, num_tokens: int, num_clusters: int, sums: Litera
     """Return one Lloyd step: 2 M R C for the distances, and the new centres' sums.
 
     Args:
-      sums: "product" is the one-hot matrix product of accelerators, another 2 M R C; "scatter" the CPU's M C additions.
+      sums: "product" is the one-hot matrix product of accelerators, another 2 M R C, in one pass over the features as
+        they are; "scatter" the CPU's M C additions, in a second pass over float32 rows.
     """
     is_vision = cfg.compressor.cluster_features == "vision"
     width = (cfg.vision.width if is_vision else cfg.decoder.width) + 2
     distances = 2.0 * num_tokens * num_clusters * width
-    adding = distances if sums == "product" else num_tokens * width
-    return Stage("K-means", distances + adding, 0.0, 4 * (2 * num_tokens * width + 2 * num_clusters * width))
+    adding, read = (distances, _item(cfg)) if sums == "product" else (num_tokens * width, 2 * BYTES["float32"])
+    centres = 2 * num_clusters * width * BYTES["float32"]
+    return Stage("K-means", distances + adding, 0.0, num_tokens * width * read + centres)
 
 
 # ---- the decoder
@@ -342,11 +344,12 @@ def parameter_counts(cfg: BatConfig) -> Mapping[str, int]:
 
 
 def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:
-    """Return what is held here, in bytes: some of it for good, some only while its stage runs."""
+    """Return what an accelerator holds, in bytes: some of it for good, some only while its stage runs.
+
+    K-means reads the tokens as they are there; a CPU's also writes float32 rows of the largest view.
+    """
     item, tokens, dec = _item(cfg), total_tokens(cfg), cfg.decoder
     largest = max(cfg.num_tokens(size) for size in cfg.compressor.sizes_px)
-    is_vision = cfg.compressor.cluster_features == "vision"
-    clustered = (cfg.vision.width if is_vision else dec.width) + 2
     anchor = text.prefix + num_tokens_of_anchor(cfg)
     rows = kept + text.prompt + text.answer
     return {
@@ -355,7 +358,6 @@ def inference_memory(cfg: BatConfig, kept: int, text: Text) -> dict[str, int]:
         "anchor's KV cache": kv_bytes(cfg, anchor),
         "prompt's KV cache": kv_bytes(cfg, rows),
         "tower features of the largest view, while it is encoded": largest * cfg.vision.width * item,
-        "K-means rows of the largest view (float32), while it is clustered": largest * clustered * 4,
         f"attention scores of {QUERY_BLOCK} queries, the most at once (float32), while prefilling": (
             4 * dec.num_heads * QUERY_BLOCK * rows
         ),
