@@ -8,7 +8,7 @@ operations (engine/cost.py; K-means counts all its steps) or bytes take at these
 question as one program each, then stage by stage. Seconds are medians of warm runs, compiling apart. Steps stand in the
 order of their worth. Each is printed and written to --output when it ends; a step that fails leaves its reason there
 and the next one runs; at --max_seconds the run ends with what it has. Compiling is short where an earlier run left its
-programs in the cache (`JAX_COMPILATION_CACHE_DIR`).
+programs in the cache (`JAX_COMPILATION_CACHE_DIR`). From the step on int8 on, the decoder's matrices are int8.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ from bat_jax.io.prompts import SHORTEST_TEXT, load_tokenizer
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.model import Spliced, init_params, prefill
 from bat_jax.nn.decoder import layers_apart
+from bat_jax.nn.int8 import held_params
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.gpu_page import page
 from bat_jax.runs import run_record
@@ -114,12 +115,26 @@ def memory_gb() -> dict[str, float | None]:
     return {name: stats[key] / cost.GIGA if key in stats else None for name, key in names.items()}
 
 
+def gigabytes(arrays: Any) -> float:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays)) / cost.GIGA
+
+
 class MeasuredStages(Stages):
     """Stages that also keep a row for every call: stage, compile_s, run_s and the memory after it."""
 
     def __init__(self):
         super().__init__()
         self.rows: list[dict[str, Any]] = []
+        self._programs: dict[str, Any] = {}
+
+    def compile(self, name, function, static, *args):
+        self._programs[name] = super().compile(name, function, static, *args)
+        return self._programs[name]
+
+    def program_gb(self, name: str) -> float:
+        """Return what the stage's last program holds besides its arguments: temporaries and outputs, as compiled."""
+        memory = self._programs[name].memory_analysis()
+        return (memory.temp_size_in_bytes + memory.output_size_in_bytes) / cost.GIGA
 
     def run(self, name, function, static, *args):
         before = self.compile_seconds[name], self.run_seconds[name]
@@ -210,6 +225,7 @@ class ShapesBenchmark:
             f"attention of the decoder, {rows[0]} rows": functools.partial(self.decoder_attention, rows[0]),
             "attention of the tower": self.tower_attention,
             larger: self.larger_question,
+            "int8 weights": self.int8_weights,
             f"attention of the decoder, {rows[1]} rows": functools.partial(self.decoder_attention, rows[1]),
             f"tower, {FEW_TILES} tiles at once": self.fewer_tiles,
         }
@@ -274,9 +290,8 @@ class ShapesBenchmark:
         kernels = choose_attention(self.cfg, default_tile_batch(self.cfg, jax.default_backend()))
         self.cfg = dataclasses.replace(self.cfg, attention=kernels)
         self.model = BatModel(self.cfg, params, tokenizer, stages=self.stages)
-        num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         model_gb = self._memory_model(self.cfg)["weights"]
-        return {"weights_gb": num_bytes / cost.GIGA, "model_gb": model_gb, **dataclasses.asdict(kernels)}
+        return {"weights_gb": gigabytes(params), "model_gb": model_gb, **dataclasses.asdict(kernels)}
 
     def compiling(self) -> dict[str, Any]:
         """Encode the picture and ask, for the first time."""
@@ -284,19 +299,23 @@ class ShapesBenchmark:
 
     def questions(self) -> dict[str, Any]:
         """Ask a first question and further ones, warm; the floor is the sum of all stages' floors."""
+        cfg = self.model.cfg
         first = median_seconds(lambda: self._ask(self._encode(), QUESTIONS[0]), 3)
         further = median_seconds(lambda: self._ask(self.scene, QUESTIONS[1]))
-        floors = self._floors(self.cfg)
         upload = self.record["steps"].get("machine", {}).get("upload_s", 0.0)
         entry = {
             "first_s": first,
-            "first_floor_s": sum(floors.values()) + upload,
+            "first_floor_s": sum(self._floors(cfg).values()) + upload,
             "further_s": further,
-            "further_floor_s": self._question_floor(self.cfg),
+            "further_floor_s": self._question_floor(cfg),
         }
         ratios = {f"{name}_ratio": entry[f"{name}_s"] / entry[f"{name}_floor_s"] for name in ("first", "further")}
-        model = self._memory_model(self.cfg)
-        return entry | ratios | {"memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
+        model = self._memory_model(cfg)
+        held = gigabytes(self.model.params)
+        question_gb = held + gigabytes(self.scene.arrays) + self.stages.program_gb("question")
+        compiled_gb = max(held + self.stages.program_gb("image"), question_gb)
+        memory = {"memory_model_gb": model | {"sum": sum(model.values())}, "paper_gb": PAPER_GB}
+        return entry | ratios | {"compiled_peak_gb": compiled_gb} | memory
 
     def by_stage(self) -> dict[str, Any]:
         """Encode and ask, stage by stage."""
@@ -309,33 +328,28 @@ class ShapesBenchmark:
 
     def decoding(self) -> dict[str, Any]:
         """Time the token loop under what a compiler may make of products with one row."""
-        platform, rows = jax.default_backend(), sum(self.cfg.compressor.budgets) + SHORTEST_TEXT + 14
         options: dict[str, dict[str, Any]] = {"default": {}}
-        if platform == "gpu":
+        if jax.default_backend() == "gpu":
             options |= {f"triton_gemm={on}": {"xla_gpu_enable_triton_gemm": on} for on in (False, True)}
-        cfg, steps = self.cfg.networks, self.answer_tokens
-        shapes = jax.eval_shape(
-            functools.partial(prefill, cfg, steps),
-            self.model.params,
-            Spliced(
-                jax.ShapeDtypeStruct((1, rows, cfg.decoder.width), cfg.compute_dtype),
-                jax.ShapeDtypeStruct((1,), jnp.int32),
-            ),
-        )
-        logits, cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        cache = cache._replace(length=jnp.full(1, rows, jnp.int32))
-        drawing = (jnp.full(2, -1), jnp.float32(0), jnp.float32(1), jax.random.key(0))
-        lowered = jax.jit(generate, static_argnums=(0, 1)).lower(cfg, steps, self.model.params, logits, cache, *drawing)
-        floor = self._floors(self.cfg)["generate"] / (steps - 1)
-        found: dict[str, Any] = {}
-        for name, settings in options.items():
-            start = time.perf_counter()
-            program = lowered.compile(compiler_options=settings)
-            compile_s = time.perf_counter() - start
-            run = functools.partial(program, self.model.params, logits, cache, *drawing)
-            token_s = median_seconds(run, 3) / (steps - 1)
-            found[name] = {"compile_s": compile_s, "token_s": token_s, "floor_s": floor, "ratio": token_s / floor}
-        return {"choices": found}
+        return {"choices": self._token_loop(options)}
+
+    def int8_weights(self) -> dict[str, Any]:
+        """Hold the decoder's matrices in int8, for this step and those after it, and measure what differs.
+
+        Each layer takes the place of its floats, so that the floats' peak is not passed.
+        """
+        params, cfg = cast(dict[str, Any], self.model.params), self.cfg.with_weights("int8")
+        floats, held = params.pop("decoder"), {}
+        while floats:
+            name, part = floats.popitem()
+            held |= held_params("int8", {"decoder": {name: part}})["decoder"]
+        shared = (self.model.tokenizer, self.model.encoder.tile_batch, self.stages)
+        self.model = BatModel(cfg, params | {"decoder": held}, *shared)
+        compiling = self._timed(cfg, lambda: self._ask(self._encode(), QUESTIONS[0]))
+        (loop,) = self._token_loop({"default": {}}).values()
+        entry = {"weights_gb": gigabytes(self.model.params), "model_gb": self._memory_model(cfg)["weights"]}
+        entry["compile_s"] = compiling["compile_s"]
+        return entry | self.questions() | {"token_loop": loop}
 
     def decoder_attention(self, rows: int) -> dict[str, Any]:
         found = measure_decoder_attention(self.cfg, rows)
@@ -363,6 +377,33 @@ class ShapesBenchmark:
     def _encode(self) -> Scene:
         self.scene = self.model.encode(self.pixels, seed=self.seed)
         return self.scene
+
+    def _token_loop(self, options: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        """Return the time of a token with the model's weights, under each of the compiler's options."""
+        cfg, steps = self.model.cfg.networks, self.answer_tokens
+        rows = sum(self.cfg.compressor.budgets) + SHORTEST_TEXT + 14
+        shapes = jax.eval_shape(
+            functools.partial(prefill, cfg, steps),
+            self.model.params,
+            Spliced(
+                jax.ShapeDtypeStruct((1, rows, cfg.decoder.width), cfg.compute_dtype),
+                jax.ShapeDtypeStruct((1,), jnp.int32),
+            ),
+        )
+        logits, cache = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        cache = cache._replace(length=jnp.full(1, rows, jnp.int32))
+        drawing = (jnp.full(2, -1), jnp.float32(0), jnp.float32(1), jax.random.key(0))
+        lowered = jax.jit(generate, static_argnums=(0, 1)).lower(cfg, steps, self.model.params, logits, cache, *drawing)
+        floor = self._floors(self.model.cfg)["generate"] / (steps - 1)
+        found: dict[str, Any] = {}
+        for name, settings in options.items():
+            start = time.perf_counter()
+            program = lowered.compile(compiler_options=settings)
+            compile_s = time.perf_counter() - start
+            run = functools.partial(program, self.model.params, logits, cache, *drawing)
+            token_s = median_seconds(run, 3) / (steps - 1)
+            found[name] = {"compile_s": compile_s, "token_s": token_s, "floor_s": floor, "ratio": token_s / floor}
+        return found
 
     def _floors(self, cfg: BatConfig) -> dict[str, float]:
         """Return the least seconds of every stage at the machine's measured rates."""

@@ -79,6 +79,18 @@ def test_the_page_names_what_was_measured_and_what_failed(measured):
     assert f"{measured[0]['image_px']} x {measured[0]['image_px']} pixels" in text
 
 
+def test_int8_halves_the_decoders_bytes_and_its_question_and_tokens_are_measured_beside_their_own_floors(measured):
+    record, benchmark = measured
+    floats, int8 = (record["steps"][name] for name in ("weights", "int8 weights"))
+    assert int8["weights_gb"] == pytest.approx(int8["model_gb"]) and int8["weights_gb"] < floats["weights_gb"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(benchmark.model.params["decoder"])} >= {"int8"}
+    loop, stored = int8["token_loop"], record["steps"]["decoding"]["choices"]["default"]
+    assert loop["floor_s"] < stored["floor_s"] and loop["ratio"] == pytest.approx(loop["token_s"] / loop["floor_s"])
+    assert int8["further_s"] > 0 and int8["compiled_peak_gb"] > int8["weights_gb"]
+    row = next(line for line in page(record).splitlines() if line.startswith("| int8 |"))
+    assert f"| {loop['token_s']:.4g} |" in row and f"| {int8['weights_gb']:.4g} |" in row
+
+
 def test_our_attention_is_as_near_to_float32_as_bfloat16_allows(measured):
     choices = measured[0]["steps"]["attention of the decoder, 120 rows"]["choices"]
     assert 0 < choices["plain"]["max_error"] < 0.03

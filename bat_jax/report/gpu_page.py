@@ -20,6 +20,8 @@ def page(record: Entry) -> str:
         lines += ["", "## The machine", "", *_machine(good["machine"])]
     if "questions" in good:
         lines += ["", "## Questions", "", *_questions(good)]
+    if "int8 weights" in good:
+        lines += ["", "## int8 weights", "", *_int8(good)]
     if "stages" in good:
         lines += ["", "## Stages", "", *_stages(good["stages"])]
     for name, entry in good.items():
@@ -73,6 +75,26 @@ def _questions(good: Mapping[str, Entry]) -> list[str]:
     peak = found.get("peak_gb")
     held = "is not counted by this device" if peak is None else f"had reached {peak:.4g} GB"
     return [*lines, "", f"Memory {held}; the model's sum is {found['memory_model_gb']['sum']:.4g} GB (docs/cost.md)."]
+
+
+def _int8(good: Mapping[str, Entry]) -> list[str]:
+    found, rows = good["int8 weights"], []
+    as_stored = {**good.get("weights", {}), **good.get("questions", {})}
+    if "decoding" in good:
+        as_stored["token_loop"] = good["decoding"]["choices"]["default"]
+    for name, entry in (("as stored", as_stored), ("int8", found)):
+        loop = entry.get("token_loop", {})
+        cells = [entry.get(key) for key in ("weights_gb", "compiled_peak_gb")]
+        cells += [entry.get(f"{part}_{what}") for part in ("first", "further") for what in ("s", "ratio")]
+        cells += [loop.get(key) for key in ("token_s", "floor_s", "ratio")]
+        rows.append((name, *("" if cell is None else f"{cell:.4g}" for cell in cells)))
+    columns = ("weights, GB", "peak, GB", "first question, s", "ratio", "further one, s", "ratio")
+    return [
+        *table_lines(("decoder's matrices", *columns, "token, s", "floor", "ratio"), rows),
+        "",
+        "The peak is what the weights take, a scene, and the larger program's temporaries and outputs as compiled. A "
+        f"token's floor counts int8 bytes. Compiling took {found['compile_s']:.3g} s.",
+    ]
 
 
 def _stages(entry: Entry) -> list[str]:
