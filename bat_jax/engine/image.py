@@ -85,7 +85,8 @@ def encode_all_tiles(
 
     Tiles of nothing but padding all give the same features: one of them is encoded for all.
     """
-    encode = bat.encode_tiles_with_attention if return_attention else bat.encode_tiles
+    # Under jit, so that it is traced once for its shapes and for the loop.
+    encode = jax.jit(bat.encode_tiles_with_attention if return_attention else bat.encode_tiles, static_argnums=0)
     tiles, is_padding = (jnp.concatenate(parts) for parts in zip(*views, strict=True))
     num_tiles = tiles.shape[0]
     order = valid_first(~is_padding)
