@@ -273,7 +273,7 @@ class SceneEncoder:
         return ImageArrays(
             prefix_ids=np.asarray(prefix_ids),
             seed=np.array(seed % 2**32, np.uint32),
-            num_clusters=np.array(counts, np.int32),
+            num_clusters=tuple(np.array(count, np.int32) for count in counts),
             kmeans_steps=np.array(settings.kmeans_iterations, np.int32),
             regions=tuple(regions),
         )

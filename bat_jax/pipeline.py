@@ -255,7 +255,7 @@ class BatModel:
         texts, text_valid = _padded_pieces(prompt)
         question = QuestionArrays(
             suffixes=self._suffixes(scenes, prompt.pieces[-1:] if suffixes is None else suffixes),
-            shares=np.array(shares[: len(used)], np.int32),
+            shares=tuple(np.array(of_image, np.int32) for of_image in shares[: len(used)]),
             texts=texts,
             text_valid=text_valid,
             stop_ids=np.array((stop_ids * 2)[:2], np.int32),

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8, UInt32
 
 Array = jax.Array | np.ndarray
+# An array, or its shape and dtype alone: of functions that only hand it on, to stages that may not be run.
+ArrayOrShape = Any
 Params = Mapping[str, Any]
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8", "UInt32"]
+__all__ = ["Array", "ArrayOrShape", "Bool", "Float", "Int", "Key", "Params", "Shaped", "UInt8", "UInt32"]

@@ -3,11 +3,13 @@
     python -m experiments.fit --config=7b --device=a6000
     python -m experiments.fit --checkpoint=DIR --device=v5e-4,rtx4090 --budgets=80,320,600,2000 --output=fit.json
     python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16
+    python -m experiments.fit --config=7b --device=h200 --stages_apart
 
-Every stage is compiled by XLA for the device (extras `fit` for GPUs, `fit-tpu` for TPUs; no device, no weights needed)
-and its memory added to what is held meanwhile. Seconds are a roofline, not a forecast: docs/fit.md. A device is one of
-those that a wrong name lists; NAME-4 are four that share the model, as --mesh=model=4. Devices of one architecture in
-one command are compiled for once, and so the same but for memory and rates. Exits with 0 if all fit, else with 3.
+Every program is compiled by XLA for the device (extras `fit` for GPUs, `fit-tpu` for TPUs; no device, no weights
+needed) and its memory added to what is held meanwhile. Seconds are a roofline, not a forecast: docs/fit.md. A device is
+one of those that a wrong name lists; NAME-4 are four that share the model, as --mesh=model=4. Devices of one
+architecture in one command are compiled for once, and so the same but for memory and rates. Exits with 0 if all fit,
+else with 3.
 """
 
 import dataclasses
@@ -51,6 +53,7 @@ TILE_BATCH = flags.DEFINE_integer(
 PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image.", lower_bound=1)
 QUESTION = flags.DEFINE_integer("question_tokens", 64, "Text tokens after the image.", lower_bound=1)
 ANSWER = flags.DEFINE_integer("answer_tokens", 8, "Tokens of the answer.", lower_bound=2)
+STAGES_APART = flags.DEFINE_bool("stages_apart", False, "Compile and count every stage apart, not an image's in one.")
 SEARCH = flags.DEFINE_bool("search", True, "Also find the most kept tokens and the most tiles at once that fit.")
 OUTPUT = flags.DEFINE_string("output", None, "Write the answer here as JSON, a list for several devices.")
 JOIN = flags.DEFINE_list("join", [], "Earlier --output files, whose answers are shown and written again.")
@@ -100,7 +103,10 @@ def targets_of_flags() -> list[FitTarget]:
     """
     targets: list[FitTarget] = []
     for name in DEVICE.value:
-        target = parse_target(name, MESH.value)
+        try:
+            target = parse_target(name, MESH.value)
+        except ValueError as error:  # which begins with "device=" or "mesh="
+            raise ValueError(f"--{error}") from error
         same = [other.device for other in targets if other.facts.architecture == target.facts.architecture]
         targets.append(dataclasses.replace(target, compiled_for=same[0] if same and not TRAIN.value else None))
     if not targets and not JOIN.value:
@@ -120,6 +126,7 @@ def judge_flags() -> list[dict[str, Any]]:
         image_px=IMAGE_PX.value,
         tile_batch=TILE_BATCH.value or default_tile_batch(cfg, "accelerator"),
         recipe=recipe_of_flags(),
+        stages_apart=STAGES_APART.value,
     )
     programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))
     for target in targets:

@@ -32,7 +32,7 @@ def entry(device, peak_gb, **others):
         "tile_batch": 8,
         "text": {"prefix": 14, "question": 64, "answer": 8},
         "stages": [stage],
-        "least_s_of_parts": {"prefill": 0.043},
+        "stages_apart": False,
         "run": {"date": "2026-11-28T12:00:00+00:00", "packages": {"jax": "0.10.2"}},
     } | others
 
@@ -41,10 +41,10 @@ LEAST = {"least": {"first_question_s": 0.4, "further_question_s": 0.1, "token_s"
 MOST = {"most_kept_tokens": 20_000, "most_tiles_at_once": None}
 RECIPE = {"master_weights": True, "batch_size": 16, "accumulation": 16, "sharding": "data"}
 CASES = {
-    "device": (["--config=7b", "--device=h300"], 1, "device='h300': is not known; known are b200, h200"),
+    "device": (["--config=7b", "--device=h300"], 1, "--device=h300: is not known; known are b200, h200"),
     "nothing": (["--config=7b"], 1, "--device: name at least one"),
     "model": (["--device=h200"], 1, "--config: give this or --checkpoint"),
-    "mesh": (["--config=7b", "--device=h200", "--mesh=4"], 1, "mesh=4: need axes as data=1,model=4"),
+    "mesh": (["--config=7b", "--device=h200", "--mesh=4"], 1, "--mesh=4: need axes as data=1,model=4"),
     "recipe": (
         ["--config=7b", "--device=h200", "--train=epochs=1"],
         1,
@@ -71,12 +71,16 @@ def results(tmp_path_factory):
             entry("rtx4090", 60.0, **LEAST, **MOST, weights="int8", weights_gb=8.4),
         ],
         "train": entry("a6000", 150.0, train=RECIPE),
+        "apart": entry("h200", 20.0, **LEAST, **MOST, stages_apart=True),
     }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     lines = {name: arguments for name, (arguments, _, _) in CASES.items()}
     lines["fits"] = [f"--join={folder}/fits.json", f"--output={folder}/again.json"]
-    lines["not"] = [f"--join={folder}/not.json,{folder}/train.json", f"--write_docs={folder}/fit.md"]
+    lines["not"] = [
+        f"--join={folder}/not.json,{folder}/train.json,{folder}/apart.json",
+        f"--write_docs={folder}/fit.md",
+    ]
     return dict(zip(lines, run_commands("experiments.fit", list(lines.values())), strict=True)), folder
 
 
@@ -103,5 +107,11 @@ def test_the_page_has_a_line_a_device_and_training_apart(results):
     answering = page.split("## Answering")[1].split("## Programs")[0]
     assert "| The a6000 | 1 | 50.0 | 16.0 | 19.0 | prefill | yes | 31.0 | 20,000 |  | 400 | 100 | 4 |" in answering
     assert "| The rtx4090 | 1 | 50.0 | 8.4 int8 | 60.0 | prefill | **no** | -10.0 |" in answering
+    assert "h200" not in answering
+    stages = page.split("## Stages of one device")[1].split("## Training")[0]
+    assert (
+        "The h200, 1;" in stages
+        and "| prefill | 1 | 14.00 | 0.20 | 0.60 | 19.20 | 20.00 | 42.50 | 14.40 | 43 |" in stages
+    )
     training = page.split("## Training")[1]
     assert "| The a6000 | 1 | 16 | 16 | data | float32 master weights | 50.0 | 150.0 | **no** | -100.0 |" in training

@@ -147,5 +147,5 @@ def find_device(name: str) -> DeviceFacts:
       ValueError: no device of this name is known; lists those that are.
     """
     if name not in DEVICES:
-        raise ValueError(f"device={name!r}: is not known; known are {', '.join(DEVICES)}")
+        raise ValueError(f"device={name}: is not known; known are {', '.join(DEVICES)}")
     return DEVICES[name]

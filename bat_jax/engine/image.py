@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
@@ -18,7 +19,7 @@ from bat_jax.config import BatConfig, CompressorConfig
 from bat_jax.engine.question import RunStage, SceneArrays, run_inside
 from bat_jax.ops.bicubic import ViewTiles
 from bat_jax.ops.valid_first import valid_first
-from bat_jax.typing import Array, Bool, Float, Int, Params, UInt32
+from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
 # What the tower may take for the scores and the MLP of the tiles that go through it at once. An accelerator is fastest
 # with many tiles; a CPU's allocator gives larger buffers back to the system and clears them anew in every layer.
@@ -40,12 +41,12 @@ class Regions(NamedTuple):
 class ImageArrays(NamedTuple):
     """prefix_ids (T,): of the prompt before the image. seed (): of the first centres. regions: scale by scale.
 
-    num_clusters (S,), kmeans_steps (): traced, so that no number of them compiles anew.
+    num_clusters: scale by scale, () each; they and kmeans_steps () are traced, so that no number compiles anew.
     """
 
     prefix_ids: Int[Array, "T"]
     seed: UInt32[Array, ""]
-    num_clusters: Int[Array, "S"]
+    num_clusters: tuple[Int[Array, ""], ...]
     kmeans_steps: Int[Array, ""]
     regions: tuple[Regions, ...]
 
@@ -65,7 +66,7 @@ def encode_views(
     cfg: BatConfig,
     tile_batch: int,
     params: Params,
-    table: Float[Array, "256 3"],
+    table: Float[ArrayOrShape, "256 3"],
     views: tuple[ViewTiles, ...],
 ) -> tuple[bat.TileFeatures, ...]:
     """Return the features of every view, (M, ...) tile-major; table: `io.views.normalisation_table`."""
@@ -129,7 +130,7 @@ def make_scene(
     features: tuple[bat.TileFeatures, ...],
     image: ImageArrays,
     cluster_on_host: Callable[..., Array] | None = None,
-) -> tuple[SceneArrays, tuple[Int[Array, "_"] | None, ...]]:
+) -> tuple[SceneArrays, tuple[Int[ArrayOrShape, "_"] | None, ...]]:
     """Return what questions read, and each scale's first centres where K-means drew them.
 
     Args:
@@ -144,8 +145,6 @@ def make_scene(
         region_id, init = regions.region_id, regions.first_centres
         if region_id is None:
             count = settings.clusters_of(spec, grid.num_tokens)
-            if init is None and settings.partition == "kmeans":
-                init = run("first_centres", _draw, (spec.size_px, count), image.seed, regions.valid)
             rows = of_view.vision if settings.cluster_features == "vision" else tokens
             if cluster_on_host is not None:
                 region_id = cluster_on_host(grid, rows, regions.valid, count)
@@ -158,8 +157,10 @@ def make_scene(
                     coord_scale=settings.coord_scale,
                 )
                 assert capacity is not None
-                start = jnp.zeros(0, jnp.int32) if init is None else init
-                start = jnp.pad(start, (0, capacity[index] - start.shape[0]))
+                start: ArrayOrShape = np.zeros(capacity[index], np.int32)  # partitions but K-means read none
+                if settings.partition == "kmeans":
+                    static = (spec.size_px, count, capacity[index])
+                    init, start = run("first_centres", _first_centres, static, image.seed, regions.valid, init)
                 args = (rows, regions.valid, start, image.num_clusters[index], image.kmeans_steps)
                 region_id = run("region_partition", partition_scale, (rules, grid), *args)
         centres.append(init)
@@ -190,12 +191,21 @@ def with_embedding(
     scale_px: int,
     path: Literal["answer", "attention"],
     params: Params,
-    projected: Float[Array, "M D"],
-) -> Float[Array, "M D"]:
+    projected: Float[ArrayOrShape, "M D"],
+) -> Float[ArrayOrShape, "M D"]:
     """Return a scale's tokens as the answering or the attention path wants them (Eq. 5)."""
     static = (cfg.networks_with("scale_embedding_extent"), scale_px, cfg.compressor.embedding_repeats(path))
     return run("scale_embedding", bat.with_scale_embedding, static, params, projected)
 
 
-def _draw(scale_px: int, count: int, seed: UInt32[Array, ""], valid: Bool[Array, "M"]) -> Int[Array, "R"]:
-    return initial_centres(jax.random.key(seed), valid, scale_px, count)
+def _first_centres(
+    scale_px: int,
+    count: int,
+    capacity: int,
+    seed: UInt32[Array, ""],
+    valid: Bool[Array, "M"],
+    given: Int[Array, "_"] | None,
+) -> tuple[Int[Array, "_"], Int[Array, "R"]]:
+    """Return the first centres, drawn unless they are given, and the same with as many slots as a scale has."""
+    init = initial_centres(jax.random.key(seed), valid, scale_px, count) if given is None else jnp.asarray(given)
+    return init, jnp.pad(init, (0, capacity - count))

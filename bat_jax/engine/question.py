@@ -21,7 +21,7 @@ from bat_jax.config import BatConfig
 from bat_jax.engine.generate import generate
 from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.token_grid import TokenGrid
-from bat_jax.typing import Array, Bool, Float, Int, Params, UInt32
+from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
 RunStage = Callable[..., Any]  # (name, function, static arguments, *arrays) -> what the function returns
 
@@ -51,12 +51,12 @@ class Suffix(NamedTuple):
 class QuestionArrays(NamedTuple):
     """One question.
 
-    suffixes: texts whose importance is averaged. shares (I, S): every image's budgets. texts, text_valid: pieces of the
+    suffixes: texts whose importance is averaged. shares: every image's budgets. texts, text_valid: pieces of the
     prompt, images + 1. stop_ids (2,): ids that end the answer, -1 for none. temperature, top_p, seed (): of sampling.
     """
 
     suffixes: tuple[Suffix, ...]
-    shares: Int[Array, "I S"]
+    shares: tuple[Int[Array, "S"], ...]
     texts: tuple[Int[Array, "_"], ...]
     text_valid: tuple[Bool[Array, "_"], ...]
     stop_ids: Int[Array, "2"]
@@ -106,7 +106,7 @@ def compress(
     params: Params,
     scene: SceneArrays,
     suffixes: tuple[Suffix, ...],
-    budgets: Int[Array, "S"],
+    budgets: Int[ArrayOrShape, "S"],
 ) -> Compression:
     """Choose an image's tokens for the questions in `suffixes` together."""
     settings = cfg.compressor
@@ -134,8 +134,8 @@ def answer(
 ) -> AnswerArrays:
     """Answer a question about images: one place in the prompt for each."""
     compressions = tuple(
-        compress(run, cfg, layout, params, scene, question.suffixes, question.shares[index])
-        for index, (layout, scene) in enumerate(zip(layouts, scenes, strict=True))
+        compress(run, cfg, layout, params, scene, question.suffixes, budgets)
+        for layout, scene, budgets in zip(layouts, scenes, question.shares, strict=True)
     )
     spliced = run(
         "splice",

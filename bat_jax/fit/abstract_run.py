@@ -2,19 +2,20 @@
 
     run = AbstractRun(absent_mesh("h200"), Programs())
     params = run.hold(params)                         # shapes
-    cache = run.stage("anchor_prefix", bat.anchor_cache, (cfg,), params, ids, tokens, valid)
-    run.drop(tokens)
+    with run.scope():
+        cache = run.stage("anchor_prefix", bat.anchor_cache, (cfg,), params, ids, tokens, valid)
     run.rows["anchor_prefix"].peak
 
-A leaf is held from `hold`, or from the stage that made it, until `drop`. A stage's peak is all that is held then, with
-its results, its temporaries, and arguments that come from the host.
+A leaf is held from `hold`, or from the stage that made it, until the end of the `scope` around that. A stage's peak is
+all that is held then, with its results, its temporaries, and arguments that come from the host.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -134,10 +135,12 @@ class AbstractRun:
         self._held.update((id(leaf), leaf) for leaf in jax.tree.leaves(tree))
         return tree
 
-    def drop(self, *trees: Any) -> None:
-        """Let go of all leaves of trees that are held."""
-        for leaf in jax.tree.leaves(trees):
-            self._held.pop(id(leaf), None)
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Let go, at the end, of all that is held from the beginning on."""
+        before = dict(self._held)
+        yield
+        self._held = before
 
     def stage(
         self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any, **options: Any

@@ -1,6 +1,6 @@
 """The path from a picture to an answer as an `AbstractRun`: the programs of encoding.py and pipeline.py, on shapes.
 
-What those files hold on to is held here, and what they let go is dropped.
+An image is one program and a question one; or, `stages_apart`, their stages are. What those files hold on to is held.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.engine.cost import Text
-from bat_jax.engine.image import ImageArrays, Regions, encode_in_one
-from bat_jax.engine.question import QuestionArrays, SceneArrays, SceneLayout, Suffix, answer_in_one
+from bat_jax.engine.image import ImageArrays, Regions, encode_in_one, encode_views, make_scene
+from bat_jax.engine.question import QuestionArrays, SceneArrays, SceneLayout, Suffix, answer, answer_in_one
 from bat_jax.fit.abstract_run import AbstractRun
 from bat_jax.io.views import view_arguments
 from bat_jax.nn.decoder import layers_apart
@@ -45,7 +45,16 @@ def scene_layout(cfg: BatConfig) -> SceneLayout:
     return SceneLayout(grids, tuple(max(count, 1) for count in counts))
 
 
-def encode(run: AbstractRun, cfg: BatConfig, params: Any, text: Text, image_px: int, tile_batch: int) -> SceneArrays:
+def encode(
+    run: AbstractRun,
+    cfg: BatConfig,
+    params: Any,
+    text: Text,
+    image_px: int,
+    tile_batch: int,
+    *,
+    stages_apart: bool = False,
+) -> SceneArrays:
     """Run what depends on the image alone; leaves held what a scene holds.
 
     Raises:
@@ -56,28 +65,35 @@ def encode(run: AbstractRun, cfg: BatConfig, params: Any, text: Text, image_px: 
         raise ValueError(f"partition={settings.partition!r}: is made on the host; fit takes kmeans, grid and one")
     picture = np.broadcast_to(np.uint8(0), (image_px, image_px, 3))
     arguments = view_arguments(picture, settings.sizes_px, cfg.vision)
-    table = run.hold(shape(256, 3, dtype=jnp.float32))
-    views = run.stage("views", view_tiles, (cfg.vision.image_size_px,), *arguments)
     image = ImageArrays(
         prefix_ids=shape(text.prefix),
         seed=shape(dtype=jnp.uint32),
-        num_clusters=shape(len(layout.grids)),
+        num_clusters=(shape(),) * len(layout.grids),
         kmeans_steps=shape(),
         regions=tuple(Regions(shape(grid.num_tokens, dtype=bool)) for grid in layout.grids),
     )
-    static = (cfg, tile_batch, layout.region_capacity)
-    scene, _ = run.stage("image", encode_in_one, static, params, table, views, image)
-    run.drop(views, table)
+    with run.scope():
+        table, image = run.hold(shape(256, 3, dtype=jnp.float32)), run.hold(image)
+        views = run.stage("views", view_tiles, (cfg.vision.image_size_px,), *arguments)
+        if stages_apart:
+            features = encode_views(run.stage, cfg, tile_batch, params, table, views)
+            made = make_scene(run.stage, cfg, layout.region_capacity, params, features, image)
+        else:
+            static = (cfg, tile_batch, layout.region_capacity)
+            made = run.stage("image", encode_in_one, static, params, table, views, image)
+    scene, _ = run.hold(made)
     return scene
 
 
-def ask(run: AbstractRun, cfg: BatConfig, params: Any, scene: SceneArrays, text: Text) -> None:
-    """Run what one question costs, its answer included; what it made is dropped at its end."""
+def ask(
+    run: AbstractRun, cfg: BatConfig, params: Any, scene: SceneArrays, text: Text, *, stages_apart: bool = False
+) -> None:
+    """Run what one question costs, its answer included; leaves nothing held."""
     ids, valid = shape(text.question), shape(text.question, dtype=bool)
     number = shape(dtype=jnp.float32)
     question = QuestionArrays(
         suffixes=(Suffix(ids, valid, shape(text.question, dtype=jnp.float32)),),
-        shares=shape(1, len(cfg.compressor.scales)),
+        shares=(shape(len(cfg.compressor.scales)),),
         texts=(shape(text.prefix), ids),
         text_valid=(shape(text.prefix, dtype=bool), valid),
         stop_ids=shape(2),
@@ -86,4 +102,9 @@ def ask(run: AbstractRun, cfg: BatConfig, params: Any, scene: SceneArrays, text:
         seed=shape(dtype=jnp.uint32),
     )
     static = (cfg, (scene_layout(cfg),), text.answer)
-    run.drop(run.stage("question", answer_in_one, static, params, (scene,), question))
+    with run.scope():
+        arrays = (params, (scene,), run.hold(question))
+        if stages_apart:
+            answer(run.stage, *static, *arrays)
+        else:
+            run.stage("question", answer_in_one, static, *arrays)

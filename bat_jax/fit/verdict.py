@@ -53,13 +53,18 @@ class FitTarget:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitWork:
-    """What is to fit: a config, text lengths, the picture's side, tiles at once, or a training by its recipe."""
+    """What is to fit: a config, text lengths, the picture's side, tiles at once, or a training by its recipe.
+
+    stages_apart: answering stage by stage, as `BatModel(stages_apart=True)` does; else an image is one program and a
+    question one.
+    """
 
     cfg: BatConfig
     text: cost.Text
     tile_batch: int
     image_px: int = 8192
     recipe: TrainConfig | None = None
+    stages_apart: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,10 +128,11 @@ class FitVerdict:
         for row in self.rows:
             sizes = {f"{name}_gb": getattr(row, name) / cost.GIGA for name in _SIZES}
             stage: dict[str, Any] = {"stage": row.name, "calls": row.calls, **sizes}
-            if self.costs and row.name in STAGES_OF_HALF:
-                own = cost.together(row.name, (self.costs[name] for name in STAGES_OF_HALF[row.name]))
+            parts = [name for name in STAGES_OF_HALF.get(row.name, (row.name,)) if name in self.costs]
+            if parts:
+                own = cost.together(row.name, (self.costs[name] for name in parts))
                 stage |= {"tflop": own.flops / cost.TERA, "moved_gb": own.bytes / cost.GIGA}
-                stage["least_s"] = sum(self.seconds[name] for name in STAGES_OF_HALF[row.name])
+                stage["least_s"] = sum(self.seconds[name] for name in parts)
             stages.append(stage)
         entry: dict[str, Any] = {
             "device": self.target.device,
@@ -146,13 +152,14 @@ class FitVerdict:
             "tile_batch": work.tile_batch,
             "text": dataclasses.asdict(work.text),
             "weights": work.cfg.decoder.weights,
+            "stages_apart": work.stages_apart,
             "stages": stages,
         }
         if work.recipe is not None:
             return entry | {"train": dataclasses.asdict(work.recipe)}
         times = {"first_question_s": self.first_question_s, "further_question_s": self.further_question_s}
         most = {"most_kept_tokens": self.most_kept, "most_tiles_at_once": self.most_tiles}
-        return entry | {"least": times | {"token_s": self.token_s}, "least_s_of_parts": dict(self.seconds), **most}
+        return entry | {"least": times | {"token_s": self.token_s}, **most}
 
 
 _SIZES = ("arguments", "outputs", "temporaries", "held", "peak")
@@ -231,8 +238,9 @@ def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRu
     run = AbstractRun(mesh, programs)
     params = run.hold(inference.abstract_params(work.cfg, mesh))
     weight_bytes = run.held
-    scene = inference.encode(run, work.cfg, params, work.text, work.image_px, work.tile_batch)
-    inference.ask(run, work.cfg, params, scene, work.text)
+    apart = work.stages_apart
+    scene = inference.encode(run, work.cfg, params, work.text, work.image_px, work.tile_batch, stages_apart=apart)
+    inference.ask(run, work.cfg, params, scene, work.text, stages_apart=apart)
     return run, weight_bytes
 
 

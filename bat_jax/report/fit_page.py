@@ -18,6 +18,14 @@ _MEASURED = (
 )
 
 
+_APART = (
+    "Each stage compiled by itself (`--stages_apart`), as `BatModel(stages_apart=True)` runs them: sizes of the call "
+    "with the highest peak, operations, bytes and seconds of all calls together, where the cost model counts them. The "
+    "peaks are not those of the programs above: between stages all views' features and all results stand in memory, "
+    "and within a program XLA lets go of what nothing reads any more."
+)
+
+
 def stage_lines(entry: Entry) -> list[str]:
     """Return a table of an answer's stages, and what else it says, as lines of plain text."""
     lines = [f"  {'stage':<18}{'calls':>6}" + "".join(f"{name:>15}" for name in _COLUMNS)]
@@ -38,13 +46,16 @@ def stage_lines(entry: Entry) -> list[str]:
 
 
 def page(entries: Sequence[Entry]) -> str:
-    """Return docs/fit.md: all answers about answering and about training, one device's stages, and measured peaks."""
-    answering = [entry for entry in entries if "train" not in entry]
+    """Return docs/fit.md: answering and training on all devices, one's programs and stages, and measured peaks."""
     training = [entry for entry in entries if "train" in entry]
+    answering = [entry for entry in entries if "train" not in entry and not entry["stages_apart"]]
+    apart = [entry for entry in entries if "train" not in entry and entry["stages_apart"]]
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
     if answering:
         lines += ["", "## Answering", "", *_answering(answering)]
-        lines += ["", "## Programs of one device", "", *_programs(answering[0])]
+        lines += ["", "## Programs of one device", "", *_stages(answering[0])]
+    if apart:
+        lines += ["", "## Stages of one device", "", *_stages(apart[0]), "", _APART]
     if training:
         lines += ["", "## Training", "", *_training(training)]
     lines += ["", "## Compiled and measured", "", _MEASURED]
@@ -124,7 +135,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _programs(entry: Entry) -> list[str]:
+def _stages(entry: Entry) -> list[str]:
     head = (
         "stage",
         "calls",
@@ -143,13 +154,10 @@ def _programs(entry: Entry) -> list[str]:
         work = [f"{row[name]:.2f}" if name in row else "" for name in ("tflop", "moved_gb")]
         least = _ms(row["least_s"]) if "least_s" in row else ""
         rows.append((row["stage"].replace("_", " "), str(row["calls"]), *sizes, *work, least))
-    parts = [(name.replace("_", " "), _ms(seconds)) for name, seconds in entry["least_s_of_parts"].items()]
     return [
         f"{entry['title']}, {_mesh(entry)}; GB; operations and bytes of [docs/cost.md](cost.md).",
         "",
         *table_lines(head, rows),
-        "",
-        *table_lines(("part", "least ms"), parts),
     ]
 
 

@@ -26,7 +26,7 @@ def chain(a, b):
 
 
 def test_a_device_that_is_not_known_is_told_those_that_are():
-    with pytest.raises(ValueError, match=r"device='h300': is not known; known are .*h200.*a6000.*v5e"):
+    with pytest.raises(ValueError, match=r"device=h300: is not known; known are .*h200.*a6000.*v5e"):
         find_device("h300")
 
 

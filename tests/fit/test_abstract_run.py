@@ -39,13 +39,15 @@ def test_a_stage_needs_what_is_held_its_results_and_what_comes_from_the_host(run
     assert run.held == 2 * SIZE and result.shape == ROWS.shape
 
 
-def test_results_are_held_until_they_are_dropped(run):
-    results = [run.stage("double", double, (), ROWS) for _ in range(3)]
-    assert run.held == 3 * SIZE and run.rows["double"].calls == 3
-    assert run.rows["double"].peak == (2 + 1 + 1) * SIZE, "of the last call: two results before, operand, result"
-    run.drop(results[:2])
-    run.drop(results[0])
+def test_results_are_held_until_the_end_of_the_scope_that_they_are_made_in(run):
+    run.stage("double", double, (), ROWS)
+    with run.scope():
+        results = [run.stage("double", double, (), ROWS) for _ in range(2)]
+        assert run.held == 3 * SIZE and run.rows["double"].calls == 3
+        assert run.rows["double"].peak == (2 + 1 + 1) * SIZE, "of the last call: two results before, operand, result"
     assert run.held == SIZE
+    run.hold(results[0])
+    assert run.held == 2 * SIZE
 
 
 def test_what_is_held_twice_counts_once(run):
@@ -68,8 +70,8 @@ def test_what_a_program_writes_into_an_argument_needs_no_room_of_its_own(run):
 
 
 def test_the_peak_is_that_of_the_stage_that_needs_most(run):
-    large = run.stage("large", lambda rows: jnp.tile(rows, (4, 1)), (), ROWS)
-    run.drop(large)
+    with run.scope():
+        run.stage("large", lambda rows: jnp.tile(rows, (4, 1)), (), ROWS)
     run.stage("small", double, (), ROWS)
     assert run.peak.name == "large" and run.peak.peak == 5 * SIZE
 

@@ -1,5 +1,7 @@
 """Verdicts: what names of devices mean, what fits, the most that does, and the least time."""
 
+import dataclasses
+
 import pytest
 
 from bat_jax.config import BatConfig
@@ -16,6 +18,7 @@ from bat_jax.fit.verdict import (
     with_kept,
 )
 from tests.absent_compiler import needs_gpu_compiler
+from tests.fit.shapes_alone import ShapesAlone
 from tests.tiny_model import tiny_config
 
 WORK = FitWork(cfg=tiny_config(), text=cost.Text(answer=3), tile_batch=8, image_px=300)
@@ -40,9 +43,9 @@ def test_a_name_and_a_mesh_say_which_devices(device, mesh, name, axes):
 @pytest.mark.parametrize(
     ("device", "mesh", "message"),
     [
-        ("h300", None, "device='h300': is not known; known are .*h200"),
-        ("a100", None, "device='a100': is not known; known are .*a100-80"),
-        ("v5e-x", None, "device='v5e-x': is not known"),
+        ("h300", None, "device=h300: is not known; known are .*h200"),
+        ("a100", None, "device=a100: is not known; known are .*a100-80"),
+        ("v5e-x", None, "device=v5e-x: is not known"),
         ("h200", "rows=2", "mesh=rows=2: need axes as data=1,model=4"),
         ("h200", "model=0", "mesh=model=0: need axes"),
         ("v5e-4", "data=2,model=4", "mesh=data=2,model=4: has 8 devices, device=v5e-4 has 4"),
@@ -131,3 +134,19 @@ def test_an_answer_of_the_compiler_for_a_card_has_every_stage_and_adds_up():
     assert rows["image"]["least_s"] + rows["question"]["least_s"] == pytest.approx(least["first_question_s"])
     wanted = cost.image_half(WORK.cfg, WORK.text) + cost.question_half(WORK.cfg, 42, WORK.text)
     assert rows["image"]["tflop"] + rows["question"]["tflop"] == pytest.approx(cost.tflops(wanted))
+
+
+@needs_gpu_compiler
+def test_stages_apart_have_what_is_held_meanwhile_and_the_cost_models_work():
+    work = dataclasses.replace(WORK, stages_apart=True)
+    entry = judge(parse_target("h200", None), work, ShapesAlone(), search=False).to_json()
+    rows = {row["stage"]: row for row in entry["stages"]}
+    costs = cost.pipeline_stages(WORK.cfg, WORK.text)
+    assert {"views", "first_centres", "splice", *costs} < set(rows) and entry["stages_apart"]
+    for name, own in costs.items():
+        assert (rows[name]["tflop"], rows[name]["moved_gb"]) == (own.flops / cost.TERA, own.bytes / cost.GIGA)
+    assert sum(rows[name]["least_s"] for name in costs) == pytest.approx(entry["least"]["first_question_s"])
+    after_tower = rows["scale_embedding"]["held_gb"] - entry["weights_gb"]
+    assert after_tower * cost.GIGA > 320 * (32 + 16) * 4, (
+        "features of all views' 320 tokens stay until the scene is made"
+    )
