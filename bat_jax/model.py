@@ -236,6 +236,7 @@ def anchor_cache(
 
 def anchor_importance(
     cfg: BatConfig,
+    is_one_row: bool,
     params: Params,
     cache: KVCache,
     anchor_valid: Bool[Array, "M"],
@@ -248,14 +249,15 @@ def anchor_importance(
     Args:
       cache: from `anchor_cache`. anchor_valid: as there; a token that was left out has importance 0.
       suffix_ids: the text after the image, padded at its end; suffix_valid: its real tokens.
-      row_weight: see compress/importance.py.
+      row_weight, is_one_row: see compress/importance.py.
     """
     with jax.named_scope("anchor_importance"):
         suffix = embed(cfg, params, suffix_ids[None], cache.dtype)
         first_slot = cache.num_slots - anchor_valid.shape[0]
         length = jnp.sum(suffix_valid)[None]
         cache = cache.grown(suffix_ids.shape[0])
-        importance = run_decoder(cfg, params, suffix, length, cache, row_weight=row_weight[None]).importance
+        output = run_decoder(cfg, params, suffix, length, cache, row_weight=row_weight[None], is_one_row=is_one_row)
+        importance = output.importance
         assert importance is not None  # it is there where rows have weights
         return jnp.where(anchor_valid, importance[:, 0, first_slot + valid_slots(anchor_valid)], 0.0)
 

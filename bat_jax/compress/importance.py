@@ -22,6 +22,11 @@ def question_span(suffix_ids: Sequence[int], end_of_turn_id: int | None, is_spac
     return range(start, stop) if stop > start else range(len(ids))
 
 
+def reads_one_row(rule: str) -> bool:
+    """Return whether a rule gives weight to one row alone, so that no scores of others are needed."""
+    return rule == "last_token"
+
+
 def suffix_row_weight(
     rule: str,
     suffix_ids: Sequence[int],
@@ -41,7 +46,7 @@ def suffix_row_weight(
     if not len(suffix_ids):
         raise ValueError("prompt: no text stands after the image; importance needs at least one token there")
     weight = np.zeros(len(suffix_ids), np.float32)
-    if rule == "last_token":
+    if reads_one_row(rule):
         positions = [i for i, token in enumerate(suffix_ids) if token != pad_id]
         weight[positions[-1] if positions else -1] = 1
         return weight

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from bat_jax import model as bat
 from bat_jax.compress.alignment import align_importance
 from bat_jax.compress.compressor import ScaleTokens, select
+from bat_jax.compress.importance import reads_one_row
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
 from bat_jax.engine.generate import generate
@@ -111,8 +112,9 @@ def compress(
     """Choose an image's tokens for the questions in `suffixes` together."""
     settings = cfg.compressor
     valid = scene.scales[0].valid
+    static: tuple[Any, ...] = (cfg.networks, reads_one_row(settings.attention_query))
     rows = [
-        run("anchor_importance", bat.anchor_importance, (cfg.networks,), params, scene.cache, valid, *suffix)
+        run("anchor_importance", bat.anchor_importance, static, params, scene.cache, valid, *suffix)
         for suffix in suffixes
     ]
     importance = run("importance_rows", _mean_row, (settings.attention_layer,), *rows)

@@ -109,7 +109,9 @@ class _Rows(NamedTuple):
     position: Int[Array, "B T"]
     start: Int[Array, "B"] | None
     row_weight: Float[Array, "B T"] | None
-    keep_hidden: Bool[Array, ""] | None  # None or not decides while tracing; the value is never read
+    # None or not decides while tracing; the value is never read.
+    is_one_row: Bool[Array, ""] | None
+    keep_hidden: Bool[Array, ""] | None
 
 
 def _write(cached: Float[Array, "B S K H"], rows: Float[Array, "B T K H"], start: Int[Array, "B"]):
@@ -156,7 +158,9 @@ class DecoderAttention(nn.Module):
         importance = None
         if rows.row_weight is not None:
             with jax.named_scope("importance"):
-                importance = weighted_attention_row(query, key, rows.start, rows.row_weight)
+                importance = weighted_attention_row(
+                    query, key, rows.start, rows.row_weight, is_one_row=rows.is_one_row is not None
+                )
         mixed = mixed.reshape(batch, length, -1).astype(x.dtype)
         return _dense(cfg, cfg.width, "o_proj")(mixed), (key, value), importance
 
@@ -241,6 +245,7 @@ class Decoder(nn.Module):
         *,
         num_free_slots: int = 0,
         row_weight: Float[Array, "B T"] | None = None,
+        is_one_row: bool = False,
         return_hidden: bool = False,
     ) -> DecoderOutput:
         """Run the new rows through all layers.
@@ -251,6 +256,7 @@ class Decoder(nn.Module):
           num_free_slots: without a cache, slots behind the T new rows in the one that is returned, or a few more
             (`SLOT_MULTIPLE`).
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
+          is_one_row: no sequence has more than one row of weight, see `ops.attention.weighted_attention_row`.
           return_hidden: also return the hidden states of all layers.
 
         Raises:
@@ -265,6 +271,7 @@ class Decoder(nn.Module):
             position=before[:, None] + jnp.arange(num_rows),
             start=None if cache is None else before,
             row_weight=row_weight,
+            is_one_row=jnp.bool_(True) if is_one_row else None,
             keep_hidden=jnp.bool_(True) if return_hidden else None,
         )
         x, ((keys, values), importance, hidden) = self._run_layers(embeddings, cache, rows)

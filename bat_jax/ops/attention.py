@@ -137,12 +137,22 @@ def weighted_attention_row(
     key: Float[Array, "B S K H"],
     start: Int[Array, "B"] | None,
     row_weight: Float[Array, "B T"],
+    *,
+    is_one_row: bool = False,
 ) -> Float[Array, "B S"]:
     """Return sum_t row_weight_t * mean over heads of the softmax row of query t, in float32.
 
     UHR-BAT (arXiv:2604.13565), Sec. 3.2, Eq. 2 with weights 1/M on the query's text tokens; the authors' release puts
     weight 1 on the last text token. The softmax runs over the whole sequence and is not renormalised over image tokens.
-    start: as in `causal_attention`.
+
+    Args:
+      start: as in `causal_attention`.
+      is_one_row: no sequence has more than one row of weight; scores of the others are not computed.
     """
-    weights = _attention_weights(query, key, _query_slots(query, start))
+    query_slot = _query_slots(query, start)
+    if is_one_row:
+        row = jnp.argmax(row_weight, axis=1)[:, None]
+        query = jnp.take_along_axis(query, row[..., None, None], axis=1)
+        query_slot, row_weight = (jnp.take_along_axis(x, row, axis=1) for x in (query_slot, row_weight))
+    weights = _attention_weights(query, key, query_slot)
     return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / query.shape[2]

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale, select
+from bat_jax.compress.importance import reads_one_row
 from bat_jax.config import BatConfig
 from bat_jax.ops.valid_first import valid_first, valid_slots
 from bat_jax.train.labels import IGNORE
@@ -214,6 +215,7 @@ def anchor_importance(
         cache.grown(sample.suffix_ids.shape[0]),
         remat=recipe.remat,
         row_weight=sample.row_weight[None],
+        is_one_row=reads_one_row(cfg.compressor.attention_query),
     )
     assert output.importance is not None
     row = output.importance[cfg.compressor.attention_layer, 0]

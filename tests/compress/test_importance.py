@@ -1,9 +1,16 @@
 """Which rows of the suffix the importance reads, on hand-written token ids."""
 
+import jax
 import numpy as np
 import pytest
 
-from bat_jax.compress.importance import question_span, suffix_row_weight
+from bat_jax.compress.compressor import ScaleTokens
+from bat_jax.compress.importance import question_span, reads_one_row, suffix_row_weight
+from bat_jax.engine.question import SceneArrays, SceneLayout, Suffix, compress
+from bat_jax.nn.decoder import KVCache
+from bat_jax.ops.attention import weighted_attention_row
+from bat_jax.ops.token_grid import TokenGrid
+from tests.tiny_model import tiny_config
 
 NEWLINE, SPACE, END, PAD = 1, 2, 3, 0
 # "\n" question question question <end> "\n" assistant "\n"
@@ -62,6 +69,34 @@ def test_release_skips_padding_at_the_end_and_nothing_else():
     np.testing.assert_array_equal(weight("last_token", [10, PAD, 11, PAD, PAD]), [0, 0, 1, 0, 0])
     np.testing.assert_array_equal(weight("last_token", [PAD, PAD]), [0, 1])
     np.testing.assert_array_equal(weight("last_token", [10, PAD], pad_id=None), [0, 1])
+
+
+@pytest.mark.parametrize("rule", ["question", "last_token"])
+def test_a_rule_of_one_row_needs_no_scores_of_others(rule):
+    rng = np.random.default_rng(0)
+    query, key = (rng.normal(size=(1, length, 2, 4)).astype(np.float32) for length in (len(SUFFIX), 20))
+    arrays = query, key, np.array([20 - len(SUFFIX)]), weight(rule, SUFFIX)[None]
+    row = jax.jit(weighted_attention_row, static_argnames="is_one_row")
+    assert reads_one_row(rule) == (np.count_nonzero(arrays[-1]) == 1)
+    alone = row(*arrays, is_one_row=reads_one_row(rule))
+    np.testing.assert_allclose(alone, row(*arrays), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["question", "last_token"])
+def test_a_question_is_asked_for_the_rows_of_its_rule(rule):
+    asked = []
+
+    def run(name, function, static, *arrays):
+        asked.append((name, static[1]))
+        raise StopIteration
+
+    one, valid, cached = np.zeros(1, np.int32), np.ones(1, bool), np.zeros((1, 1, 1, 1, 1), np.float32)
+    scene = SceneArrays((ScaleTokens(np.zeros((1, 2), np.float32), one, valid),), KVCache(cached, cached, one))
+    suffix = Suffix(one, valid, np.ones(1, np.float32))
+    cfg, layout = tiny_config().with_settings(importance_query=rule), SceneLayout((TokenGrid(1, 1),), (1,))
+    with pytest.raises(StopIteration):
+        compress(run, cfg, layout, {}, scene, (suffix,), one)
+    assert asked == [("anchor_importance", reads_one_row(rule))]
 
 
 def test_weights_of_random_suffixes_are_a_distribution_over_one_run_of_rows():

@@ -15,6 +15,7 @@ from bat_jax.engine.absent import compile_for
 from bat_jax.engine.generate import generate
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.nn.int8 import int8_product
+from bat_jax.ops.attention import weighted_attention_row
 from bat_jax.ops.fused_attention import fused_attention
 from tests.absent_compiler import needs_gpu_compiler
 
@@ -89,14 +90,15 @@ def test_two_passes_over_int8_matrices_hold_no_copies_of_them_from_one_to_the_ot
     assert compile_for("h200", passes, *arrays).memory_analysis().temp_size_in_bytes < 2 * copy_bytes
 
 
-def test_the_triton_kernel_compiles_for_the_models_shapes_without_their_scores():
-    """Two at once: the decoder's prompt, and the tower's tiles, whose 577 rows fill no block."""
+def test_the_triton_kernel_compiles_for_the_models_shapes_without_their_scores_and_so_does_one_row_of_importance():
+    """All at once: the decoder's prompt, its row, and the tower's tiles, whose 577 rows fill no block."""
 
-    def both(query, key, tiles):
+    def together(query, key, row_weight, tiles):
         causal = fused_attention("pallas", query, key, key, is_causal=True)
-        return causal, fused_attention("pallas", tiles, tiles, tiles, is_causal=False)
+        row = weighted_attention_row(query, key, None, row_weight, is_one_row=True)
+        return causal, row, fused_attention("pallas", tiles, tiles, tiles, is_causal=False)
 
-    arrays = shape(1, 3078, 28, 128), shape(1, 3078, 4, 128), shape(8, 577, 16, 64)
-    memory = compile_for("h200", both, *arrays).memory_analysis()
+    rows = shape(1, 3078, 28, 128), shape(1, 3078, 4, 128), shape(1, 3078, dtype=jnp.float32)
+    memory = compile_for("h200", together, *rows, shape(8, 577, 16, 64)).memory_analysis()
     decoder_scores, tower_scores = 4 * 28 * 3078**2, 4 * 8 * 16 * 577**2
     assert memory.temp_size_in_bytes < min(decoder_scores, tower_scores) / 1.5

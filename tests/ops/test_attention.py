@@ -10,7 +10,7 @@ from bat_jax.ops import attention
 BATCH, QUERIES, SLOTS, HEADS, KV_HEADS, HEAD_DIM = 2, 7, 11, 4, 2, 8
 # One program a shape takes a fraction of the time of its operations one by one.
 causal_attention = jax.jit(attention.causal_attention, static_argnames="block")
-weighted_attention_row = jax.jit(attention.weighted_attention_row)
+weighted_attention_row = jax.jit(attention.weighted_attention_row, static_argnames="is_one_row")
 full_attention = jax.jit(attention.full_attention)
 
 
@@ -135,6 +135,20 @@ def test_the_weighted_row_is_the_mean_over_heads_and_chosen_rows(seed):
     from_slot_0 = weighted_attention_row(query, key, None, row_weight)
     stated = weighted_attention_row(query, key, np.zeros(BATCH, np.int32), row_weight)
     np.testing.assert_array_equal(from_slot_0, stated)
+
+
+@pytest.mark.parametrize("chosen", [0, 3, QUERIES - 1])
+def test_one_row_alone_is_the_same_row_without_the_scores_of_the_others(chosen):
+    """Sequences differ in their row; a weight of 0 everywhere, as a record without an image has, gives 0."""
+    query, key, _, start = case(seed=30 + chosen)
+    row_weight = np.zeros((BATCH, QUERIES), np.float32)
+    row_weight[0, chosen], row_weight[1, QUERIES // 2] = 1, 1
+    for first in (start, None):
+        whole = weighted_attention_row(query, key, first, row_weight)
+        alone = weighted_attention_row(query, key, first, row_weight, is_one_row=True)
+        np.testing.assert_allclose(alone, whole, rtol=1e-6, atol=1e-9)
+    nothing = weighted_attention_row(query, key, start, np.zeros_like(row_weight), is_one_row=True)
+    np.testing.assert_array_equal(nothing, 0)
 
 
 def test_importance_rows_are_float32_for_bfloat16_queries():

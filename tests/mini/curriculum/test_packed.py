@@ -98,7 +98,7 @@ def test_packed_importance_is_the_models(case):
     @jax.jit
     def alone(params, ids, valid, weight):
         cache = bat.anchor_cache(CFG, params, jnp.asarray(prefix), visual, jnp.ones(256, bool))
-        return bat.anchor_importance(CFG, params, cache, jnp.ones(256, bool), ids, valid, weight)[
+        return bat.anchor_importance(CFG, False, params, cache, jnp.ones(256, bool), ids, valid, weight)[
             CFG.compressor.importance_layer
         ]
 
