@@ -46,7 +46,8 @@ def _introduction(record: Entry) -> list[str]:
         "```",
         "",
         "Seconds are medians of warm runs, compiling apart. A floor is what a stage's operations or bytes take at the "
-        "rates measured here, whichever takes longer; a ratio is the time over its floor.",
+        "rates measured here, whichever takes longer; a ratio is the time over its floor. What was expected of each "
+        "change stands in [predictions.md](predictions.md).",
     ]
 
 
