@@ -114,11 +114,37 @@ class _Rows(NamedTuple):
     keep_hidden: Bool[Array, ""] | None
 
 
+@jax.custom_batching.custom_vmap
+def _write_one(cached: Float[Array, "1 S K H"], rows: Float[Array, "1 T K H"], start: Int[Array, "1"]):
+    """Put one sequence's rows into its slots from `start` on: one slice, which XLA writes in place."""
+    return jax.lax.dynamic_update_slice(cached, rows, (0, start[0], 0, 0))
+
+
+@_write_one.def_vmap
+def _write_samples(axis_size, is_batched, *args):
+    """Do so for each sample of a training batch by choosing row by row.
+
+    JAX's own rule makes a scatter, and cut over several GPUs, a scatter before a transposition aborts XLA (0.10.2).
+    """
+
+    def write(cached, rows, start):
+        num_slots, num_rows = cached.shape[2], rows.shape[2]
+        row = jnp.arange(num_slots) - jnp.clip(start, 0, num_slots - num_rows)  # (samples, S)
+        moved = jnp.take_along_axis(rows, jnp.clip(row, 0, num_rows - 1)[:, None, :, None, None], axis=2)
+        is_new = (row >= 0) & (row < num_rows)
+        return jnp.where(is_new[:, None, :, None, None], moved, cached)
+
+    def whole(array, has_samples):
+        return array if has_samples else jnp.broadcast_to(array, (axis_size, *array.shape))
+
+    return write(*map(whole, args, is_batched)), True
+
+
 def _write(cached: Float[Array, "B S K H"], rows: Float[Array, "B T K H"], start: Int[Array, "B"]):
     """Put each sequence's rows into its slots from `start` on."""
     rows = rows.astype(cached.dtype)
-    if cached.shape[0] == 1:  # one slice, which XLA writes in place
-        return jax.lax.dynamic_update_slice(cached, rows, (0, start[0], 0, 0))
+    if cached.shape[0] == 1:
+        return _write_one(cached, rows, start)
     return jax.vmap(lambda one, new, slot: jax.lax.dynamic_update_slice(one, new, (slot, 0, 0)))(cached, rows, start)
 
 
