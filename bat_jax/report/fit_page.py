@@ -74,6 +74,7 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "```",
         "python -m experiments.fit --config=7b --device=a6000",
         "python -m experiments.fit --config=7b --device=h100 --mesh=data=2,model=4 --budgets=180,1320,1600,8000",
+        "python -m experiments.fit --config=7b --device=h200 --stages_apart",
         "python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16",
         "```",
         "",
@@ -92,8 +93,7 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "`model` of a mesh are devices that share one model: every weight is cut along its longest axis that their "
         "number divides (the rule of training's ZeRO-3), and where caches and activations lie is left to XLA. `data` "
         "are replicas with pictures of their own. Training cuts batch and optimiser over all devices, as its recipe "
-        "says; a step that accumulates over several GPUs does not compile for absent ones (XLA refuses its loop), so "
-        "training is answered for one device. `BatModel` itself runs on one device.",
+        "says. `BatModel` itself runs on one device.",
     ]
 
 
