@@ -255,8 +255,8 @@ def anchor_importance(
         suffix = embed(cfg, params, suffix_ids[None], cache.dtype)
         first_slot = cache.num_slots - anchor_valid.shape[0]
         length = jnp.sum(suffix_valid)[None]
-        cache = cache.grown(suffix_ids.shape[0])
-        output = run_decoder(cfg, params, suffix, length, cache, row_weight=row_weight[None], is_one_row=is_one_row)
+        weights = row_weight[None]
+        output = run_decoder(cfg, params, suffix, length, prefix=cache, row_weight=weights, is_one_row=is_one_row)
         importance = output.importance
         assert importance is not None  # it is there where rows have weights
         return jnp.where(anchor_valid, importance[:, 0, first_slot + valid_slots(anchor_valid)], 0.0)

@@ -36,7 +36,9 @@ from bat_jax.engine.question import (
     Suffix,
     answer,
     answer_in_one,
+    answer_many,
     compress,
+    importance_of,
 )
 from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params, read_config
@@ -54,8 +56,9 @@ class Answer:
     Attributes:
       text: the decoded answer. token_ids: its ids, without the stop token.
       tokens_kept: per image and scale, rows in the prompt. prompt_tokens: valid rows of the whole prompt.
-      run_seconds, compile_seconds: per stage, of this question alone.
+      run_seconds, compile_seconds: per stage, of this question alone; of questions asked together an even share.
       arrays: everything else, on the device; the properties below copy from there when they are first read.
+      index: this question's place in `arrays` where it was asked with others.
     """
 
     text: str
@@ -65,26 +68,31 @@ class Answer:
     run_seconds: dict[str, float]
     compile_seconds: dict[str, float]
     arrays: AnswerArrays = dataclasses.field(repr=False)
+    index: int | None = None
+
+    def _read(self, part: Any) -> Any:
+        """Copy a part of `arrays` to the host, of this question alone."""
+        return jax.device_get(part if self.index is None else jax.tree.map(lambda leaf: leaf[self.index], part))
 
     @functools.cached_property
     def selections(self) -> tuple[tuple[Selection, ...], ...]:
         """Per image and scale, the rows kept (NumPy arrays)."""
-        return jax.device_get(tuple(item.selections for item in self.arrays.compressions))
+        return self._read(tuple(item.selections for item in self.arrays.compressions))
 
     @functools.cached_property
     def anchor_importance(self) -> tuple[np.ndarray, ...]:
         """Per image, (M,) of the anchor."""
-        return jax.device_get(tuple(item.anchor_importance for item in self.arrays.compressions))
+        return self._read(tuple(item.anchor_importance for item in self.arrays.compressions))
 
     @functools.cached_property
     def importance(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """Per image and scale, (M,) tile-major."""
-        return jax.device_get(tuple(item.importance for item in self.arrays.compressions))
+        return self._read(tuple(item.importance for item in self.arrays.compressions))
 
     @functools.cached_property
     def logits(self) -> np.ndarray:
         """(V,) after the prompt."""
-        return jax.device_get(self.arrays.logits)[0]
+        return self._read(self.arrays.logits)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +114,10 @@ class Scene(SceneData):
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer a question about this image; see `BatModel.ask` for the options."""
         return self.model.ask([self], question, **options)
+
+    def ask_many(self, questions: Sequence[str], **options: Any) -> tuple[Answer, ...]:
+        """Answer several questions about this image at once; see `BatModel.ask_many`."""
+        return self.model.ask_many([self], questions, **options)
 
 
 class BatModel:
@@ -247,59 +259,149 @@ class BatModel:
         Raises:
           ValueError: the prompt is too long for the decoder, or an option is out of range.
         """
-        self._check_options(max_new_tokens, temperature, top_p)
-        self.stages.reset_clocks()
         shares = self._shares(budgets, len(scenes))
         used = scenes[: len(prompt.pieces) - 1]  # the release's prompt has a place for the first image alone
-        stop_ids = sorted({end_of_turn_id(self.tokenizer), self.tokenizer.eos_token_id}) if stop else [-1, -1]
         texts, text_valid = _padded_pieces(prompt)
         question = QuestionArrays(
             suffixes=self._suffixes(scenes, prompt.pieces[-1:] if suffixes is None else suffixes),
-            shares=tuple(np.array(of_image, np.int32) for of_image in shares[: len(used)]),
+            shares=shares[: len(used)],
             texts=texts,
             text_valid=text_valid,
-            stop_ids=np.array((stop_ids * 2)[:2], np.int32),
-            temperature=np.array(temperature, np.float32),
-            top_p=np.array(top_p, np.float32),
-            seed=np.array(seed % 2**32, np.uint32),
+            **self._drawing(max_new_tokens, temperature, top_p, seed, stop),
         )
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
+        self.stages.reset_clocks()
         moved = (self.params, tuple(scene.arrays for scene in used), jax.device_put(question))
         if self.stages_apart:
             arrays = answer(self.stages.run, *static, *moved)
         else:
             arrays = self.stages.run("question", answer_in_one, static, *moved)
-        of_answer = (arrays.ids, arrays.length, arrays.num_rows)
-        (ids,), (length,), (num_rows,) = (array.tolist() for array in jax.device_get(of_answer))
-        self._check_length(num_rows + max_new_tokens)
-        return Answer(
-            text=self.tokenizer.decode(ids[:length], skip_special_tokens=True).strip(),
-            token_ids=np.array(ids[:length], np.int32),
-            tokens_kept=tuple(map(tuple, jax.device_get(arrays.kept).tolist())),
-            prompt_tokens=num_rows,
-            run_seconds=dict(self.stages.run_seconds),
-            compile_seconds=dict(self.stages.compile_seconds),
-            arrays=arrays,
+        ids, lengths, rows, kept = jax.device_get((arrays.ids, arrays.length, arrays.num_rows, arrays.kept))
+        return self._answer(arrays, None, ids[0], lengths.item(), rows.item(), kept, max_new_tokens)
+
+    def ask_many(
+        self,
+        scenes: Sequence[Scene],
+        questions: Sequence[str],
+        *,
+        room: int | None = None,
+        budgets: Sequence[int] | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        **drawing: Any,
+    ) -> tuple[Answer, ...]:
+        """Answer several questions about the same images, each as `ask` alone would, in one program.
+
+        They share the images' cache; each has one of its own for its prompt, which the device has to hold. Questions
+        are asked one by one where stages run apart, and where one of them says itself where an image stands.
+
+        Args:
+          room: questions that the program can take, by default the power of two that holds these; any number up to it
+            compiles nothing new.
+          budgets, max_new_tokens, drawing: see `answer_prompt`; every question draws by the same seed.
+
+        Raises:
+          ValueError: as `ask`, for any of the questions; or they are more than `room`.
+        """
+        room = bucket(len(questions), 1) if room is None else room
+        if len(questions) > room:
+            raise ValueError(f"room={room}: is less than the {len(questions)} questions")
+        prompts = [build_prompt(self.tokenizer, question, len(scenes), self.cfg.prompt) for question in questions]
+        in_front = {tuple(piece.size for piece in prompt.pieces[:-1]) for prompt in prompts}
+        if self.stages_apart or room < 2 or len(in_front) > 1:
+            options = {"budgets": budgets, "max_new_tokens": max_new_tokens, **drawing}
+            return tuple(self.ask(scenes, question, **options) for question in questions)
+        shares = self._shares(budgets, len(scenes))
+        used = scenes[: len(prompts[0].pieces) - 1]
+        order = [min(index, len(questions) - 1) for index in range(room)]
+        texts = [self._suffix(question) for question in questions]
+        longest = [max(text.size for text in texts), max(prompt.pieces[-1].size for prompt in prompts)]
+        items = [
+            (self._suffixes(scenes, [texts[index]], longest[0]), *_padded_pieces(prompts[index], longest[1]))
+            for index in order
+        ]
+        suffixes, pieces, valid = jax.tree.map(lambda *leaves: np.stack(leaves), *items)
+        batch = QuestionArrays(suffixes, shares[: len(used)], pieces, valid, **self._drawing(max_new_tokens, **drawing))
+        static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
+        self.stages.reset_clocks()
+        moved = (self.params, tuple(scene.arrays for scene in used), *jax.device_put((batch, np.int32(len(questions)))))
+        arrays = self.stages.run("questions", answer_many, static, *moved)
+        ids, lengths, rows, kept = jax.device_get((arrays.ids, arrays.length, arrays.num_rows, arrays.kept))
+        return tuple(
+            self._answer(
+                arrays, i, ids[i, 0], lengths[i].item(), rows[i].item(), kept[i], max_new_tokens, len(questions)
+            )
+            for i in range(len(questions))
         )
+
+    def _answer(
+        self,
+        arrays: AnswerArrays,
+        index: int | None,
+        ids: np.ndarray,
+        length: int,
+        num_rows: int,
+        kept: np.ndarray,
+        max_new_tokens: int,
+        num_questions: int = 1,
+    ) -> Answer:
+        """Return the answer that `arrays` holds, of several at `index`, when its prompt is seen to have fitted."""
+        self._check_length(num_rows + max_new_tokens)
+        token_ids = ids[:length].astype(np.int32)
+        return Answer(
+            text=self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True).strip(),
+            token_ids=token_ids,
+            tokens_kept=tuple(map(tuple, kept.tolist())),
+            prompt_tokens=num_rows,
+            run_seconds={name: seconds / num_questions for name, seconds in self.stages.run_seconds.items()},
+            compile_seconds={name: seconds / num_questions for name, seconds in self.stages.compile_seconds.items()},
+            arrays=arrays,
+            index=index,
+        )
+
+    def _drawing(
+        self, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0, stop: bool = True
+    ) -> dict[str, np.ndarray]:
+        """Return how an answer's tokens are drawn, as QuestionArrays has it.
+
+        Raises:
+          ValueError: an option is out of range.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+        if not temperature >= 0:
+            raise ValueError(f"temperature={temperature}: must be 0 (greedy) or positive")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p={top_p}: must be in (0, 1]")
+        ids = sorted({end_of_turn_id(self.tokenizer), self.tokenizer.eos_token_id}) if stop else [-1, -1]
+        return {
+            "stop_ids": np.array((ids * 2)[:2], np.int32),
+            "temperature": np.array(temperature, np.float32),
+            "top_p": np.array(top_p, np.float32),
+            "seed": np.array(seed % 2**32, np.uint32),
+        }
 
     def compress(
         self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray], budgets: Sequence[int] | None = None
     ) -> tuple[Compression, ...]:
         """Choose each image's tokens for the questions in `suffixes` (token ids after the image) together."""
         shares = self._shares(budgets, len(scenes))
-        rows = jax.device_put(self._suffixes(scenes, suffixes))
-        return tuple(
-            compress(self.stages.run, self.cfg, scene.layout, self.params, scene.arrays, rows, np.array(of, np.int32))
-            for scene, of in zip(scenes, shares, strict=True)
-        )
+        rows, run = jax.device_put(self._suffixes(scenes, suffixes)), self.stages.run
+        made = []
+        for scene, share in zip(scenes, shares, strict=True):
+            importance = importance_of(run, self.cfg, self.params, scene.arrays, rows)
+            args = (self.params, scene.arrays, importance, share)
+            made.append(compress(run, self.cfg, scene.layout, *args))
+        return tuple(made)
 
-    def _suffixes(self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray]) -> tuple[Suffix, ...]:
-        """Return the texts that importance is read at, padded, with the weight of their rows."""
+    def _suffixes(
+        self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray], padded_for: int = 0
+    ) -> tuple[Suffix, ...]:
+        """Return the texts that importance is read at, padded (for `padded_for` tokens), with their rows' weight."""
         longest = max(suffix.size for suffix in suffixes)
         self._check_length(max(scene.cache.num_slots for scene in scenes) + longest)
         made = []
         for suffix in suffixes:
-            ids, valid = _padded_text(suffix)
+            ids, valid = _padded_text(suffix, padded_for)
             weight = np.zeros(ids.size, np.float32)
             weight[: suffix.size] = suffix_row_weight(
                 self.cfg.compressor.attention_query,
@@ -320,7 +422,7 @@ class BatModel:
         masks = tuple(item.mask for item in compressions)
         return self.stages.run("splice", bat.splice, (self.cfg.networks,), self.params, texts, valid, tokens, masks)
 
-    def _shares(self, budgets: Sequence[int] | None, num_images: int) -> tuple[tuple[int, ...], ...]:
+    def _shares(self, budgets: Sequence[int] | None, num_images: int) -> tuple[np.ndarray, ...]:
         """Return every image's budgets."""
         if not num_images:
             raise ValueError("scenes: need at least one encoded image")
@@ -331,7 +433,7 @@ class BatModel:
             raise ValueError(
                 f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
             )
-        return image_shares(self.cfg, budgets, num_images)
+        return tuple(np.array(share, np.int32) for share in image_shares(self.cfg, budgets, num_images))
 
     def _check_length(self, num_rows: int) -> None:
         limit = self.cfg.decoder.max_positions
@@ -340,15 +442,6 @@ class BatModel:
                 f"question: the prompt with its visual tokens and the answer needs {num_rows} positions, "
                 f"the decoder has {limit}; shorten the question, the budgets or max_new_tokens"
             )
-
-    @staticmethod
-    def _check_options(max_new_tokens: int, temperature: float, top_p: float) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-        if not temperature >= 0:
-            raise ValueError(f"temperature={temperature}: must be 0 (greedy) or positive")
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p={top_p}: must be in (0, 1]")
 
 
 def load_device_params(directory: str | pathlib.Path, *, weights: HeldWeights = "stored") -> dict[str, Any]:
@@ -367,14 +460,14 @@ def load_device_params(directory: str | pathlib.Path, *, weights: HeldWeights = 
     )
 
 
-def _padded_text(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pad ids to their bucket: (ids, is_text)."""
-    length = bucket(ids.size)
+def _padded_text(ids: np.ndarray, padded_for: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pad ids to their bucket, or to that of `padded_for` ids: (ids, is_text)."""
+    length = bucket(max(ids.size, padded_for))
     return padded(np.asarray(ids, np.int32), length), np.arange(length) < ids.size
 
 
-def _padded_pieces(prompt: Prompt) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+def _padded_pieces(prompt: Prompt, padded_for: int = 0) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """Return the prompt's texts and which ids are text; the last one is padded so that questions share a program."""
-    last, last_valid = _padded_text(prompt.pieces[-1])
+    last, last_valid = _padded_text(prompt.pieces[-1], padded_for)
     whole = tuple(np.ones(piece.shape, bool) for piece in prompt.pieces[:-1])
     return (*prompt.pieces[:-1], last), (*whole, last_valid)

@@ -72,6 +72,7 @@ QUESTIONS = ("How many ships are moored at the northern pier?", "Is the runway l
 LARGER = {"7b": PAPER_BUDGETS["xlrs"], "mini": (40, 140, 380, 898)}
 PAPER_GB = {"inference": 30, "training": 48}
 FEW_TILES = 8
+TOGETHER = (1, 2, 4, 8, 16)  # questions answered in one program, which has room for the most
 _REPEATS = 5
 _SIDE = {"cpu": 512}  # of the matrices that rates are measured with
 _COPIED_BYTES = {"cpu": 2**26}
@@ -222,6 +223,7 @@ class ShapesBenchmark:
             "stages, compiling": self.by_stage,
             "stages": self.by_stage,
             "decoding": self.decoding,
+            "questions together": self.together,
             f"attention of the decoder, {rows[0]} rows": functools.partial(self.decoder_attention, rows[0]),
             "attention of the tower": self.tower_attention,
             larger: self.larger_question,
@@ -350,6 +352,19 @@ class ShapesBenchmark:
         entry = {"weights_gb": gigabytes(self.model.params), "model_gb": self._memory_model(cfg)["weights"]}
         entry["compile_s"] = compiling["compile_s"]
         return entry | self.questions() | {"token_loop": loop}
+
+    def together(self) -> dict[str, Any]:
+        """Ask several questions in one program, the same one for every number of them."""
+        texts = [QUESTIONS[index % len(QUESTIONS)] for index in range(max(TOGETHER))]
+        options = {"room": len(texts), "max_new_tokens": self.answer_tokens, "stop": False}
+
+        def ask(count):
+            return self.model.ask_many([self.scene], texts[:count], **options)
+
+        compiling = self._timed(self.cfg, lambda: ask(1))
+        seconds = {count: median_seconds(functools.partial(ask, count), 3) for count in TOGETHER}
+        choices = {str(n): {"all_s": s, "question_s": s / n, "per_s": n / s} for n, s in seconds.items()}
+        return {"compile_s": compiling["compile_s"], "choices": choices}
 
     def decoder_attention(self, rows: int) -> dict[str, Any]:
         found = measure_decoder_attention(self.cfg, rows)

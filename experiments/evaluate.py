@@ -85,6 +85,9 @@ MAX_NEW_TOKENS = flags.DEFINE_integer(
     + ", ".join(f"{record.name} {record.max_new_tokens}" for record in BENCHMARKS),
     lower_bound=1,
 )
+QUESTIONS_AT_ONCE = flags.DEFINE_integer(
+    "questions_at_once", 8, "Most questions about a picture that are answered together.", lower_bound=1
+)
 OFFSET = flags.DEFINE_integer("offset", 0, "Leave out so many questions in front.", lower_bound=0)
 LIMIT = flags.DEFINE_integer(
     "limit", None, "Ask so many questions at most: a sample, stratified by sub-task.", lower_bound=1
@@ -187,6 +190,7 @@ def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
         "sample_seed": benchmark_flags.SAMPLE_SEED.value,
         "ids": IDS.value,
         "max_new_tokens": MAX_NEW_TOKENS.value or record.max_new_tokens,
+        "questions_at_once": QUESTIONS_AT_ONCE.value,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
         "num_shards": num_shards,
@@ -294,6 +298,7 @@ def evaluate() -> results.Summary:
                     log,
                     encode_options=encode_options,
                     ask_options={"max_new_tokens": settings["max_new_tokens"]},
+                    questions_at_once=settings["questions_at_once"],
                     num_workers=NUM_WORKERS.value,
                     progress=sys.stderr.isatty(),
                 )

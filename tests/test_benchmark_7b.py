@@ -79,6 +79,14 @@ def test_the_page_names_what_was_measured_and_what_failed(measured):
     assert f"{measured[0]['image_px']} x {measured[0]['image_px']} pixels" in text
 
 
+def test_questions_are_asked_together_in_one_program_for_every_number_of_them(measured):
+    entry = measured[0]["steps"]["questions together"]
+    assert measured[1].stages.num_compiles["questions"] == 1
+    for number, row in entry["choices"].items():
+        assert row["question_s"] == pytest.approx(row["all_s"] / int(number)) == pytest.approx(1 / row["per_s"])
+    assert "## Questions together" in page(measured[0])
+
+
 def test_int8_halves_the_decoders_bytes_and_its_question_and_tokens_are_measured_beside_their_own_floors(measured):
     record, benchmark = measured
     floats, int8 = (record["steps"][name] for name in ("weights", "int8 weights"))

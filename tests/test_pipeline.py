@@ -1,6 +1,7 @@
 """The two halves: what an image costs once, what a question costs, and that answers do not depend on the order."""
 
 import dataclasses
+import re
 import threading
 
 import jax
@@ -109,6 +110,70 @@ def test_a_later_question_is_answered_as_by_a_fresh_run(model, scene):
     fresh_model = BatModel(model.cfg, model.params, model.tokenizer, stages_apart=True)
     fresh = fresh_model.encode(picture(150, 230)).ask("Where is the harbour?", max_new_tokens=NEW)
     same_answer(later, fresh)
+
+
+def test_questions_asked_together_are_answered_as_one_by_one_and_any_number_is_one_program(in_one, scene):
+    """Drawn tokens, too: what one question draws does not depend on the others."""
+    scene = dataclasses.replace(scene, model=in_one)
+    questions = ["Any boats?", "How many cars are near the pier?", "What colour is the roof of the largest house?"]
+    for drawing in ({}, {"temperature": 1.5, "seed": 7, "stop": False}):
+        alone = [scene.ask(question, max_new_tokens=NEW, **drawing) for question in questions]
+        compiled = in_one.stages.num_compiles["questions"]
+        together = scene.ask_many(questions, room=4, max_new_tokens=NEW, **drawing)
+        fewer = scene.ask_many(questions[1:], room=4, max_new_tokens=NEW, **drawing)
+        assert in_one.stages.num_compiles["questions"] - compiled == (not drawing)
+        for one, other in zip([*alone, *alone[1:]], [*together, *fewer], strict=True):
+            np.testing.assert_array_equal(one.token_ids, other.token_ids)
+            assert (one.text, one.tokens_kept, one.prompt_tokens) == (
+                other.text,
+                other.tokens_kept,
+                other.prompt_tokens,
+            )
+            np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+            np.testing.assert_allclose(one.anchor_importance, other.anchor_importance, atol=1e-7)
+            for mine, its in zip(one.selections[0], other.selections[0], strict=True):
+                np.testing.assert_array_equal(mine.keep_index, its.keep_index)
+                np.testing.assert_array_equal(mine.mask, its.mask)
+    assert len({tuple(one.token_ids) for one in alone}) > 1
+
+
+def test_questions_asked_together_copy_nothing_of_the_image(in_one, scene):
+    """Of the program that answers 5, no array holds the image's cache or the finest scale's tokens 5 times."""
+    scene, sizes = dataclasses.replace(scene, model=in_one), []
+    compile = in_one.stages.compile
+
+    def watched(*args):
+        program = compile(*args)
+        sizes.extend(re.findall(r"\[([0-9,]+)\]", program.as_text()))
+        return program
+
+    in_one.stages.compile = watched
+    try:
+        scene.ask_many(["Any boats?"] * 5, room=5, max_new_tokens=NEW)
+    finally:
+        del in_one.stages.compile
+    slots, decoder = scene.cache.num_slots, in_one.cfg.decoder
+    rows = {slots, slots + 64, scene.scales[-1].tokens.shape[0]}
+    assert not rows & {64, 5, decoder.head_dim, decoder.width}  # 64: rows of text
+    copied = [
+        text
+        for text in set(sizes)
+        for shape in [[int(extent) for extent in text.split(",")]]
+        if 5 in shape and (rows & set(shape)) and {decoder.head_dim, decoder.width} & set(shape)
+    ]
+    assert sizes and not copied
+
+
+def test_one_of_several_questions_that_is_bad_is_named(in_one, scene):
+    scene = dataclasses.replace(scene, model=in_one)
+    for questions, options, message in (
+        (["Any boats?", "boat " * 900], {}, "positions"),
+        (["Any boats?"] * 3, {"room": 2}, "room=2"),
+        (["Any boats?"] * 2, {"temperature": -1.0}, "temperature"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scene.ask_many(questions, **options)
+    assert scene.ask_many([]) == ()
 
 
 def test_the_question_changes_what_is_kept(scene):

@@ -19,11 +19,11 @@ class Generated(NamedTuple):
 
 
 def sample_token(
-    logits: Float[Array, "B V"], key: Key[Array, ""], temperature: Float[Array, ""], top_p: Float[Array, ""]
+    logits: Float[Array, "B V"], key: Key[Array, "*K"], temperature: Float[Array, ""], top_p: Float[Array, ""]
 ) -> Int[Array, "B"]:
     """Draw the next token: the best one at temperature 0, else from the smallest set whose probability reaches top_p.
 
-    The token that crosses top_p belongs to the set, so it is never empty.
+    The token that crosses top_p belongs to the set, so it is never empty. key: as in `generate`.
     """
     greedy = jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
@@ -32,7 +32,8 @@ def sample_token(
         scaled = jnp.take_along_axis(logits, order, axis=-1) / jnp.maximum(temperature, 1e-6)
         probability = jax.nn.softmax(scaled, axis=-1)
         is_before = jnp.cumsum(probability, axis=-1) - probability < top_p
-        rank = jax.random.categorical(key, jnp.where(is_before, scaled, -jnp.inf), axis=-1)
+        draw = jax.vmap(jax.random.categorical) if key.ndim else jax.random.categorical
+        rank = draw(key, jnp.where(is_before, scaled, -jnp.inf))
         return jnp.take_along_axis(order, rank[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
     return jax.lax.cond(temperature > 0, sample, lambda _: greedy, None)
@@ -47,7 +48,8 @@ def generate(
     stop_ids: Int[Array, "E"],
     temperature: Float[Array, ""],
     top_p: Float[Array, ""],
-    key: Key[Array, ""],
+    key: Key[Array, "*K"],
+    num_sequences: Int[Array, ""] | None = None,
 ) -> Generated:
     """Generate until every sequence has met a stop token or `max_new_tokens` are written.
 
@@ -55,8 +57,13 @@ def generate(
       logits: after the prompt, from `model.prefill`, as is `cache` with at least max_new_tokens - 1 free slots.
       stop_ids: any of these ends a sequence; ids below 0 never match.
       temperature: 0 is greedy. top_p: in (0, 1].
+      key: (), with which the sequences are drawn apart; or (B,), a key for each, whose draws others do not change.
+      num_sequences: how many of the B are wanted, the first ones; None for all.
     """
     batch = logits.shape[0]
+    is_left_out = jnp.zeros(batch, bool) if num_sequences is None else jnp.arange(batch) >= num_sequences
+
+    fold_in = jax.vmap(jax.random.fold_in, (0, None)) if key.ndim else jax.random.fold_in
 
     class State(NamedTuple):
         step: Array
@@ -68,7 +75,7 @@ def generate(
 
     def written(step, logits, cache, ids, length, is_done):
         """Draw token `step` and write it down."""
-        token = sample_token(logits, jax.random.fold_in(key, step), temperature, top_p)
+        token = sample_token(logits, fold_in(key, step), temperature, top_p)
         is_done = is_done | jnp.any(token[:, None] == stop_ids, axis=1)
         ids = ids.at[:, step].set(jnp.where(is_done, 0, token))
         return State(step + 1, token, cache, ids, length + ~is_done, is_done)
@@ -83,6 +90,6 @@ def generate(
 
     with jax.named_scope("generate"):
         ids = jnp.zeros((batch, max_new_tokens), jnp.int32)
-        nothing = (ids, jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool))
+        nothing = (ids, jnp.zeros(batch, jnp.int32), is_left_out)
         end = jax.lax.while_loop(goes_on, step, written(jnp.int32(0), logits, cache, *nothing))
     return Generated(end.ids, end.length)

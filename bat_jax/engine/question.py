@@ -1,10 +1,15 @@
 """What one question computes, from the ids of its text to the ids of its answer, as one pure function of arrays.
 
-    anchor_importance -> select -> visual_tokens        once an image: `compress`
-    splice -> prefill -> generate                       once: `answer`
+    anchor_importance                                   once an image: `importance_of`
+    select -> visual_tokens                             once an image: `compress`
+    splice -> prefill                                   once: `begin`
+    generate                                            once: `answer`
 
-Both take the way to run a stage, so that one description serves two: `engine.stages.Stages.run` compiles every stage
-apart and clocks it, `run_inside` makes them parts of the one program that surrounds them (`answer_in_one`).
+All take the way to run a stage, so that one description serves two: `engine.stages.Stages.run` compiles every stage
+apart and clocks it, `run_inside` makes them parts of the one program that surrounds them (`answer_in_one`). Many
+questions about the same images are one program, too (`answer_many`): their importance and the tokens of their answers
+are computed side by side, because either moves all weights for a few rows; what lies between is busy with one question
+and goes through them in turn.
 """
 
 from collections.abc import Callable
@@ -65,6 +70,11 @@ class QuestionArrays(NamedTuple):
     top_p: Float[Array, ""]
     seed: UInt32[Array, ""]
 
+    @property
+    def drawing(self) -> tuple[Any, ...]:
+        """What tokens are drawn by."""
+        return self.stop_ids, self.temperature, self.top_p, self.seed
+
 
 class Compression(NamedTuple):
     """One image's tokens for one question.
@@ -100,24 +110,31 @@ def run_inside(name: str, function: Callable[..., Any], static: tuple[Any, ...],
         return function(*static, *args)
 
 
+def importance_of(
+    run: RunStage, cfg: BatConfig, params: Params, scene: SceneArrays, suffixes: tuple[Suffix, ...]
+) -> Float[ArrayOrShape, "M"]:
+    """Return the importance of an image's anchor tokens for the questions in `suffixes` together."""
+    static = (cfg.networks, reads_one_row(cfg.compressor.attention_query))
+    valid = scene.scales[0].valid
+    rows = [
+        run("anchor_importance", bat.anchor_importance, static, params, scene.cache, valid, *suffix)
+        for suffix in suffixes
+    ]
+    return run("importance_rows", _mean_row, (cfg.compressor.attention_layer,), *rows)
+
+
 def compress(
     run: RunStage,
     cfg: BatConfig,
     layout: SceneLayout,
     params: Params,
     scene: SceneArrays,
-    suffixes: tuple[Suffix, ...],
+    importance: Float[ArrayOrShape, "M"],
     budgets: Int[ArrayOrShape, "S"],
 ) -> Compression:
-    """Choose an image's tokens for the questions in `suffixes` together."""
+    """Choose an image's tokens by the importance of its anchor's."""
     settings = cfg.compressor
     valid = scene.scales[0].valid
-    static: tuple[Any, ...] = (cfg.networks, reads_one_row(settings.attention_query))
-    rows = [
-        run("anchor_importance", bat.anchor_importance, static, params, scene.cache, valid, *suffix)
-        for suffix in suffixes
-    ]
-    importance = run("importance_rows", _mean_row, (settings.attention_layer,), *rows)
     selections = run("preserve_merge", select, (settings.for_select, *layout), scene.scales, importance, budgets)
     static = (cfg.networks_with("scales", "token_mlp"),)
     tokens, mask = run("token_mlp", bat.visual_tokens, static, params, selections)
@@ -125,19 +142,30 @@ def compress(
     return Compression(tokens, mask, selections, importance, aligned)
 
 
-def answer(
+class Begun(NamedTuple):
+    """A question up to its answer: logits (1, V) and the cache behind the prompt; the others as in AnswerArrays."""
+
+    logits: Float[Array, "1 V"]
+    cache: KVCache
+    num_rows: Int[Array, "1"]
+    kept: Int[Array, "I S"]
+    compressions: tuple[Compression, ...]
+
+
+def begin(
     run: RunStage,
     cfg: BatConfig,
     layouts: tuple[SceneLayout, ...],
     max_new_tokens: int,
     params: Params,
     scenes: tuple[SceneArrays, ...],
+    importance: tuple[Float[ArrayOrShape, "M"], ...],
     question: QuestionArrays,
-) -> AnswerArrays:
-    """Answer a question about images: one place in the prompt for each."""
+) -> Begun:
+    """Read a question about images whose importance is known: one place in the prompt for each."""
     compressions = tuple(
-        compress(run, cfg, layout, params, scene, question.suffixes, budgets)
-        for layout, scene, budgets in zip(layouts, scenes, question.shares, strict=True)
+        compress(run, cfg, layout, params, scene, row, budgets)
+        for layout, scene, row, budgets in zip(layouts, scenes, importance, question.shares, strict=True)
     )
     spliced = run(
         "splice",
@@ -150,11 +178,69 @@ def answer(
         tuple(item.mask for item in compressions),
     )
     logits, cache = run("prefill", bat.prefill, (cfg.networks, max_new_tokens), params, spliced)
-    drawing = (question.stop_ids, question.temperature, question.top_p, question.seed)
-    generated = run("generate", _generate, (cfg.networks, max_new_tokens), params, logits, cache, *drawing)
     masks = tuple(tuple(selection.mask for selection in item.selections) for item in compressions)
-    kept = run("count_rows", _counts, (), masks)
-    return AnswerArrays(generated.ids, generated.length, spliced.length, kept, logits, compressions)
+    return Begun(logits, cache, spliced.length, run("count_rows", _counts, (), masks), compressions)
+
+
+def answer(
+    run: RunStage,
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    max_new_tokens: int,
+    params: Params,
+    scenes: tuple[SceneArrays, ...],
+    question: QuestionArrays,
+) -> AnswerArrays:
+    """Answer a question about images."""
+    importance = tuple(importance_of(run, cfg, params, scene, question.suffixes) for scene in scenes)
+    begun = begin(run, cfg, layouts, max_new_tokens, params, scenes, importance, question)
+    static = (cfg.networks, max_new_tokens)
+    generated = run("generate", _generate, static, params, begun.logits, begun.cache, *question.drawing)
+    return AnswerArrays(generated.ids, generated.length, begun.num_rows, begun.kept, begun.logits, begun.compressions)
+
+
+def answer_many(
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    max_new_tokens: int,
+    params: Params,
+    scenes: tuple[SceneArrays, ...],
+    questions: QuestionArrays,
+    num_questions: Int[Array, ""],
+) -> AnswerArrays:
+    """Answer questions about the same images, each as `answer` would; every array of the result begins with Q.
+
+    Args:
+      questions: suffixes, texts and text_valid begin with Q, the program's room; all else is common to them.
+      num_questions: how many of them are questions, the first ones. It is traced: one program answers any number.
+    """
+
+    def importance(suffixes):
+        return tuple(importance_of(run_inside, cfg, params, scene, suffixes) for scene in scenes)
+
+    def begun(index):
+        texts, text_valid, of_images = jax.tree.map(lambda x: x[index], (questions.texts, questions.text_valid, rows))
+        question = questions._replace(texts=texts, text_valid=text_valid)
+        return begin(run_inside, cfg, layouts, max_new_tokens, params, scenes, of_images, question)
+
+    def step(index, found):
+        return jax.tree.map(lambda all_of_them, one: all_of_them.at[index].set(one), found, jax.jit(begun)(index))
+
+    rows = jax.vmap(importance)(questions.suffixes)
+    room = questions.texts[-1].shape[0]
+    shapes = jax.eval_shape(jax.jit(begun), num_questions)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), shapes)
+    found = jax.lax.fori_loop(0, num_questions, step, nothing)
+    # (Q, ..., 1, S, K, H): the questions take the place of the one sequence.
+    pairs = (found.cache.key, found.cache.value)
+    key, value = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -4).squeeze(-5), pairs)
+    cache = KVCache(key, value, found.cache.length[:, 0])
+    draws = jax.vmap(jax.random.key)(jnp.repeat(questions.seed, room))  # each question draws as it would alone
+    drawing = (questions.stop_ids, questions.temperature, questions.top_p, draws, num_questions)
+    static = (cfg.networks, max_new_tokens)
+    generated = run_inside("generate", generate, static, params, found.logits[:, 0], cache, *drawing)
+    ids, length = generated.ids[:, None], generated.length[:, None]
+    return AnswerArrays(ids, length, found.num_rows, found.kept, found.logits, found.compressions)
 
 
 def answer_in_one(cfg: BatConfig, layouts: tuple[SceneLayout, ...], max_new_tokens: int, *args: Any) -> AnswerArrays:

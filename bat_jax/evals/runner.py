@@ -1,18 +1,19 @@
 """Run a model over a benchmark's questions, picture by picture, and keep every answer as it comes.
 
-A benchmark is a sequence of pictures, each with its questions (tasks): one encoded picture serves them all. Pictures
-are read or painted in worker threads ahead of the model. Every answered question is one line of a JSON-lines file, on
-the disk before the next one is asked: a run that is killed loses the question it was at and nothing else, and the same
-run started again leaves out what was answered. A picture that cannot be read and a question that fails are lines too,
-with their reason; the run goes on, every new start asks them once more, and a question's last line counts.
+A benchmark is a sequence of pictures, each with its questions (tasks): one encoded picture serves them all, and several
+of its questions may be asked at once. Pictures are read or painted in worker threads ahead of the model. Every answered
+question is one line of a JSON-lines file, on the disk before more are asked: a run that is killed loses the questions
+it was at and nothing else, and the same run started again leaves out what was answered. A picture that cannot be read
+and a question that fails are lines too, with their reason; the run goes on, every new start asks them once more, and a
+question's last line counts.
 
     {"id", "picture", "scene", "sub_task", "category", "prompt_style", "status": "answered" | "error", "output",
      "truth", "verdicts": {rule: {"letters", "is_right"}}, "is_right", "error", "facts", "tokens_kept": [one number a
      scale, over its pictures], "picture_px": [long side of the pixels that each image's views are cut from], "seconds",
      "compile_seconds", "load_seconds", "encode_seconds", "encode_compile_seconds"}
 
-Seconds are those of the clock; `compile_seconds` are a part of `seconds`. What loading and encoding took is the
-picture's and the same in all of its lines.
+Seconds are those of the clock, an even share for questions that are asked at once; `compile_seconds` are a part of
+`seconds`. What loading and encoding took is the picture's and the same in all of its lines.
 """
 
 import collections
@@ -265,6 +266,7 @@ def run(
     *,
     encode_options: Mapping[str, Any] | None = None,
     ask_options: Mapping[str, Any] | None = None,
+    questions_at_once: int = 1,
     num_workers: int = 2,
     progress: bool = False,
 ) -> None:
@@ -272,8 +274,10 @@ def run(
 
     Args:
       model: a BatModel, or anything with its `encode(image, **options)`, what that returns with
-        `ask(text, **options)`, and, for pictures shown together, `ask(encoded, text, **options)`.
-      encode_options, ask_options: for these two.
+        `ask(text, **options)`, and, for pictures shown together, `ask(encoded, text, **options)`; `ask_many` with texts
+        and `room` where several questions are asked at once.
+      encode_options, ask_options: for these.
+      questions_at_once: most questions of a picture in one program; those whose tokens serve others, too, go alone.
       num_workers: threads that load pictures, at most one more than them ahead of the model.
       progress: show a bar on stderr.
     """
@@ -284,6 +288,7 @@ def run(
     ]
     num_all, num_left = (sum(len(picture.tasks) for picture in part) for part in (pictures, todo))
     pace = Pace(num_left)
+    questions_at_once = min(questions_at_once, max((len(picture.tasks) for picture in todo), default=1))
     counts: collections.Counter[str] = collections.Counter()
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     with (
@@ -298,7 +303,8 @@ def run(
         futures.ThreadPoolExecutor(num_workers) as pool,
     ):
         for picture, loading in _load_ahead(pool, todo, num_workers + 1):
-            for record in answer_picture(model, picture, loading.result, encode_options or {}, ask_options or {}):
+            options = (encode_options or {}, ask_options or {}, questions_at_once)
+            for record in answer_picture(model, picture, loading.result, *options):
                 log.append(record)
                 counts.update(asked=1, right=record["is_right"], errors=record["status"] == "error")
                 seconds = pace.seconds_left
@@ -338,6 +344,7 @@ def answer_picture(
     load: Callable[[], tuple[Any, float]],
     encode_options: Mapping[str, Any],
     ask_options: Mapping[str, Any],
+    questions_at_once: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for every question of a picture; for the arguments see `run`.
 
@@ -362,26 +369,49 @@ def answer_picture(
         for task in picture.tasks:
             yield _record(task, picture, of_picture, error=_reason("picture", error))
         return
-    for task in picture.tasks:
-        shared = {"shared_with": task.shared_with} if task.shared_with else {}
-        options = {**ask_options, **shared}
-        try:
-            start = time.perf_counter()
-            answer = (
-                scenes[0].ask(task.text, **options) if len(scenes) == 1 else model.ask(scenes, task.text, **options)
-            )
-            seconds = time.perf_counter() - start
-        except Exception as error:
-            yield _record(task, picture, of_picture, error=_reason("question", error))
-            continue
-        yield _record(
+    for tasks in _together(picture.tasks, questions_at_once):
+        for task, outcome in _ask(model, scenes, tasks, ask_options, questions_at_once):
+            yield _record(task, picture, of_picture, **outcome)
+
+
+def _together(tasks: Sequence[Task], most: int) -> Iterator[tuple[Task, ...]]:
+    """Yield the tasks in their order, as many together as are asked at once."""
+    for is_alone, part in itertools.groupby(tasks, lambda task: bool(task.shared_with)):
+        rest, size = tuple(part), 1 if is_alone else most
+        yield from (rest[start : start + size] for start in range(0, len(rest), size))
+
+
+def _ask(
+    model: Any, scenes: Sequence[Any], tasks: Sequence[Task], ask_options: Mapping[str, Any], room: int
+) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """Yield every task with what its line says of its answer; if several fail together, each is asked alone."""
+    texts = [task.text for task in tasks]
+    images = () if len(scenes) == 1 else (scenes,)
+    asked = scenes[0] if len(scenes) == 1 else model
+    try:
+        start = time.perf_counter()
+        if len(tasks) > 1:
+            answers = asked.ask_many(*images, texts, room=room, **ask_options)
+        else:
+            shared = {"shared_with": tasks[0].shared_with} if tasks[0].shared_with else {}
+            answers = (asked.ask(*images, texts[0], **ask_options, **shared),)
+        seconds = (time.perf_counter() - start) / len(tasks)
+    except Exception as error:
+        if len(tasks) > 1:
+            for task in tasks:
+                yield from _ask(model, scenes, (task,), ask_options, 1)
+        else:
+            yield tasks[0], {"error": _reason("question", error)}
+        return
+    for task, answer in zip(tasks, answers, strict=True):
+        yield (
             task,
-            picture,
-            of_picture,
-            output=answer.text,
-            tokens_kept=[sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
-            seconds=seconds,
-            compile_seconds=math.fsum(answer.compile_seconds.values()),
+            {
+                "output": answer.text,
+                "tokens_kept": [sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
+                "seconds": seconds,
+                "compile_seconds": math.fsum(answer.compile_seconds.values()),
+            },
         )
 
 

@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from bat_jax.config import DecoderConfig
 from bat_jax.nn.int8 import Int8Dense, Int8Embed
-from bat_jax.ops.attention import causal_attention, weighted_attention_row
+from bat_jax.ops.attention import attention_behind, causal_attention, weighted_attention_row
 from bat_jax.ops.fused_attention import PLAIN, fused_attention
 from bat_jax.ops.rope import apply_rope
 from bat_jax.typing import Array, Bool, Float, Int, Params
@@ -104,10 +104,14 @@ class DecoderOutput(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """What every layer shares about the new rows. start: None if row t stands in slot t of a cache without others."""
+    """What every layer shares about the new rows.
+
+    start: None if row t stands in slot t of a cache without others. prefix_length: of a cache that is only read.
+    """
 
     position: Int[Array, "B T"]
     start: Int[Array, "B"] | None
+    prefix_length: Int[Array, "1"] | None
     row_weight: Float[Array, "B T"] | None
     # None or not decides while tracing; the value is never read.
     is_one_row: Bool[Array, ""] | None
@@ -175,18 +179,23 @@ class DecoderAttention(nn.Module):
             query, key = _rms_norm(cfg, "q_norm")(query), _rms_norm(cfg, "k_norm")(key)
         query = apply_rope(query, rows.position, cfg.rope_theta)
         key = apply_rope(key, rows.position, cfg.rope_theta)
-        if layer_cache is not None and rows.start is not None:
-            key, value = (_write(old, new, rows.start) for old, new in zip(layer_cache, (key, value), strict=True))
-        if layer_cache is None and self.kernel != PLAIN:
-            mixed = fused_attention(self.kernel, query, key, value, is_causal=True)
-        else:
-            mixed = causal_attention(query, key, value, rows.start)
-        importance = None
-        if rows.row_weight is not None:
-            with jax.named_scope("importance"):
-                importance = weighted_attention_row(
-                    query, key, rows.start, rows.row_weight, is_one_row=rows.is_one_row is not None
+        is_one_row = rows.is_one_row is not None
+        if layer_cache is not None and rows.prefix_length is not None:
+            with jax.named_scope("attention_behind"):
+                mixed, importance = attention_behind(
+                    layer_cache, rows.prefix_length, query, key, value, rows.row_weight, is_one_row=is_one_row
                 )
+        else:
+            if layer_cache is not None and rows.start is not None:
+                key, value = (_write(old, new, rows.start) for old, new in zip(layer_cache, (key, value), strict=True))
+            if layer_cache is None and self.kernel != PLAIN:
+                mixed = fused_attention(self.kernel, query, key, value, is_causal=True)
+            else:
+                mixed = causal_attention(query, key, value, rows.start)
+            importance = None
+            if rows.row_weight is not None:
+                with jax.named_scope("importance"):
+                    importance = weighted_attention_row(query, key, rows.start, rows.row_weight, is_one_row=is_one_row)
         mixed = mixed.reshape(batch, length, -1).astype(x.dtype)
         return _dense(cfg, cfg.width, "o_proj")(mixed), (key, value), importance
 
@@ -269,6 +278,7 @@ class Decoder(nn.Module):
         length: Int[Array, "B"] | None = None,
         cache: KVCache | None = None,
         *,
+        prefix: KVCache | None = None,
         num_free_slots: int = 0,
         row_weight: Float[Array, "B T"] | None = None,
         is_one_row: bool = False,
@@ -279,6 +289,8 @@ class Decoder(nn.Module):
         Args:
           embeddings: the new rows. length: how many of them are tokens, the first ones; None for all.
           cache: what came before, with at least T free slots; None starts afresh, which costs less than an empty cache.
+          prefix: instead, what came before in all B sequences alike: the cache of one, which is only read. The cache
+            that is returned holds the new rows alone, the importance the prefix's slots.
           num_free_slots: without a cache, slots behind the T new rows in the one that is returned, or a few more
             (`SLOT_MULTIPLE`).
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
@@ -290,18 +302,20 @@ class Decoder(nn.Module):
         """
         if cache is not None and num_free_slots:
             raise ValueError(f"num_free_slots={num_free_slots}: only without a cache; grow the cache instead")
+        earlier = cache if prefix is None else prefix
         batch, num_rows = embeddings.shape[:2]
         length = jnp.full(batch, num_rows, jnp.int32) if length is None else length
-        before = jnp.zeros(batch, jnp.int32) if cache is None else cache.length
+        before = jnp.zeros(batch, jnp.int32) if earlier is None else jnp.broadcast_to(earlier.length, batch)
         rows = _Rows(
             position=before[:, None] + jnp.arange(num_rows),
             start=None if cache is None else before,
+            prefix_length=None if prefix is None else prefix.length,
             row_weight=row_weight,
             is_one_row=jnp.bool_(True) if is_one_row else None,
             keep_hidden=jnp.bool_(True) if return_hidden else None,
         )
-        x, ((keys, values), importance, hidden) = self._run_layers(embeddings, cache, rows)
-        new_cache = KVCache(keys, values, before + length)
+        x, ((keys, values), importance, hidden) = self._run_layers(embeddings, earlier, rows)
+        new_cache = KVCache(keys, values, length if prefix is not None else before + length)
         if num_free_slots:
             new_cache = new_cache.grown(num_free_slots + -(num_rows + num_free_slots) % SLOT_MULTIPLE)
         if return_hidden:

@@ -9,13 +9,16 @@ what padding left behind the valid rows stands in later slots, until it is writt
    slot 3      1 1 1 1 0
    slot 4      1 1 1 1 1
 
+Several sequences may go on behind one prefix that they only read (`attention_behind`): its slots stand in front of
+those of each sequence and are not copied for it.
+
 Called by `nn/decoder.py`; the vision tower has no order and calls `full_attention`.
 """
 
 import jax
 import jax.numpy as jnp
 
-from bat_jax.typing import Array, Float, Int
+from bat_jax.typing import Array, Bool, Float, Int
 
 # Most queries handled at once: scores are (B, N, block, S) in float32, 0.7 GB for 28 heads and 12,000 keys.
 QUERY_BLOCK = 512
@@ -41,6 +44,11 @@ def _attention_weights(
     query_slot: Int[Array, "B T"],
 ) -> Float[Array, "B K G T S"]:
     """Return the softmax rows in float32 (bf16 would round small importances away); G query heads share a kv head."""
+    return jax.nn.softmax(_scores(query, key) + _bias(jnp.arange(key.shape[1]) <= query_slot[..., None]), axis=-1)
+
+
+def _scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]) -> Float[Array, "B K G T S"]:
+    """Return q k / sqrt(H) in float32."""
     batch, length, _, head_dim = query.shape
     num_slots, num_kv_heads = key.shape[1:3]
     # One matrix product a kv head, in the order that needs no transposes inside: on a CPU about twice as fast as an
@@ -48,9 +56,19 @@ def _attention_weights(
     grouped = query.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)
     scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
-    bias = jnp.where(jnp.arange(num_slots) <= query_slot[..., None], 0.0, _MASKED)[:, None, None]
-    return jax.nn.softmax(scores * head_dim**-0.5 + bias, axis=-1)
+    return scores.reshape(batch, num_kv_heads, -1, length, num_slots) * head_dim**-0.5
+
+
+def _bias(is_seen: Bool[Array, "B T S"]) -> Float[Array, "B 1 1 T S"]:
+    return jnp.where(is_seen, 0.0, _MASKED)[:, None, None]
+
+
+def _mixed(weights: Float[Array, "B K G T S"], value: Float[Array, "B S K H"]) -> Float[Array, "B T N H"]:
+    batch, num_kv_heads, num_groups, length, num_slots = weights.shape
+    rows = weights.astype(value.dtype).reshape(batch, num_kv_heads, num_groups * length, num_slots)
+    mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
+    mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, length, num_kv_heads * num_groups, -1)
 
 
 def _spans(num_queries: int) -> tuple[tuple[int, int], ...]:
@@ -80,12 +98,7 @@ def num_scored_pairs(num_queries: int, num_slots: int | None) -> int:
 
 def _attend(query, key, value, query_slot):
     """Attend from all queries at once."""
-    weights = _attention_weights(query, key, query_slot).astype(value.dtype)
-    batch, num_kv_heads, num_groups, length, num_slots = weights.shape
-    rows = weights.reshape(batch, num_kv_heads, num_groups * length, num_slots)
-    mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
-    mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(query.shape)
+    return _mixed(_attention_weights(query, key, query_slot), value)
 
 
 def causal_attention(
@@ -151,8 +164,65 @@ def weighted_attention_row(
     """
     query_slot = _query_slots(query, start)
     if is_one_row:
-        row = jnp.argmax(row_weight, axis=1)[:, None]
-        query = jnp.take_along_axis(query, row[..., None, None], axis=1)
-        query_slot, row_weight = (jnp.take_along_axis(x, row, axis=1) for x in (query_slot, row_weight))
+        query, query_slot, row_weight = _row_of_weight(row_weight, query, query_slot)
     weights = _attention_weights(query, key, query_slot)
-    return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / query.shape[2]
+    return _summed(weights, row_weight)
+
+
+def _row_of_weight(row_weight: Float[Array, "B T"], query: Float[Array, "B T N H"], query_slot: Int[Array, "B T"]):
+    """Return query, slot and weight of the row with the most weight in each sequence."""
+    row = jnp.argmax(row_weight, axis=1)[:, None]
+    query = jnp.take_along_axis(query, row[..., None, None], axis=1)
+    return query, *(jnp.take_along_axis(x, row, axis=1) for x in (query_slot, row_weight))
+
+
+def _summed(weights: Float[Array, "B K G T S"], row_weight: Float[Array, "B T"]) -> Float[Array, "B S"]:
+    num_heads = weights.shape[1] * weights.shape[2]
+    return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / num_heads
+
+
+def attention_behind(
+    prefix: tuple[Float[Array, "1 S K H"], Float[Array, "1 S K H"]],
+    prefix_length: Int[Array, "1"],
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    row_weight: Float[Array, "B T"] | None = None,
+    *,
+    is_one_row: bool = False,
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S"] | None]:
+    """Attend from the rows of B sequences to a prefix that all share, and to their own rows, causally.
+
+    The prefix is read where it stands: nothing is written behind it, and sequences get no copies of it.
+
+    Args:
+      prefix: rotated keys, and values, of S slots; prefix_length: how many of them hold a token, the first ones.
+      query, key, value: rotated, of the T new rows.
+      row_weight, is_one_row: as in `weighted_attention_row`.
+
+    Returns:
+      What the rows take in, and the weighted row over the prefix's slots (None without weights).
+    """
+    prefix_key, prefix_value = prefix
+    num_slots = prefix_key.shape[1]
+    in_prefix = _bias((jnp.arange(num_slots) < prefix_length[:, None])[:, None])
+
+    def weights(query, query_slot):
+        # The sequences' queries are more rows against one sequence's keys.
+        batch, length = query.shape[:2]
+        rows = _scores(query.reshape(1, batch * length, *query.shape[2:]), prefix_key) + in_prefix
+        rows = jnp.moveaxis(rows.reshape(*rows.shape[1:3], batch, length, num_slots), 2, 0)
+        own = _scores(query, key) + _bias(jnp.arange(key.shape[1]) <= query_slot[..., None])
+        return jax.nn.softmax(jnp.concatenate([rows, own], axis=-1), axis=-1)
+
+    query_slot = _query_slots(query, None)
+    both = weights(query, query_slot)
+    of_prefix = jnp.moveaxis(both[..., :num_slots], 0, 2)  # (K, G, B, T, S)
+    of_prefix = of_prefix.reshape(1, *of_prefix.shape[:2], -1, num_slots)
+    mixed = _mixed(of_prefix, prefix_value).reshape(query.shape) + _mixed(both[..., num_slots:], value)
+    if row_weight is None:
+        return mixed, None
+    if is_one_row:
+        query, query_slot, row_weight = _row_of_weight(row_weight, query, query_slot)
+        both = weights(query, query_slot)
+    return mixed, _summed(both[..., :num_slots], row_weight)

@@ -103,6 +103,27 @@ def test_questions_that_share_their_tokens_are_named_to_the_model(tmp_path):
     assert seen == [{"shared_with": (second.text,)}, {}]
 
 
+def test_several_questions_are_asked_at_once_and_one_that_fails_costs_the_others_nothing(tmp_path):
+    path, groups = tmp_path / "predictions.jsonl", []
+
+    class Model(FakeModel):
+        def encode(self, image, **options):
+            scene = super().encode(image, **options)
+            scene.ask_many = self.ask_many
+            return scene
+
+        def ask_many(self, texts, room, **options):
+            groups.append((len(texts), room))
+            return [self.ask(text, **options) for text in texts]
+
+    model = run_all(path, [make_picture("a", 5), make_picture("b", 3)], Model(fail_on=["b1"]), questions_at_once=4)
+    assert groups == [(4, 4), (3, 4)] and model.num_encoded == 2
+    lines = lines_of(path)
+    assert [line["id"] for line in lines] == ["a0", "a1", "a2", "a3", "a4", "b0", "b1", "b2"]
+    assert [line["id"] for line in lines if line["error"]] == ["b1"] and "too long" in lines[6]["error"]
+    assert len({line["seconds"] for line in lines[:4]}) == 1
+
+
 def test_a_new_start_asks_what_is_left_and_loads_no_other_picture(tmp_path):
     path = tmp_path / "predictions.jsonl"
     loaded = []

@@ -56,6 +56,28 @@ def test_causal_attention_equals_the_twin(seed):
     np.testing.assert_allclose(causal_attention(*arrays), twin_attention(*arrays), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("prefix_length", [0, 1, 4, 5])
+def test_rows_behind_a_prefix_that_sequences_share_attend_as_if_each_had_a_copy(prefix_length):
+    query, key, value, _ = case(prefix_length, num_slots=QUERIES)
+    _, prefix_key, prefix_value, _ = case(9, num_queries=1, num_slots=5)
+    prefix = (prefix_key[:1], prefix_value[:1])
+    row_weight = np.random.default_rng(3).random((BATCH, QUERIES)).astype(np.float32)
+    both = [
+        np.concatenate([np.repeat(old[:, :prefix_length], BATCH, axis=0), new], axis=1)
+        for old, new in zip(prefix, (key, value), strict=True)
+    ]
+    start = np.full(BATCH, prefix_length)
+    behind = jax.jit(attention.attention_behind, static_argnames="is_one_row")
+    for weights, is_one_row in ((row_weight, False), (np.eye(QUERIES, dtype=np.float32)[[2, 6]], True)):
+        length = np.full(1, prefix_length)
+        mixed, row = behind(prefix, length, query, key, value, weights, is_one_row=is_one_row)
+        np.testing.assert_allclose(mixed, twin_attention(query, *both, start), rtol=1e-5, atol=1e-6)
+        twin = np.einsum("bnts,bt->bs", twin_weights(query, both[0], start), weights) / HEADS
+        np.testing.assert_allclose(row[:, :prefix_length], twin[:, :prefix_length], rtol=1e-5, atol=1e-6)
+        assert not np.any(row[:, prefix_length:])
+    assert behind(prefix, length, query, key, value)[1] is None
+
+
 @pytest.mark.parametrize("block", [1, 2, 3, 6, 7, 8])
 def test_blocks_of_queries_change_nothing(block):
     arrays = case(seed=5)

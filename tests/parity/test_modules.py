@@ -295,12 +295,12 @@ def test_importance_of_the_anchor_over_a_shared_cache_equals_one_pass_of_transfo
     prefix = rng.integers(0, 97, 5).astype(np.int32)
     anchor = rng.normal(size=(16, 48)).astype(np.float32)
     cache = jax.jit(model.anchor_cache, static_argnums=0)(cfg, params, prefix, anchor, np.ones(16, bool))
-    read = jax.jit(model.anchor_importance, static_argnums=0)
+    read = jax.jit(model.anchor_importance, static_argnums=(0, 1))
     for length, rows in ((9, [1, 2, 3, 4]), (6, [5])):
         suffix = rng.integers(0, 97, length).astype(np.int32)
         padded = np.pad(suffix, (0, 12 - length))
         weight = uniform_rows((1, 12), rows)[0]
-        ours = read(cfg, params, cache, np.ones(16, bool), padded, np.arange(12) < length, weight)
+        ours = read(cfg, len(rows) == 1, params, cache, np.ones(16, bool), padded, np.arange(12) < length, weight)
         whole = np.concatenate([embed(params, prefix), anchor, embed(params, suffix)])[None]
         attentions = theirs(inputs_embeds=torch.from_numpy(whole), output_attentions=True).attentions
         for layer, attention in zip(ours, attentions, strict=True):
