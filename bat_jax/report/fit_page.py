@@ -124,8 +124,8 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
         f"{first['config']}, {first['kept_tokens']:,} kept tokens ({'/'.join(map(str, first['budgets']))}), a picture "
         f"of {first['image_px']} x {first['image_px']} pixels, {first['tile_batch']} tiles at once, "
         f"{text['prefix'] + text['question']} text tokens, {text['answer']} of answer; GB a device (10^9 bytes). Most "
-        "kept tokens and most tiles at once that fit, each with all else as it is, are within 5 %, and blank where "
-        "they were not searched.",
+        "kept tokens and most tiles at once that fit, each with all else as it is, are within 5 %, at most what the "
+        "decoder's positions and the largest view's tiles allow, and blank where they were not searched.",
         "",
         *table_lines(head, rows),
     ]
