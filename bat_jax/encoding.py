@@ -31,6 +31,7 @@ from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, t
 from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.bicubic import ViewTiles, view_tiles
 from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.scene_store import SceneStore
 from bat_jax.typing import Array, Params
 
 ImageLike = str | pathlib.Path | np.ndarray | SourceImage
@@ -47,6 +48,7 @@ class SceneData:
       init_index: first centres of every scale, None where K-means did not run.
       image_size: (width, height) in pixels of the file; `pixels` is what was read of it, for pictures.
       pad_colour: of the margins that made it square.
+      from_cache: read from a scene cache, so that no network ran.
       intermediates: named arrays per stage when `encode(keep_intermediates=True)`.
     """
 
@@ -62,6 +64,7 @@ class SceneData:
     pixels: np.ndarray
     pad_colour: tuple[int, ...]
     note: str
+    from_cache: bool
     run_seconds: dict[str, float]
     compile_seconds: dict[str, float]
     intermediates: dict[str, np.ndarray]
@@ -98,6 +101,7 @@ class SceneEncoder:
         tile_batch: int | None = None,
         views_on_device: bool | None = None,
         stages_apart: bool = False,
+        scene_store: SceneStore | None = None,
     ):
         """Wrap loaded parts.
 
@@ -105,6 +109,7 @@ class SceneEncoder:
           tile_batch: tiles that go through the tower at once; None chooses by sizes and device.
           views_on_device: who resizes; None chooses the device unless it is a CPU.
           stages_apart: run stage by stage, each clocked, and each shared by settings that differ in another.
+          scene_store: where `encode` looks first, and what it puts there.
 
         On a CPU Pillow needs 2.1 s of one core for the paper's views of 8192 x 8192 pixels, the program 7.5 s.
         """
@@ -116,6 +121,7 @@ class SceneEncoder:
         self.tile_batch = default_tile_batch(cfg, platform) if tile_batch is None else tile_batch
         self.views_on_device = platform != "cpu" if views_on_device is None else views_on_device
         self.stages_apart = stages_apart
+        self.scene_store = scene_store
         self._table = jnp.asarray(normalisation_table(cfg.vision))
 
     def encode(
@@ -129,7 +135,8 @@ class SceneEncoder:
     ) -> SceneData:
         """Encode a file, an (H, W, 3) uint8 array, or what `io.images.read_image` returned; options as `make_scene`.
 
-        What can be one program is one: BIRCH runs on the host, `stages_apart` and `keep_intermediates` look inside.
+        What can be one program is one: BIRCH runs on the host, `stages_apart` and `keep_intermediates` look inside. The
+        intermediates are in no scene cache.
         """
         self.stages.reset_clocks()
         source = self._source(image)
@@ -137,6 +144,31 @@ class SceneEncoder:
         labels = self._label_regions(label_map, source)
         arrays = self._image_arrays(source, labels, **options)
         capacity = self._capacity(arrays, labels, max_clusters)
+        store = self.scene_store
+        if store is None or keep_intermediates:
+            return self._encode(source, labels, arrays, capacity, keep_intermediates)
+        start = time.perf_counter()
+        program = (self.tile_batch, capacity, self.stages_apart)
+        key = store.key(self.cfg, self.params, source.pixels, arrays, program)
+        found = store.read(key, self.cfg, self.params)
+        self.stages.run_seconds["scene_cache"] += time.perf_counter() - start
+        if found is not None:
+            return self._scene_data(source, labels, capacity, arrays, *found, {}, from_cache=True)
+        data = self._encode(source, labels, arrays, capacity, keep_intermediates)
+        start = time.perf_counter()
+        store.write(key, SceneArrays(data.scales, data.cache), data.init_index)
+        self.stages.run_seconds["scene_cache"] += time.perf_counter() - start
+        return dataclasses.replace(data, run_seconds=dict(self.stages.run_seconds))
+
+    def _encode(
+        self,
+        source: SourceImage,
+        labels: tuple[LabelRegions, ...] | None,
+        arrays: ImageArrays,
+        capacity: tuple[int, ...],
+        keep_intermediates: bool,
+    ) -> SceneData:
+        """Run the networks and what follows, in one program where that can be."""
         if self.stages_apart or keep_intermediates or self.cfg.compressor.partition == "birch":
             encoded = self._encode_views(source, self._views(source.pixels))
             return self._make_scene(encoded, arrays, labels, capacity, keep_intermediates)
@@ -229,6 +261,7 @@ class SceneEncoder:
         scene: SceneArrays,
         centres: tuple[Array | None, ...],
         intermediates: dict[str, np.ndarray],
+        from_cache: bool = False,
     ) -> SceneData:
         sizes = self.cfg.compressor.sizes_px
         return SceneData(
@@ -244,6 +277,7 @@ class SceneEncoder:
             pixels=source.pixels,
             pad_colour=self.cfg.vision.pad_colour,
             note=source.note,
+            from_cache=from_cache,
             run_seconds=dict(self.stages.run_seconds),
             compile_seconds=dict(self.stages.compile_seconds),
             intermediates=intermediates,

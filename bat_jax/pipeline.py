@@ -41,9 +41,12 @@ from bat_jax.engine.question import (
     importance_of,
 )
 from bat_jax.engine.stages import Stages
+from bat_jax.io.digests import weights_digest
 from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
+from bat_jax.io.scene_cache import SceneCache
 from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
+from bat_jax.scene_store import SceneStore
 from bat_jax.typing import Params
 
 MAX_NEW_TOKENS = 64
@@ -132,6 +135,7 @@ class BatModel:
         stages: Stages | None = None,
         *,
         stages_apart: bool = False,
+        scene_store: SceneStore | None = None,
     ):
         """Wrap loaded parts.
 
@@ -141,13 +145,16 @@ class BatModel:
           stages: programs and clocks to share.
           stages_apart: run stage by stage, each clocked, and each shared by settings that differ in another; else an
             image is one program and a question one.
+          scene_store: where `encode` looks first, and what it puts there.
         """
         self.cfg = cfg
         self.params = params
         self.tokenizer = tokenizer
         self.stages = stages or Stages()
         self.stages_apart = stages_apart
-        self.encoder = SceneEncoder(cfg, params, tokenizer, self.stages, tile_batch, stages_apart=stages_apart)
+        self.encoder = SceneEncoder(
+            cfg, params, tokenizer, self.stages, tile_batch, stages_apart=stages_apart, scene_store=scene_store
+        )
 
     read_config = staticmethod(read_config)
 
@@ -160,6 +167,7 @@ class BatModel:
         stages_apart: bool = False,
         attention: str = "auto",
         weights: HeldWeights | None = None,
+        scene_cache: SceneCache | None = None,
     ) -> "BatModel":
         """Load a converted checkpoint directory (params/, config.json, tokenizer/).
 
@@ -168,6 +176,7 @@ class BatModel:
           stages_apart: see the constructor.
           attention: "auto", "plain", "cudnn" or "pallas" (`engine.attention_choice`).
           weights: how to hold the decoder's matrices (`DecoderConfig.weights`); None does as the config says.
+          scene_cache: encoded images are read from there and kept there (scene_store.py).
 
         Raises:
           ValueError: the directory is no such checkpoint, or the weights do not fit the config.
@@ -179,13 +188,14 @@ class BatModel:
         cfg = dataclasses.replace(cfg, attention=kernels)
         tokenizer = load_tokenizer(path / "tokenizer")
         params = load_device_params(path, weights=cfg.decoder.weights)
-        return cls(cfg, params, tokenizer, stages_apart=stages_apart)
+        store = SceneStore(cache=scene_cache, weights=weights_digest(path)) if scene_cache else None
+        return cls(cfg, params, tokenizer, stages_apart=stages_apart, scene_store=store)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
         """Return a model with other settings that shares parameters, kernels and compiled stages with this one."""
         cfg = dataclasses.replace(cfg, attention=self.cfg.attention).with_weights(self.cfg.decoder.weights)
         shared = (self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
-        return BatModel(cfg, *shared, stages_apart=self.stages_apart)
+        return BatModel(cfg, *shared, stages_apart=self.stages_apart, scene_store=self.encoder.scene_store)
 
     def encode(self, image: ImageLike, **options: Any) -> Scene:
         """Encode an image once for many questions.

@@ -18,7 +18,6 @@ import contextlib
 import datetime
 import fcntl
 import functools
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -32,8 +31,8 @@ from typing import Any, BinaryIO
 import jax
 
 import bat_jax
-from bat_jax.io.digests import tree_digest
 from bat_jax.io.output_files import beside, fits, replace_dir, restore, write_json
+from bat_jax.io.sources import package_version, source_digest
 
 RUN = "run"
 RUN_FILE = f"{RUN}.json"
@@ -51,7 +50,7 @@ def run_record(seed: int) -> dict[str, Any]:
         "source": source_digest(),
         "commit": source_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: package_version(name) for name in PACKAGES},
         "device": f"{device.platform}: {device.device_kind}",
         "num_devices": jax.device_count(),
         "cpu_count": os.cpu_count(),
@@ -63,20 +62,6 @@ def run_record(seed: int) -> dict[str, Any]:
 def package_versions(record: Mapping[str, Any]) -> str:
     """Return "jax 0.10.2, numpy 2.4.6", the packages of a run that were installed."""
     return ", ".join(f"{name} {version}" for name, version in record["packages"].items() if version)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@functools.cache
-def source_digest() -> str:
-    """Return the digest of bat_jax's own source files."""
-    root = pathlib.Path(bat_jax.__file__).parent
-    return tree_digest(root, root.rglob("*.py"))
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
+from experiments.scene_cache_flags import scene_cache
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
 IMAGE = flags.DEFINE_multi_string("image", None, "Image file; several times for questions on several images.")
@@ -94,10 +95,10 @@ class Session:
         """
         if not 0 < TOP_P.value <= 1:
             raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
-        cfg = compressor.configure(BatModel.read_config(checkpoint))
+        cfg, cache = compressor.configure(BatModel.read_config(checkpoint)), scene_cache()
         sources = [compressor.read_source(path, cfg) for path in images]
         options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
-        model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value)
+        model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value, scene_cache=cache)
         scenes = []
         for path, source, option in zip(images, sources, options, strict=True):
             scene = model.encode(source, **option)

@@ -49,6 +49,7 @@ def answer_flags(files, **flags):
 GOOD_ANSWERS = {
     "plain": {"max_new_tokens": 4},
     "report": {"max_new_tokens": 4, "output_dir": "OUT/report", "fidelity": "paper"},
+    "scene_cache": {"max_new_tokens": 4, "scene_cache": "OUT/scenes", "scene_cache_gb": 0.01},
 }
 # By stages, which these share.
 GOOD_ANSWERS |= {
@@ -101,6 +102,8 @@ BAD_ANSWERS = {
     "set unknown": ({"set": "nothing=1"}, "--set=nothing=1"),
     "set type": ({"set": "preserve_equal=3"}, "--set=preserve_equal=3"),
     "set value": ({"set": "coordinates=sideways"}, "coordinates"),
+    "scene cache is a file": ({"scene_cache": "OUT/a-file"}, "a-file: is a file"),
+    "scene cache of nothing": ({"scene_cache": "OUT/none", "scene_cache_gb": 0}, "none: a limit of 0 bytes"),
     "output not empty": ({"output_dir": "OUT/full"}, "--overwrite"),
     "output is a file": ({"output_dir": "OUT/a-file"}, "output_dir"),
     "output below a file": ({"output_dir": "OUT/a-file/report"}, "output_dir"),
@@ -128,6 +131,13 @@ def test_answer_prints_answer_tokens_and_seconds(answers, name):
     assert kept in out
     stages = ("vision_tower", "generate") if "profile" in GOOD_ANSWERS[name] else ("  image ", "  question ")
     assert "compile s" in out and all(stage in out for stage in stages)
+
+
+def test_a_picture_kept_in_a_scene_cache_is_answered_as_without(answers, files):
+    (entry,) = (files / "scenes").glob("scene-*")
+    assert "scene_cache" in answers["good scene_cache"][1]
+    said = [answers[f"good {name}"][1].partition("\nA: ")[2].partition("\n")[0] for name in ("plain", "scene_cache")]
+    assert said[0] == said[1] and entry.stat().st_size < 0.01e9
 
 
 @pytest.mark.parametrize("name", BAD_ANSWERS)

@@ -79,6 +79,8 @@ def done(folder):
         "installed rule": command(folder, "installed", set="selection=first", limit=1),
         "word": command(folder, "word", prompt="word", limit=3, offset=2),
         "replaced": command(folder, "word", limit=2, overwrite=True),
+        "kept": command(folder, "kept", limit=6, scene_cache=folder / "scenes"),
+        "read": command(folder, "read", limit=6, scene_cache=folder / "scenes"),
         "shard 2": command(folder, "shards", shard="2/2", limit=22),
         "shard 1": command(folder, "shards", shard="1/2", limit=22),
         "merge": [f"--output_dir={folder}/shards", "--merge"],
@@ -167,6 +169,18 @@ def test_label_maps_of_pictures_and_other_selections(done, folder):
         assert lines_of(folder / output / "predictions.jsonl")[0]["tokens_kept"] == [12, 30]
     config = json.loads((folder / "installed" / "config.json").read_text())
     assert config["compressor"]["selection"] == selection_example.NAME
+
+
+def test_pictures_in_a_scene_cache_are_answered_alike_and_not_encoded_again(done, folder):
+    for name in ("kept", "read"):
+        assert done[name][0] == 0, done[name][2]
+    kept, read = (lines_of(folder / name / "predictions.jsonl") for name in ("kept", "read"))
+    whole = {line["id"]: line["output"] for line in lines_of(folder / "whole" / "predictions.jsonl")}
+    assert [(line["id"], line["output"]) for line in read] == [(line["id"], whole[line["id"]]) for line in kept]
+    assert all(line["encode_seconds"] > 0 for line in kept)
+    assert all(line["encode_seconds"] is None and line["error"] is None for line in read)
+    assert metrics_of(folder, "read")["encode_seconds"] is None
+    assert len(list((folder / "scenes").glob("scene-*"))) == len({line["picture"] for line in kept})
 
 
 def test_shards_share_a_run(done, folder):

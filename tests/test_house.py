@@ -12,9 +12,9 @@ from bat_jax.config.networks import NetworkConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports from its own part and from the parts before it.
-ORDER = ["typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "encoding", "pipeline"]
-ORDER += ["runs", "data", "mini.world", "benchmarks", "train", "fit", "mini.curriculum", "evals", "study.paper"]
-ORDER += ["study.measured", "report"]
+ORDER = ["typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "scene_store", "encoding"]
+ORDER += ["pipeline", "runs", "data", "mini.world", "benchmarks", "train", "fit", "mini.curriculum", "evals"]
+ORDER += ["study.paper", "study.measured", "report"]
 CORE = ("typing", "registry", "config", "ops", "nn", "compress", "model", "engine")
 FILES = sorted((ROOT / "bat_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))

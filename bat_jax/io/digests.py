@@ -6,14 +6,18 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent import futures
+
+import numpy as np
 
 from bat_jax.io.output_files import write_json
 from bat_jax.io.params import PARAMS_FOLDER
+from bat_jax.io.safetensors import array_bytes
 
 DIGEST_CACHE = pathlib.Path.home() / ".cache" / "bat_jax" / "sha256"
 _CACHED_FROM_BYTES = 2**26
+_CHUNK_BYTES = 2**24
 # A file written again within its time stamp's resolution looks unchanged.
 _SETTLED_AFTER_S = 2
 
@@ -46,6 +50,16 @@ def tree_digest(root: pathlib.Path, files: Iterable[pathlib.Path]) -> str:
     with futures.ThreadPoolExecutor() as pool:
         lines = zip((path.relative_to(root).as_posix() for path in files), pool.map(file_digest, files), strict=True)
         return hashlib.sha256("".join(f"{digest} {name}\n" for name, digest in lines).encode()).hexdigest()
+
+
+def arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return a digest of arrays' names, dtypes, shapes and bytes, made by all cores."""
+    facts = [[name, str(array.dtype), array.shape] for name, array in arrays.items()]
+    parts = (array_bytes(array) for array in arrays.values())
+    chunks = [part[start : start + _CHUNK_BYTES] for part in parts for start in range(0, len(part), _CHUNK_BYTES)]
+    with futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda chunk: hashlib.sha256(chunk).digest(), chunks)
+        return hashlib.sha256(json.dumps(facts).encode() + b"".join(digests)).hexdigest()
 
 
 def checkpoint_digest(checkpoint: pathlib.Path) -> str:

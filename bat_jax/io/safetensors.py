@@ -10,9 +10,10 @@ Pickled weights (.bin, .pt, .pth) are never opened: unpickling runs code that th
 
 import json
 import mmap
+import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, NoReturn, TypeGuard
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -93,21 +94,28 @@ def read_header(path: pathlib.Path) -> dict[str, TensorInfo]:
     Raises:
       ValueError: the file is truncated, longer than its header says, or its header is broken; names file and tensor.
     """
-    size = path.stat().st_size
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
-            raise ValueError(f"{path}: truncated: {size} bytes, and the header alone needs {8 + length}")
-        try:
-            pairs = json.loads(file.read(length), object_pairs_hook=_Pairs)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: the header is no JSON ({error})") from None
+        return parse_header(file, path)[0]
+
+
+def parse_header(file: BinaryIO, path: pathlib.Path) -> tuple[dict[str, TensorInfo], dict[str, Any]]:
+    """Do as `read_header` with an open file, which then stands at its data; returns its metadata, too."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+        raise ValueError(f"{path}: truncated: {size} bytes, and the header alone needs {8 + length}")
+    try:
+        pairs = json.loads(file.read(length), object_pairs_hook=_Pairs)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: the header is no JSON ({error})") from None
     if not isinstance(pairs, _Pairs):
         raise ValueError(f"{path}: the header is no JSON object")
     infos: dict[str, TensorInfo] = {}
+    metadata: dict[str, Any] = {}
     data_start = 8 + length
     for name, entry in pairs:
         if name == "__metadata__":
+            metadata = dict(entry) if isinstance(entry, _Pairs) else {}
             continue
         if name in infos:
             raise ValueError(f"{path}: tensor {name} stands twice in the header")
@@ -117,7 +125,7 @@ def read_header(path: pathlib.Path) -> dict[str, TensorInfo]:
         raise ValueError(f"{path}: truncated: the header promises {needed} bytes, the file has {size}")
     if needed < size:
         raise ValueError(f"{path}: {size - needed} bytes more than the header accounts for")
-    return infos
+    return infos, metadata
 
 
 class _Pairs(list):
@@ -275,8 +283,22 @@ def write_folder(
 
 
 def _write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterator[np.ndarray]) -> None:
-    # transformers refuses a file whose metadata does not name a framework; "pt" is what its own files say.
-    header: dict[str, dict[str, object]] = {"__metadata__": {"format": "pt"}}
+    with open(path, "wb") as file:
+        # transformers refuses a file whose metadata does not name a framework; "pt" is what its own files say.
+        file.write(header_bytes(specs, {"format": "pt"}))
+        for spec in specs:
+            array = next(arrays)
+            if array.shape != spec.shape or array.dtype != spec.dtype:
+                raise ValueError(
+                    f"{spec.name}: {array.dtype} {array.shape} came, {spec.dtype} {spec.shape} was announced"
+                )
+            file.write(array_bytes(array))
+            del array  # a view would keep its whole source alive while the next one is made
+
+
+def header_bytes(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """Return what stands in front of the tensors' bytes."""
+    header: dict[str, Mapping[str, object]] = {"__metadata__": metadata}
     start = 0
     for spec in specs:
         header[spec.name] = {
@@ -287,13 +309,9 @@ def _write_file(path: pathlib.Path, specs: Sequence[TensorSpec], arrays: Iterato
         start += spec.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # keeps the data aligned, as the format asks
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for spec in specs:
-            array = next(arrays)
-            if array.shape != spec.shape or array.dtype != spec.dtype:
-                raise ValueError(
-                    f"{spec.name}: {array.dtype} {array.shape} came, {spec.dtype} {spec.shape} was announced"
-                )
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-            del array  # a view would keep its whole source alive while the next one is made
+    return len(text).to_bytes(8, "little") + text
+
+
+def array_bytes(array: np.ndarray) -> memoryview:
+    """Return an array's bytes in row-major order, without a copy where they lie so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -60,7 +60,7 @@ class Oracle:
 
     def encode(self, image):
         assert image.shape == (224, 224, 3)
-        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image)
+        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image, from_cache=False)
 
     def ask(self, text):
         task = next(self.tasks)

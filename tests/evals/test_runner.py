@@ -47,7 +47,7 @@ class FakeModel:
     def encode(self, image, **options):
         assert image.shape == (4, 4, 3) and options in ({}, {"seed": 3})
         self.num_encoded += 1
-        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image)
+        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image, from_cache=False)
 
     def ask(self, text, **options):
         self.asked.append(text.removeprefix("ask "))

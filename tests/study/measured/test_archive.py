@@ -30,6 +30,7 @@ class Guesser:
     """A model whose answers are right by a rule that differs between budgets; every 17th question fails."""
 
     compile_seconds: ClassVar[dict] = {}
+    from_cache = False
     pixels = np.zeros((8, 8, 3))
 
     def __init__(self, tasks, budgets):
