@@ -36,7 +36,7 @@ from bat_jax.typing import Params
 FORMAT = 1
 # What an image's programs and views can come from: what encoding.py may import (tests/test_house.py), and itself.
 SOURCES = ("typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "scene_store", "encoding")
-_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "scikit-learn")
+_PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "scikit-learn", "nvidia-cudnn-cu12", "libtpu")
 _READ_OF_SETTINGS = (
     "sizes_px",
     "partition",
@@ -78,7 +78,7 @@ class SceneStore:
             "device": [jax.default_backend(), jax.devices()[0].device_kind],
             "compiled": [os.environ.get("XLA_FLAGS", ""), jax.config.values["jax_default_matmul_precision"]],
             "weights": self.weights,
-            "shardings": sorted({str(getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(params)}),
+            "shardings": sorted({_sharding(leaf) for leaf in jax.tree.leaves(params)}),
             "networks": dataclasses.asdict(cfg.networks),
             "settings": {name: getattr(settings, name) for name in _READ_OF_SETTINGS},
             "embedding": [settings.embedding_repeats("answer"), settings.embedding_repeats("attention")],
@@ -111,6 +111,13 @@ def _blank(cfg: BatConfig, params: Params) -> tuple[SceneArrays, tuple[int | Non
     scales = (ScaleTokens(blank, blank, blank, attention),) * len(settings.scales)
     centres = (0 if settings.partition == "kmeans" else None,) * len(settings.scales)
     return SceneArrays(scales, KVCache(layers, layers, blank)), centres
+
+
+def _sharding(leaf: Any) -> str:
+    """Return how an array is cut over devices, whichever they are: hosts share entries."""
+    sharding = getattr(leaf, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    return f"{getattr(sharding, 'spec', None)} over {dict(mesh.shape) if mesh else 1}"
 
 
 def _named(tree: Any) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from bat_jax import scene_store
 from bat_jax.config import AttentionKernels, CompressorConfig, ScaleSpec
 from bat_jax.io.images import SourceImage
 from bat_jax.io.scene_cache import SceneCache
-from bat_jax.nn.decoder import layers_apart
 from bat_jax.pipeline import BatModel
 from bat_jax.scene_store import SceneStore
 from tests.test_house import ORDER
@@ -215,8 +216,10 @@ def test_what_differs_never_shares_an_entry(model, monkeypatch):
     layers = [stacked.pop(f"layers_{layer}") for layer in range(cfg.decoder.num_layers)]
     stacked["layers"] = jax.tree.map(lambda *leaves: np.stack(leaves), *layers)
     keys["layers stacked"] = key_of(model, params=model.params | {"decoder": stacked})
-    on_host = jax.tree.map(np.asarray, layers_apart(model.params))
-    keys["placed otherwise"] = key_of(model, params=on_host)
+    for name, spec in (("on a mesh", P()), ("cut over a mesh", P("model"))):
+        sharding = NamedSharding(jax.make_mesh((1,), ("model",)), spec)
+        projector = jax.device_put(model.params["projector"], sharding)
+        keys[name] = key_of(model, params=model.params | {"projector": projector})
     for name in ("cluster_features", "coordinates", "feature_scale", "coord_scale", "num_clusters"):
         keys[name] = key_of(model, cfg=cfg.with_settings(**{name: OTHER[name]}))
     for name in ("birch_threshold", "kmeans_iterations", "partition"):

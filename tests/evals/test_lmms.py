@@ -254,10 +254,13 @@ def arguments_of(text):
 def test_model_args_reach_the_config_as_lmms_eval_reads_them(adapter, checkpoint):
     text = f"checkpoint={checkpoint},budgets=[3],scales=[112],fidelity=paper,importance_layer=-1"
     text += ",coord_scale=1,selection=topk,mask_padding=false,images=first"
-    cfg = adapter.BatJax(**arguments_of(text), batch_size="1").model.cfg
+    text += f",scene_cache={checkpoint.parent}/scenes,scene_cache_gb=0.5"
+    model = adapter.BatJax(**arguments_of(text), batch_size="1").model
+    cfg, cache = model.cfg, model.encoder.scene_store.cache
     assert [(scale.size_px, scale.budget) for scale in cfg.compressor.scales] == [(112, 3)]
     assert (cfg.compressor.fidelity, cfg.compressor.importance_layer, cfg.compressor.coord_scale) == ("paper", -1, 1)
     assert (cfg.compressor.selection, cfg.compressor.mask_padding, cfg.prompt.images) == ("topk", False, "first")
+    assert (cache.directory, cache.max_bytes) == (checkpoint.parent / "scenes", 5 * 10**8)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +276,8 @@ def test_model_args_reach_the_config_as_lmms_eval_reads_them(adapter, checkpoint
         ("checkpoint={},selction=topk", "selction"),
         ("checkpoint={},importance_layer=-1.5", "importance_layer=-1.5"),
         ("checkpoint={},seed=x", "seed=x"),
+        ("checkpoint={},scene_cache=scenes,scene_cache_gb=much", "scene_cache_gb=much"),
+        ("checkpoint={},scene_cache=scenes,scene_cache_gb=0", "scenes: a limit of 0 bytes"),
         ("checkpoint={},batch_size=8", "batch_size=8"),
         ("checkpoint={},device=cuda", "device=cuda: JAX chooses"),
     ],

@@ -30,6 +30,7 @@ from bat_jax.config.fields import require, typed
 from bat_jax.evals.lmms import NAME
 from bat_jax.io.images import one_line
 from bat_jax.io.prompts import IMAGE_TOKEN
+from bat_jax.io.scene_cache import SceneCache
 from bat_jax.pipeline import MAX_NEW_TOKENS, BatModel
 
 Picture = str | np.ndarray
@@ -75,6 +76,8 @@ class BatJax(lmms):
         scales: Any = None,
         fidelity: Any = None,
         seed: Any = 0,
+        scene_cache: Any = None,
+        scene_cache_gb: Any = 50,
         batch_size: Any = 1,
         max_batch_size: Any = None,
         device: Any = None,
@@ -88,6 +91,7 @@ class BatJax(lmms):
           scales: sides of the views in pixels, as [672,1344,2688,4032]; with `budgets`.
           fidelity: "paper" or "release"; the checkpoint's by default.
           seed: of the first K-means centres and of sampling; a question's repeats count on from it.
+          scene_cache: folder that keeps encoded pictures, of at most `scene_cache_gb` 10^9 bytes.
           batch_size, max_batch_size, device: what lmms-eval passes; see Raises.
           settings: any other field of the compressor or the prompt, such as selection=topk.
 
@@ -108,7 +112,10 @@ class BatJax(lmms):
         if type(seed) is not int or seed < 0:
             raise ValueError(f"seed={seed}: must be a whole number from 0")
         cfg = configure(BatModel.read_config(str(checkpoint)), fidelity, scales, budgets, settings)
-        self.model = BatModel.load(str(checkpoint), cfg=cfg)
+        if not isinstance(scene_cache_gb, int | float):
+            raise ValueError(f"scene_cache_gb={scene_cache_gb}: must be a number")
+        cache = SceneCache(str(scene_cache), int(scene_cache_gb * 1e9)) if scene_cache is not None else None
+        self.model = BatModel.load(str(checkpoint), cfg=cfg, scene_cache=cache)
         self.seed = seed
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
