@@ -118,11 +118,11 @@ class SceneEncoder:
         self.tokenizer = tokenizer
         self.stages = stages
         platform = jax.default_backend()
-        self.tile_batch = default_tile_batch(cfg, platform) if tile_batch is None else tile_batch
+        self.tile_batch = default_tile_batch(cfg, platform, stages.num_devices) if tile_batch is None else tile_batch
         self.views_on_device = platform != "cpu" if views_on_device is None else views_on_device
         self.stages_apart = stages_apart
         self.scene_store = scene_store
-        self._table = jnp.asarray(normalisation_table(cfg.vision))
+        self._table = stages.put(normalisation_table(cfg.vision))
 
     def encode(
         self,
@@ -150,7 +150,7 @@ class SceneEncoder:
         start = time.perf_counter()
         program = (self.tile_batch, capacity, self.stages_apart)
         key = store.key(self.cfg, self.params, source.pixels, arrays, program)
-        found = store.read(key, self.cfg, self.params)
+        found = jax.block_until_ready(self.stages.put(store.read(key, self.cfg, self.params)))
         self.stages.run_seconds["scene_cache"] += time.perf_counter() - start
         if found is not None:
             return self._scene_data(source, labels, capacity, arrays, *found, {}, from_cache=True)
@@ -175,7 +175,7 @@ class SceneEncoder:
         # Label maps' regions are arrays; their number must not compile the tower anew.
         static = (self.cfg, self.tile_batch, None if labels else capacity)
         stage = ("image", encode_in_one, static, self.params, self._table)
-        on_device = jax.device_put(arrays)
+        on_device = self.stages.put(arrays)
         if self.views_on_device:
             views = self._views(source.pixels)
         else:
@@ -184,7 +184,7 @@ class SceneEncoder:
                 waiting = pool.submit(self._views, source.pixels)
                 self.stages.compile(*stage, self._view_shapes(), on_device)
                 views = waiting.result()
-        scene, centres = self.stages.run(*stage, jax.device_put(views), on_device)
+        scene, centres = self.stages.run(*stage, self.stages.put(views), on_device)
         return self._scene_data(source, labels, capacity, arrays, scene, centres, {})
 
     def encode_views(self, image: ImageLike) -> EncodedViews:
@@ -194,7 +194,7 @@ class SceneEncoder:
 
     def _encode_views(self, source: SourceImage, views: tuple[ViewTiles, ...]) -> EncodedViews:
         features = encode_views(
-            self.stages.run, self.cfg, self.tile_batch, self.params, self._table, jax.device_put(views)
+            self.stages.run, self.cfg, self.tile_batch, self.params, self._table, self.stages.put(views)
         )
         return EncodedViews(
             source=source,
@@ -244,7 +244,7 @@ class SceneEncoder:
     ) -> SceneData:
         on_host = self._birch if self.cfg.compressor.partition == "birch" else None
         stages = (self.stages.run, self.cfg, capacity, self.params)
-        scene, centres = make_scene(*stages, views.features, jax.device_put(arrays), on_host)
+        scene, centres = make_scene(*stages, views.features, self.stages.put(arrays), on_host)
         kept: dict[str, np.ndarray] = {}
         if keep_intermediates:
             of_views = zip(self.cfg.compressor.scales, views.tiles, views.features, centres, strict=True)
@@ -358,7 +358,7 @@ class SceneEncoder:
         vision, sizes = self.cfg.vision, self.cfg.compressor.sizes_px
         if self.views_on_device:
             arguments = view_arguments(pixels, sizes, vision)
-            return self.stages.run("views", view_tiles, (vision.image_size_px,), *jax.device_put(arguments))
+            return self.stages.run("views", view_tiles, (vision.image_size_px,), *self.stages.put(arguments))
         tiles = make_tiles(pixels, sizes, vision)
         return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
 
@@ -406,7 +406,7 @@ class SceneEncoder:
         start = time.perf_counter()
         region_id = birch_labels(np.asarray(rows), np.asarray(valid), count, settings.birch_threshold)
         self.stages.run_seconds["region_partition"] += time.perf_counter() - start
-        return jnp.asarray(region_id)
+        return self.stages.put(region_id)
 
     def _kept_arrays(
         self, spec: ScaleSpec, tiles: Array, features: bat.TileFeatures, init: Array | None

@@ -38,6 +38,7 @@ from bat_jax.nn.clip_vit import TowerAttention, VisionOutput
 from bat_jax.nn.decoder import DecoderOutput, KVCache
 from bat_jax.nn.int8 import held_params
 from bat_jax.ops.fused_attention import PLAIN
+from bat_jax.ops.on_mesh import on_mesh
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.ops.valid_first import valid_first, valid_slots
 from bat_jax.typing import Array, Bool, Float, Int, Key, Params, UInt8
@@ -118,7 +119,7 @@ def _apply(cfg: BatConfig, params: Params, part: str, *args, **kwargs):
 
 def embed(cfg: BatConfig, params: Params, ids: Int[Array, "*B T"], dtype: Any) -> Float[Array, "*B T D"]:
     """Look token ids up in the decoder's table."""
-    return _apply(cfg, params, "decoder", ids, method="embed").astype(dtype)
+    return on_mesh(_apply(cfg, params, "decoder", ids, method="embed").astype(dtype))
 
 
 def run_tower(cfg: BatConfig, params: Params, pixels: Float[Array, "B t t 3"], **kwargs: Any) -> VisionOutput:
@@ -151,7 +152,7 @@ def logits(
     cfg: BatConfig, params: Params, hidden: Float[Array, "*B D"], *, after_norm: bool = True
 ) -> Float[Array, "*B V"]:
     """Project hidden states to the vocabulary, float32; `after_norm` False: of a layer, before the final norm."""
-    return _apply(cfg, params, "decoder", hidden, after_norm=after_norm, method="logits")
+    return on_mesh(_apply(cfg, params, "decoder", hidden, after_norm=after_norm, method="logits"))
 
 
 def first_layers(cfg: BatConfig, params: Params, num_layers: int) -> tuple[BatConfig, Params]:

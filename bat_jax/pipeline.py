@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from bat_jax import model as bat
 from bat_jax.compress.budgets import image_shares
@@ -27,6 +28,7 @@ from bat_jax.config import BatConfig, HeldWeights
 from bat_jax.encoding import EncodedViews, ImageLike, SceneData, SceneEncoder
 from bat_jax.engine.attention_choice import choose_attention
 from bat_jax.engine.image import default_tile_batch
+from bat_jax.engine.mesh import param_sharding, params_at
 from bat_jax.engine.question import (
     AnswerArrays,
     Compression,
@@ -46,6 +48,7 @@ from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
+from bat_jax.ops.fused_attention import PLAIN
 from bat_jax.scene_store import SceneStore
 from bat_jax.typing import Params
 
@@ -168,6 +171,7 @@ class BatModel:
         attention: str = "auto",
         weights: HeldWeights | None = None,
         scene_cache: SceneCache | None = None,
+        mesh: Mesh | None = None,
     ) -> "BatModel":
         """Load a converted checkpoint directory (params/, config.json, tokenizer/).
 
@@ -177,19 +181,24 @@ class BatModel:
           attention: "auto", "plain", "cudnn" or "pallas" (`engine.attention_choice`).
           weights: how to hold the decoder's matrices (`DecoderConfig.weights`); None does as the config says.
           scene_cache: encoded images are read from there and kept there (scene_store.py).
+          mesh: devices that share the model and a picture's tiles (`engine.mesh.device_mesh`), attention in its plain
+            form; None for one device.
 
         Raises:
-          ValueError: the directory is no such checkpoint, or the weights do not fit the config.
+          ValueError: the directory is no such checkpoint, the weights do not fit the config, or attention is to be
+            fused on a mesh.
         """
         path = pathlib.Path(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
         cfg = cfg if weights is None else cfg.with_weights(weights)
-        kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), attention)
+        if mesh and attention not in ("auto", PLAIN):
+            raise ValueError(f"attention={attention!r}: on a mesh it is plain")
+        kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), PLAIN if mesh else attention)
         cfg = dataclasses.replace(cfg, attention=kernels)
         tokenizer = load_tokenizer(path / "tokenizer")
-        params = load_device_params(path, weights=cfg.decoder.weights)
+        params = load_device_params(path, weights=cfg.decoder.weights, mesh=mesh)
         store = SceneStore(cache=scene_cache, weights=weights_digest(path)) if scene_cache else None
-        return cls(cfg, params, tokenizer, stages_apart=stages_apart, scene_store=store)
+        return cls(cfg, params, tokenizer, stages=Stages(mesh), stages_apart=stages_apart, scene_store=store)
 
     def configured(self, cfg: BatConfig) -> "BatModel":
         """Return a model with other settings that shares parameters, kernels and compiled stages with this one."""
@@ -281,7 +290,7 @@ class BatModel:
         )
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
         self.stages.reset_clocks()
-        moved = (self.params, tuple(scene.arrays for scene in used), jax.device_put(question))
+        moved = (self.params, tuple(scene.arrays for scene in used), self.stages.put(question))
         if self.stages_apart:
             arrays = answer(self.stages.run, *static, *moved)
         else:
@@ -333,7 +342,11 @@ class BatModel:
         batch = QuestionArrays(suffixes, shares[: len(used)], pieces, valid, **self._drawing(max_new_tokens, **drawing))
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
         self.stages.reset_clocks()
-        moved = (self.params, tuple(scene.arrays for scene in used), *jax.device_put((batch, np.int32(len(questions)))))
+        moved = (
+            self.params,
+            tuple(scene.arrays for scene in used),
+            *self.stages.put((batch, np.int32(len(questions)))),
+        )
         arrays = self.stages.run("questions", answer_many, static, *moved)
         ids, lengths, rows, kept = jax.device_get((arrays.ids, arrays.length, arrays.num_rows, arrays.kept))
         return tuple(
@@ -395,7 +408,7 @@ class BatModel:
     ) -> tuple[Compression, ...]:
         """Choose each image's tokens for the questions in `suffixes` (token ids after the image) together."""
         shares = self._shares(budgets, len(scenes))
-        rows, run = jax.device_put(self._suffixes(scenes, suffixes)), self.stages.run
+        rows, run = self.stages.put(self._suffixes(scenes, suffixes)), self.stages.run
         made = []
         for scene, share in zip(scenes, shares, strict=True):
             importance = importance_of(run, self.cfg, self.params, scene.arrays, rows)
@@ -454,20 +467,29 @@ class BatModel:
             )
 
 
-def load_device_params(directory: str | pathlib.Path, *, weights: HeldWeights = "stored") -> dict[str, Any]:
-    """Read a converted checkpoint's weights onto the device, a group of leaves at a time.
+def load_device_params(
+    directory: str | pathlib.Path, *, weights: HeldWeights = "stored", mesh: Mesh | None = None
+) -> dict[str, Any]:
+    """Read a converted checkpoint's weights onto the device, or each device's part, a group of leaves at a time.
 
     The decoder's layers come apart (`nn.decoder.layers_apart`), for the sake of decoding; but not where there are many
     and the device is a CPU, which would compile them for longer than it answers. On a CPU the arrays that were read
     become the device's, without a copy. `weights`: see `load_params`.
     """
     is_cpu = jax.default_backend() == "cpu"
-    return load_params(
+
+    def place(path: str, array: Any) -> jax.Array:
+        where = param_sharding(mesh, path, array.shape) if mesh else None
+        return jax.block_until_ready(jax.device_put(array, where, may_alias=True))
+
+    params = load_params(
         directory,
-        place=lambda array: jax.block_until_ready(jax.device_put(array, may_alias=True)),
+        place=place,
         layers_apart=not is_cpu or read_config(directory).decoder.num_layers <= MAX_UNROLLED_LAYERS,
         weights=weights,
     )
+    # int8 is made of parts on the devices, where XLA leaves it.
+    return jax.device_put(params, params_at(mesh, params)) if mesh else params
 
 
 def _padded_text(ids: np.ndarray, padded_for: int = 0) -> tuple[np.ndarray, np.ndarray]:

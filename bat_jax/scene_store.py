@@ -89,13 +89,13 @@ class SceneStore:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def read(self, key: str, cfg: BatConfig, params: Params) -> tuple[SceneArrays, tuple[Any, ...]] | None:
-        """Return a scene's arrays and K-means' first centres, on the device; None where there is none."""
+        """Return a scene's arrays and K-means' first centres, on the host; None where there is none."""
         arrays = self.cache.read(key)
         if arrays is None:
             return None
         blank = _blank(cfg, params)
         leaves = [arrays[name] for name in _named(blank)]
-        return jax.block_until_ready(jax.device_put(jax.tree.unflatten(jax.tree.structure(blank), leaves)))
+        return jax.tree.unflatten(jax.tree.structure(blank), leaves)
 
     def write(self, key: str, scene: SceneArrays, centres: tuple[Any, ...]) -> None:
         """Keep what `read` returns."""

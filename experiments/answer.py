@@ -21,6 +21,7 @@ from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.runs import run_record
 from experiments import cli
 from experiments import compressor_flags as compressor
+from experiments.mesh_flags import mesh_of_flags
 from experiments.scene_cache_flags import scene_cache
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
@@ -96,9 +97,10 @@ class Session:
         if not 0 < TOP_P.value <= 1:
             raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
         cfg, cache = compressor.configure(BatModel.read_config(checkpoint)), scene_cache()
+        mesh = mesh_of_flags(cfg)
         sources = [compressor.read_source(path, cfg) for path in images]
         options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
-        model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value, scene_cache=cache)
+        model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value, scene_cache=cache, mesh=mesh)
         scenes = []
         for path, source, option in zip(images, sources, options, strict=True):
             scene = model.encode(source, **option)

@@ -45,6 +45,7 @@ from bat_jax.pipeline import BatModel
 from bat_jax.runs import INPUTS_FILE, RUN, RunDirectory, shard_file, stored_runs
 from experiments import benchmark_flags, cli
 from experiments import compressor_flags as compressor
+from experiments.mesh_flags import mesh_of_flags
 from experiments.scene_cache_flags import scene_cache
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
@@ -262,6 +263,7 @@ def evaluate() -> results.Summary:
     if OVERWRITE.value and num_shards > 1:
         raise ValueError("--overwrite: would remove what the other shards write; remove the directory by hand")
     cfg, cache = config_of_flags(), scene_cache()
+    mesh = mesh_of_flags(cfg)
     settings, places = settings_of_flags(cfg, num_shards), places_of_flags()
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
     pictures, description = pictures_of(places | settings)
@@ -294,7 +296,7 @@ def evaluate() -> results.Summary:
             )
             if num_done < num_asked:
                 run(
-                    BatModel.load(CHECKPOINT.value, cfg=cfg, scene_cache=cache),
+                    BatModel.load(CHECKPOINT.value, cfg=cfg, scene_cache=cache, mesh=mesh),
                     own,
                     log,
                     encode_options=encode_options,

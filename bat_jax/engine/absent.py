@@ -80,7 +80,8 @@ def compile_for(
     """
     mesh = absent_mesh(where) if isinstance(where, str) else where
     jitted = jax.jit(function, static_argnums=tuple(range(len(static))), **options)
-    lowered = jitted.lower(*static, *placed(mesh, args))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = jitted.lower(*static, *placed(mesh, args))
     # JAX could not read such programs back from its cache of compiled ones, and would warn: none takes long enough.
     shortest = getattr(jax.config, _SHORTEST_CACHED)
     jax.config.update(_SHORTEST_CACHED, math.inf)

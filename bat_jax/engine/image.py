@@ -18,6 +18,7 @@ from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_
 from bat_jax.config import BatConfig, CompressorConfig
 from bat_jax.engine.question import RunStage, SceneArrays, run_inside
 from bat_jax.ops.bicubic import ViewTiles
+from bat_jax.ops.on_mesh import ALL, on_mesh
 from bat_jax.ops.valid_first import valid_first
 from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
@@ -51,14 +52,14 @@ class ImageArrays(NamedTuple):
     regions: tuple[Regions, ...]
 
 
-def default_tile_batch(cfg: BatConfig, platform: str) -> int:
-    """Return how many tiles to take through the tower at once: as many as fit, all batches alike."""
+def default_tile_batch(cfg: BatConfig, platform: str, num_devices: int = 1) -> int:
+    """Return how many tiles to take through the tower at once: as many as fit, all batches and devices alike."""
     vision, item = cfg.vision, jnp.dtype(cfg.compute_dtype).itemsize
     tokens = vision.num_patches + 1
     of_tile = 4 * vision.num_heads * tokens**2 + 2 * item * tokens * vision.mlp_dim
     total = sum(cfg.num_tiles(size) for size in cfg.compressor.sizes_px)
-    most = max(1, TOWER_BYTES.get(platform, TOWER_BYTES["accelerator"]) // of_tile)
-    return -(-total // -(-total // most))
+    most = max(1, TOWER_BYTES.get(platform, TOWER_BYTES["accelerator"]) // of_tile) * num_devices
+    return -(-total // -(-total // most) // num_devices) * num_devices
 
 
 def encode_views(
@@ -97,7 +98,8 @@ def encode_all_tiles(
     order_and_none = jnp.concatenate([order, num_tiles + jnp.arange(tile_batch, dtype=jnp.int32)])
 
     def batch(index):
-        return encode(cfg, params, jnp.asarray(tiles).at[index].get(mode="clip"), table)
+        some = on_mesh(jnp.asarray(tiles).at[index].get(mode="clip"), ALL)
+        return jax.tree.map(on_mesh, encode(cfg, params, some, table))
 
     def step(number, features):
         index = jax.lax.dynamic_slice_in_dim(order_and_none, number * tile_batch, tile_batch)

@@ -1,6 +1,7 @@
 """Compiles each stage of the model once per shape and keeps compile time, run time and counts apart."""
 
 import collections
+import contextlib
 import resource
 import sys
 import time
@@ -8,17 +9,20 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Stages:
     """Runs pure functions under jit, ahead-of-time compiled, with clocks that stop only when the device is done.
 
     Attributes:
+      mesh: devices that programs run on (`engine.mesh`), None for one.
       num_calls, num_compiles: per stage name; a program that JAX has compiled for another object counts as well.
       run_seconds, compile_seconds: sums per stage name since the last `reset_clocks`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        self.mesh = mesh
         self.num_calls: collections.Counter[str] = collections.Counter()
         self.num_compiles: collections.Counter[str] = collections.Counter()
         self.run_seconds: dict[str, float] = collections.defaultdict(float)
@@ -29,6 +33,14 @@ class Stages:
         """Set the sums of seconds to zero; counts and executables stay."""
         self.run_seconds.clear()
         self.compile_seconds.clear()
+
+    @property
+    def num_devices(self) -> int:
+        return self.mesh.size if self.mesh else 1
+
+    def put(self, tree: Any) -> Any:
+        """Return host arrays as a program takes them: whole on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None)
 
     def run(self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
         """Return function(*static, *args), compiled for the shapes of `args`.
@@ -53,7 +65,9 @@ class Stages:
             start = time.perf_counter()
             # JAX remembers programs by function, so that another model of this process finds them.
             jitted = jax.jit(function, static_argnums=tuple(range(len(static))))
-            self._executables[signature] = jitted.lower(*static, *args).compile()
+            named = jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh) if self.mesh else contextlib.nullcontext()
+            with named:
+                self._executables[signature] = jitted.lower(*static, *args).compile()
             self.compile_seconds[name] += time.perf_counter() - start
             self.num_compiles[name] += 1
         return self._executables[signature]

@@ -60,16 +60,16 @@ def read_config(directory: str | pathlib.Path) -> BatConfig:
 def load_params(
     directory: str | pathlib.Path,
     *,
-    place: Callable[[np.ndarray], Any] = lambda array: array,
+    place: Callable[[str, Any], Any] = lambda path, array: array,
     layers_apart: bool = False,
     weights: HeldWeights = "stored",
 ) -> dict[str, Any]:
     """Read the weights of a bat_jax folder as a nested dict of arrays, without what never runs.
 
-    `place` is called on every leaf as it arrives. Leaves are read in groups, so that what it moves to a device never
-    stands on the host as a whole; by default they stay NumPy arrays. `layers_apart`: as of `nn.decoder.layers_apart`,
-    done before placing, so that no stack of layers stands on the device beside them. `weights`: as of
-    `nn.int8.held_as`, done after placing, so that a leaf at a time stands there as it is stored.
+    `place` is called with the path and values of every leaf as it arrives. Leaves are read in groups, so that what it
+    moves to a device never stands on the host as a whole; by default they stay NumPy arrays. `layers_apart`: as of
+    `nn.decoder.layers_apart`, done before placing, so that no stack of layers stands on the device beside them.
+    `weights`: as of `nn.int8.held_as`, done after placing, so that a leaf at a time stands there as it is stored.
 
     Raises:
       ValueError: no bat_jax folder, or leaves are missing, left over, or not of the shapes that config.json says: all
@@ -84,7 +84,7 @@ def load_params(
         while arrays:
             path, array = arrays.popitem()
             for name, part in unstacked(path, array) if layers_apart else [(path, array)]:
-                placed |= held_as(weights, name, place(part))
+                placed |= held_as(weights, name, place(name, part))
             del array, part
         trim_memory()
     return traverse_util.unflatten_dict(placed, sep="/")

@@ -21,6 +21,7 @@ from bat_jax.config import DecoderConfig
 from bat_jax.nn.int8 import Int8Dense, Int8Embed
 from bat_jax.ops.attention import attention_behind, causal_attention, weighted_attention_row
 from bat_jax.ops.fused_attention import PLAIN, fused_attention
+from bat_jax.ops.on_mesh import HEADS, on_mesh
 from bat_jax.ops.rope import apply_rope
 from bat_jax.typing import Array, Bool, Float, Int, Params
 
@@ -179,6 +180,7 @@ class DecoderAttention(nn.Module):
             query, key = _rms_norm(cfg, "q_norm")(query), _rms_norm(cfg, "k_norm")(key)
         query = apply_rope(query, rows.position, cfg.rope_theta)
         key = apply_rope(key, rows.position, cfg.rope_theta)
+        query, key, value = (on_mesh(array, None, None, HEADS) for array in (query, key, value))
         is_one_row = rows.is_one_row is not None
         if layer_cache is not None and rows.prefix_length is not None:
             with jax.named_scope("attention_behind"):

@@ -419,7 +419,7 @@ def test_load_params_reports_what_is_wrong(converted, tmp_path):
 def test_int8_is_made_of_one_leaf_at_a_time_as_soon_as_it_is_placed(converted):
     placed, alive = [], []
 
-    def place(array):
+    def place(_, array):
         alive.append([leaf for leaf in placed if leaf() is not None])
         array = jax.device_put(array)
         placed.append(weakref.ref(array))

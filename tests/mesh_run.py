@@ -1,0 +1,78 @@
+"""Encodes a picture and asks about it on meshes of 8 simulated devices, and writes what comes of it.
+
+python -m tests.mesh_run --directory=DIRECTORY
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+
+from bat_jax.engine.mesh import device_mesh, params_at
+from bat_jax.engine.stages import Stages
+from bat_jax.io.params import load_params
+from bat_jax.io.scene_cache import SceneCache
+from bat_jax.pipeline import BatModel
+from experiments import cli
+
+DIRECTORY = flags.DEFINE_string("directory", None, "Holds `checkpoint`; the arrays go there too.", required=True)
+QUESTION, OTHERS = "How many ships are there?", ("Is there a car?", "What colour is the roof of the pier?")
+OPTIONS = {"max_new_tokens": 5, "stop": False}
+
+
+def arrays_of(answer) -> dict[str, np.ndarray]:
+    """Return what must be equal on every mesh."""
+    kept = {
+        f"{name}_{size}": getattr(selection, name)
+        for size, selection in enumerate(answer.selections[0])
+        for name in ("keep_index", "region", "mask", "is_kept")
+    }
+    importance = answer.anchor_importance[0]
+    return {"ids": answer.token_ids, "logits": answer.logits, "importance": importance, **kept}
+
+
+def main(_: list[str]) -> None:
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    directory = pathlib.Path(DIRECTORY.value)
+    folder = directory / "checkpoint"
+    cfg = BatModel.read_config(folder)
+    image = np.random.default_rng(0).integers(0, 256, (224, 300, 3), np.uint8)
+    report = {}
+
+    def load(mesh, **options):
+        return BatModel.load(folder, mesh=mesh and device_mesh(cfg, mesh), **options)
+
+    def ask(name, model):
+        scene = model.encode(image, seed=1)
+        np.savez(directory / f"{name}.npz", **arrays_of(scene.ask(QUESTION, **OPTIONS)))
+        held = jax.tree.leaves(model.params["decoder"])
+        report[name] = {
+            "decoder_bytes": sum(leaf.addressable_shards[0].data.nbytes for leaf in held),
+            "cache_heads": jax.tree.leaves(scene.cache.key)[0].addressable_shards[0].data.shape[-2],
+            "encoded": model.stages.num_calls["image"],
+        }
+        return scene
+
+    for name, mesh in (("one", None), ("data=2,model=2", "data=2,model=2")):
+        scene = ask(name, load(mesh))
+        for index, answer in enumerate(scene.ask_many([QUESTION, *OTHERS], **OPTIONS)):
+            np.savez(directory / f"{name} many {index}.npz", **arrays_of(answer))
+    for mesh in ("model=4", "data=8"):
+        ask(mesh, load(mesh))
+    for name, mesh in (("one int8", None), ("model=4 int8", "model=4")):
+        ask(name, load(mesh, weights="int8"))
+    mesh = device_mesh(cfg, "model=2")
+    params = load_params(folder)
+    stacked = jax.device_put(params, params_at(mesh, params))
+    ask("model=2 stacked", BatModel(cfg, stacked, scene.model.tokenizer, stages=Stages(mesh)))
+    cache = SceneCache(str(directory / "scenes"), 10**9)
+    for name in ("model=2", "model=2 read"):
+        ask(name, load("model=2", scene_cache=cache))
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    cli.run(main)
