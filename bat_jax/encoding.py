@@ -153,7 +153,8 @@ class SceneEncoder:
         found = jax.block_until_ready(self.stages.put(store.read(key, self.cfg, self.params)))
         self.stages.run_seconds["scene_cache"] += time.perf_counter() - start
         if found is not None:
-            return self._scene_data(source, labels, capacity, arrays, *found, {}, from_cache=True)
+            scene, centres = found
+            return self._scene_data(source, labels, capacity, arrays, scene, centres, {}, from_cache=True)
         data = self._encode(source, labels, arrays, capacity, keep_intermediates)
         start = time.perf_counter()
         store.write(key, SceneArrays(data.scales, data.cache), data.init_index)
