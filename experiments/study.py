@@ -18,6 +18,7 @@ and answers) and docs/reproduction.md, and a line to results/test_split.jsonl, w
 """
 
 import collections
+import gc
 import json
 import pathlib
 import subprocess
@@ -175,6 +176,7 @@ def facts_of(settings: Mapping[str, Any], record: Mapping[str, Any]) -> list[str
 def write(found: Archive, output: pathlib.Path, pictures: tuple[Figure, ...] = ()) -> Sequence[Judged]:
     """Judge a study, write its tables and its page, and return the verdicts."""
     results = found.results()
+    gc.freeze()  # statsmodels collects garbage at each of its calls, a second beside all answers and a model
     judged = reproduction.claims(results)
     study_page.write_study(judged, results, facts_of(found.settings, found.record), output, pictures, found.record)
     print(f"{study_tables.count_verdicts(judged)}\nwrote {output / study_page.REPORT}")

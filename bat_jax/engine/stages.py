@@ -4,8 +4,10 @@ import collections
 import contextlib
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -15,19 +17,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 class Stages:
     """Runs pure functions under jit, ahead-of-time compiled, with clocks that stop only when the device is done.
 
+    Threads may share it: a program that two of them want is compiled by one, and each has clocks of its own.
+
     Attributes:
       mesh: devices that programs run on (`engine.mesh`), None for one.
       num_calls, num_compiles: per stage name; a program that JAX has compiled for another object counts as well.
-      run_seconds, compile_seconds: sums per stage name since the last `reset_clocks`.
+      run_seconds, compile_seconds: sums per stage name since this thread's last `reset_clocks`.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.mesh = mesh
         self.num_calls: collections.Counter[str] = collections.Counter()
         self.num_compiles: collections.Counter[str] = collections.Counter()
-        self.run_seconds: dict[str, float] = collections.defaultdict(float)
-        self.compile_seconds: dict[str, float] = collections.defaultdict(float)
-        self._executables: dict[Hashable, Any] = {}
+        self._clocks = _Clocks()
+        self._executables: dict[Hashable, futures.Future[Any]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def run_seconds(self) -> dict[str, float]:
+        return self._clocks.run
+
+    @property
+    def compile_seconds(self) -> dict[str, float]:
+        return self._clocks.compile
 
     def reset_clocks(self) -> None:
         """Set the sums of seconds to zero; counts and executables stay."""
@@ -53,7 +65,8 @@ class Stages:
         start = time.perf_counter()
         result = jax.block_until_ready(executable(*args))
         self.run_seconds[name] += time.perf_counter() - start
-        self.num_calls[name] += 1
+        with self._lock:
+            self.num_calls[name] += 1
         return result
 
     def compile(self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
@@ -61,16 +74,36 @@ class Stages:
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
         signature = (name, function, static, structure, shapes)
-        if signature not in self._executables:
-            start = time.perf_counter()
-            # JAX remembers programs by function, so that another model of this process finds them.
-            jitted = jax.jit(function, static_argnums=tuple(range(len(static))))
-            named = jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh) if self.mesh else contextlib.nullcontext()
-            with named:
-                self._executables[signature] = jitted.lower(*static, *args).compile()
+        with self._lock:
+            is_first = signature not in self._executables
+            program = self._executables.setdefault(signature, futures.Future())
+        start = time.perf_counter()
+        if is_first:
+            try:
+                # JAX remembers programs by function, so that another model of this process finds them.
+                jitted = jax.jit(function, static_argnums=tuple(range(len(static))))
+                with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh) if self.mesh else contextlib.nullcontext():
+                    program.set_result(jitted.lower(*static, *args).compile())
+            except BaseException as error:
+                program.set_exception(error)
+                with self._lock:
+                    del self._executables[signature]
+                raise
+            with self._lock:
+                self.num_compiles[name] += 1
+        was_done = program.done() and not is_first
+        result = program.result()
+        if not was_done:
             self.compile_seconds[name] += time.perf_counter() - start
-            self.num_compiles[name] += 1
-        return self._executables[signature]
+        return result
+
+
+class _Clocks(threading.local):
+    """A thread's sums of seconds by stage."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, float] = collections.defaultdict(float)
+        self.compile: dict[str, float] = collections.defaultdict(float)
 
 
 def peak_host_bytes() -> int:

@@ -25,6 +25,7 @@ import math
 import os
 import pathlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -202,6 +203,7 @@ class PredictionLog:
         """
         is_new = not path.exists()
         self._file = path.open("a+b", buffering=0)
+        self._lock = threading.Lock()
         try:
             claim(self._file, path)
             self._file.seek(0)
@@ -217,12 +219,13 @@ class PredictionLog:
             sync_folder(path.parent)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a line; it is on the disk when this returns."""
+        """Write a line; it is on the disk when this returns. Threads may share the file."""
         line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        while line:
-            line = line[self._file.write(line) :]
-        os.fsync(self._file.fileno())
-        self.ids.add(record["id"])
+        with self._lock:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+            self.ids.add(record["id"])
 
     def close(self) -> None:
         """Close the file and let another process write it."""

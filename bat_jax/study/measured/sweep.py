@@ -8,6 +8,8 @@ clusters of all, and for the largest budgets among the runs whose totals lie wit
 small budget does not pay for a large one. A run's own budgets and clusters are values that the programs take. A rule
 that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
 
+Threads share all of this, a picture each (`pictures_at_once`): a small model's programs leave cores idle.
+
 Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
 on where it was, a grid that is added later asks only what is new in it, and answers that failed are asked for again.
 """
@@ -15,13 +17,17 @@ on where it was, a grid that is added later asks only what is new in it, and ans
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import ExitStack
 from typing import Any
 
+import jax
 import numpy as np
 
 from bat_jax.benchmarks.record import Picture
@@ -191,6 +197,7 @@ class Sweep(GridAnswers):
         label_map_of: Callable[[Picture], np.ndarray] | None = None,
         max_new_tokens: int = 8,
         on_answers: Callable[[int], None] | None = None,
+        at_once: int | None = None,
     ) -> int:
         """Answer what is not answered yet, and return how many of these answers had failed before.
 
@@ -198,6 +205,8 @@ class Sweep(GridAnswers):
           pictures_of: picture_px of a cell -> the pictures with their questions.
           label_map_of: picture -> (H, W) labels, for cells with partition "sam".
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
+          at_once: pictures that threads work on at once, `pictures_at_once` by default. Answers do not depend on it,
+            the order of lines does.
         """
         self._read.cache_clear()
         num_again = 0
@@ -209,8 +218,10 @@ class Sweep(GridAnswers):
                     self._folder(name).mkdir(parents=True, exist_ok=True)
                     logs[name] = stack.enter_context(PredictionLog(self._folder(name) / "predictions.jsonl"))
                 num_again += sum(len(log.failed) for log in logs.values())
-                for picture in pictures_of(px):
-                    self._answer(picture, logs, label_map_of, max_new_tokens, on_answers)
+                answer = functools.partial(
+                    self._answer, logs=logs, label_map_of=label_map_of, max_new_tokens=max_new_tokens
+                )
+                _in_threads(answer, pictures_of(px), at_once or pictures_at_once(), on_answers)
         return num_again
 
     def _answer(
@@ -219,8 +230,8 @@ class Sweep(GridAnswers):
         logs: Mapping[str, PredictionLog],
         label_map_of: Callable[[Picture], np.ndarray] | None,
         max_new_tokens: int,
-        on_answers: Callable[[int], None] | None,
-    ) -> None:
+    ) -> Iterator[int]:
+        """Ask every run's questions about a picture; yield after each answer how many questions are done with it."""
         scenes: dict[tuple, Scene] = {}
 
         @functools.cache
@@ -230,6 +241,7 @@ class Sweep(GridAnswers):
 
         for name, log in logs.items():
             left = tuple(task for task in picture.tasks if task.id not in log.ids)
+            yield len(picture.tasks) - len(left)
             run = self._runs[name]
             if left:
                 labels = None
@@ -240,11 +252,48 @@ class Sweep(GridAnswers):
                 source = _Encoded(run, views, scenes, {"seed": run.cell.seed, "max_clusters": self.max_clusters})
                 for record in answer_picture(source, asked, source.load, {}, ask):
                     log.append(record)
-            if on_answers:
-                on_answers(len(picture.tasks))
+                    yield 1
 
     def _folder(self, name: str) -> pathlib.Path:
         return self.directory / ANSWERS / name
+
+
+def pictures_at_once() -> int:
+    """Return how many pictures to work on at once: a CPU's cores, at most 4; an accelerator takes one."""
+    is_cpu = jax.default_backend() == "cpu"
+    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) if is_cpu else 1
+
+
+def _in_threads(
+    answer: Callable[[Picture], Iterator[int]],
+    pictures: Iterable[Picture],
+    num_threads: int,
+    on_answers: Callable[[int], None] | None,
+) -> None:
+    """Answer pictures in threads; at an error or an interrupt each ends with the question that it is at."""
+    rest, lock, is_over = iter(pictures), threading.Lock(), threading.Event()
+
+    def work() -> None:
+        while True:
+            with lock:
+                picture = next(rest, None)
+            if picture is None:
+                return
+            for count in answer(picture):
+                if on_answers:
+                    with lock:
+                        on_answers(count)
+                if is_over.is_set():
+                    return
+
+    # Threads even for one picture at a time: an interrupt ends a run in the same way.
+    with futures.ThreadPoolExecutor(num_threads) as pool:
+        running = [pool.submit(work) for _ in range(num_threads)]
+        try:
+            for thread in futures.as_completed(running):
+                thread.result()
+        finally:
+            is_over.set()
 
 
 def _size_class(cell: Cell) -> int:

@@ -48,7 +48,7 @@ def pictures_of(px):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Return (model, sweep) after a run that was cut off and started again."""
+    """Return (model, sweep) after a run that was cut off behind the first picture, and started again in threads."""
     folder = tmp_path_factory.mktemp("sweep")
     model = load_tiny(folder / "checkpoint", stages_apart=True)
     sweep = Sweep(model, [GRID, SAME], folder / "results")
@@ -60,13 +60,13 @@ def swept(tmp_path_factory):
 
     def kill(num):
         calls.append(num)
-        if len(calls) == NUM_RUNS:  # all of the first picture
+        if sum(calls) == len(pictures_of(None)[0].tasks) * NUM_RUNS:
             raise Killed
 
     with pytest.raises(Killed):
-        sweep.run(pictures_of, max_new_tokens=2, on_answers=kill)
+        sweep.run(pictures_of, max_new_tokens=2, on_answers=kill, at_once=1)
     counted = []
-    sweep.run(pictures_of, max_new_tokens=2, on_answers=counted.append)
+    sweep.run(pictures_of, max_new_tokens=2, on_answers=counted.append, at_once=3)
     assert sum(counted) == 24 * NUM_RUNS == 24 * sweep.num_runs
     return model, sweep
 
