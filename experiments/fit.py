@@ -13,6 +13,7 @@ else with 3.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -24,6 +25,7 @@ from absl import flags
 from bat_jax.config import BatConfig
 from bat_jax.engine import cost
 from bat_jax.engine.image import default_tile_batch
+from bat_jax.engine.mesh import mesh_axes
 from bat_jax.fit.abstract_run import Programs
 from bat_jax.fit.verdict import FitTarget, FitWork, judge, parse_target
 from bat_jax.io.output_files import write_json, write_text
@@ -40,7 +42,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Instead: the config of a directory that experiments.convert wrote."
 )
 DEVICE = flags.DEFINE_list("device", [], "Devices, as h200,a6000,v5e-4; NAME-N are N that share one model.")
-MESH = flags.DEFINE_string("mesh", None, "Devices along each axis, as data=1,model=4; data are replicas.")
+MESH = flags.DEFINE_string(
+    "mesh", None, "Devices along each axis, as data=1,model=4; a training step is shared out over all."
+)
 TRAIN = flags.DEFINE_multi_string(
     "train",
     [],
@@ -120,17 +124,24 @@ def judge_flags() -> list[dict[str, Any]]:
     if not targets:
         return []
     cfg = config_of_flags()
-    work = FitWork(
+    work = functools.partial(
+        FitWork,
         cfg=cfg,
         text=cost.Text(prefix=PREFIX.value, question=QUESTION.value, answer=ANSWER.value),
         image_px=IMAGE_PX.value,
-        tile_batch=TILE_BATCH.value or default_tile_batch(cfg, "accelerator"),
         recipe=recipe_of_flags(),
         stages_apart=STAGES_APART.value,
     )
+    if not TRAIN.value:
+        try:
+            for target in targets:
+                mesh_axes(cfg, target.axes)
+        except ValueError as error:  # which begins with "mesh"
+            raise ValueError(f"--{error}") from error
     programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))
     for target in targets:
-        verdict = judge(target, work, programs, search=SEARCH.value)
+        tiles = TILE_BATCH.value or default_tile_batch(cfg, "accelerator", target.num_devices)
+        verdict = judge(target, work(tile_batch=tiles), programs, search=SEARCH.value)
         found.append({**verdict.to_json(), "answer": verdict.answer(), "config": CONFIG.value or CHECKPOINT.value})
         print("\n".join([verdict.answer(), *stage_lines(found[-1]), ""]), flush=True)
     record = run_record(compressor.SEED.value)

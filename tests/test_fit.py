@@ -45,6 +45,7 @@ CASES = {
     "nothing": (["--config=7b"], 1, "--device: name at least one"),
     "model": (["--device=h200"], 1, "--config: give this or --checkpoint"),
     "mesh": (["--config=7b", "--device=h200", "--mesh=4"], 1, "--mesh=4: need axes as data=1,model=4"),
+    "heads": (["--config=7b", "--device=h200", "--mesh=model=3"], 1, "--mesh: model=3 neither divides the 4 key-value"),
     "recipe": (
         ["--config=7b", "--device=h200", "--train=epochs=1"],
         1,

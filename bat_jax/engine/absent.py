@@ -91,6 +91,15 @@ def compile_for(
         jax.config.update(_SHORTEST_CACHED, shortest)
 
 
+def results_of(program: jax.stages.Compiled) -> Any:
+    """Return the shapes of what a program returns, where it leaves them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        program.out_info,
+        program.output_shardings,
+    )
+
+
 def _devices(facts: DeviceFacts, count: int) -> list[Any]:
     """Return `count` or more devices of a kind, all in one process."""
     if facts.platform == "cuda":

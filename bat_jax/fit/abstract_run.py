@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bat_jax.engine.absent import compile_for, placed
+from bat_jax.engine.absent import compile_for, placed, results_of
 
 _OUT_OF_MEMORY = re.compile(r"Used ([\d.]+)([KMGT]?) of")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -93,17 +93,12 @@ def _compiled(mesh, function, static, args, options) -> tuple[ProgramMemory, Any
             mesh, jax.eval_shape(functools.partial(function, *static), *args)
         )
     memory: Any = program.memory_analysis()
-    results = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        program.out_info,
-        program.output_shardings,
-    )
     return ProgramMemory(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         aliased=memory.alias_size_in_bytes,
-    ), results
+    ), results_of(program)
 
 
 class AbstractRun:

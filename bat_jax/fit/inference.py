@@ -14,12 +14,12 @@ from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.engine.cost import Text
 from bat_jax.engine.image import ImageArrays, Regions, encode_in_one, encode_views, make_scene
+from bat_jax.engine.mesh import params_at
 from bat_jax.engine.question import QuestionArrays, SceneArrays, SceneLayout, Suffix, answer, answer_in_one
 from bat_jax.fit.abstract_run import AbstractRun
 from bat_jax.io.views import view_arguments
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.ops.bicubic import view_tiles
-from bat_jax.train.sharding import sharded
 
 
 def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
@@ -27,14 +27,10 @@ def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
-def abstract_params(cfg: BatConfig, mesh: Mesh, *, apart: bool = True) -> Any:
-    """Return the shapes of a model's weights as loaded, decoder layers apart as `BatModel` holds them.
-
-    Every leaf is cut over the mesh along its longest axis that divides, as in training's ZeRO-3 (train/sharding.py).
-    """
-    tree = bat.loaded_shapes(cfg)
-    tree = jax.eval_shape(layers_apart, tree) if apart else tree
-    return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), tree, sharded(mesh, tree))
+def abstract_params(cfg: BatConfig, mesh: Mesh) -> Any:
+    """Return the shapes of a model's weights where `BatModel` holds them, decoder layers apart."""
+    tree = jax.eval_shape(layers_apart, bat.loaded_shapes(cfg))
+    return jax.tree.map(lambda leaf, sharding: leaf.update(sharding=sharding), tree, params_at(mesh, tree))
 
 
 def scene_layout(cfg: BatConfig) -> SceneLayout:

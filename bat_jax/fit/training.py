@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.engine.cost import Text
 from bat_jax.fit.abstract_run import AbstractRun, bytes_of
-from bat_jax.fit.inference import abstract_params
 from bat_jax.io.prompts import bucket
 from bat_jax.train.batches import BatchMaker
 from bat_jax.train.finetune import step_layout
@@ -29,7 +29,7 @@ def train(run: AbstractRun, cfg: BatConfig, recipe: TrainConfig, text: Text) -> 
     Raises:
       ValueError: the recipe does not fit the model or the mesh.
     """
-    params, cfg = abstract_params(cfg, run.mesh, apart=False), training_config(cfg, recipe)
+    params, cfg = bat.loaded_shapes(cfg), training_config(cfg, recipe)
     num_columns = recipe.batch_size // recipe.accumulation
     if num_columns % run.mesh.size:
         raise ValueError(

@@ -11,13 +11,14 @@ from bat_jax.config import BatConfig
 from bat_jax.engine import cost
 from bat_jax.engine.absent import absent_mesh
 from bat_jax.engine.devices import DEVICES, DeviceFacts, find_device
+from bat_jax.engine.mesh import mesh_axes, parse_axes
 from bat_jax.fit import inference, training
 from bat_jax.fit.abstract_run import AbstractRun, Programs, StageRow
 from bat_jax.train.recipe import TrainConfig
 
-AXES = ("data", "model")
 # What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 DEFAULT_MEMORY_FRACTION = 0.75
+_DECODER_STAGES = ("anchor_prefix", "anchor_importance", "prefill", "generate")
 # Products of these stages are exact in float32: done in float32, or as three of bfloat16 (ops/float32_product.py).
 _FLOAT32_STAGES = ("region_partition", "preserve_merge")
 # What the cost model counts apart and one program runs.
@@ -34,7 +35,7 @@ class FitTarget:
     """Devices of one kind and how they are used.
 
     Attributes:
-      axes: "data" (replicas) and "model" (devices that share one). compiled_for: another device of the architecture,
+      axes: "data" and "model" (engine/mesh.py). compiled_for: another device of the architecture,
         whose programs stand for this one's.
     """
 
@@ -45,6 +46,10 @@ class FitTarget:
     @property
     def facts(self) -> DeviceFacts:
         return find_device(self.device)
+
+    @property
+    def num_devices(self) -> int:
+        return self.axes["data"] * self.axes["model"]
 
     @property
     def mesh_name(self) -> str:
@@ -182,16 +187,11 @@ def parse_target(device: str, mesh: str | None) -> FitTarget:
             count = int(digits)
     if name not in DEVICES or (name != device and count is None):
         find_device(device)  # says what is known
-    axes = {"data": 1, "model": count or 1}
-    if mesh:
-        for item in mesh.split(","):
-            axis, _, digits = item.partition("=")
-            if axis not in AXES or not digits.isdigit() or not int(digits):
-                raise ValueError(f"mesh={mesh}: need axes as data=1,model=4; known are {', '.join(AXES)}")
-            axes[axis] = int(digits)
-        if count is not None and count != axes["data"] * axes["model"]:
-            raise ValueError(f"mesh={mesh}: has {axes['data'] * axes['model']} devices, device={device} has {count}")
-    return FitTarget(device=name, axes=axes)
+    axes = parse_axes(mesh) if mesh else {"data": 1, "model": count or 1}
+    target = FitTarget(device=name, axes=axes)
+    if count not in (None, target.num_devices):
+        raise ValueError(f"mesh={mesh}: has {target.num_devices} devices, device={device} has {count}")
+    return target
 
 
 def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool = True) -> FitVerdict:
@@ -206,8 +206,7 @@ def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool 
     """
     if work.recipe is not None:
         return _judge_training(target, work, work.recipe, programs)
-    # Replicas answer questions of their own and share nothing, so one of them is looked at.
-    mesh = _mesh(target.compiled_for or target.device, (("model", target.axes["model"]),))
+    mesh = _mesh(target.compiled_for or target.device, tuple(mesh_axes(work.cfg, target.axes).items()))
     run, weight_bytes = _answered(mesh, work, programs)
     costs = cost.pipeline_stages(work.cfg, work.text)
     verdict = FitVerdict(
@@ -215,7 +214,7 @@ def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool 
         work=work,
         rows=tuple(run.rows.values()),
         weight_bytes=weight_bytes,
-        seconds=least_seconds(costs, target.facts, mesh.size),
+        seconds=least_seconds(costs, target.facts, target.axes),
         costs=costs,
     )
     if not search or not verdict.fits:
@@ -257,15 +256,17 @@ def _mesh(device: str, axes: tuple[tuple[str, int], ...]) -> Mesh:
     return absent_mesh(device, dict(axes))
 
 
-def least_seconds(costs: Mapping[str, cost.Stage], facts: DeviceFacts, num_devices: int) -> dict[str, float]:
+def least_seconds(costs: Mapping[str, cost.Stage], facts: DeviceFacts, axes: Mapping[str, int]) -> dict[str, float]:
     """Return each stage's operations over the device's rate or its bytes over the bandwidth, whichever takes longer.
 
-    Several devices share both evenly, and what they send each other is free: it is the least that a stage can take.
+    Devices share both evenly where they share a stage at all (engine/mesh.py), and what they send each other is free:
+    it is the least that a stage can take.
     """
+    sharing = dict.fromkeys(_DECODER_STAGES, axes["model"]) | {"vision_tower": axes["data"] * axes["model"]}
     exact = max(facts.f32_flops, facts.bf16_flops / 3)
     rates = {name: exact if name in _FLOAT32_STAGES else facts.bf16_flops for name in costs}
     return {
-        name: max(stage.flops / rates[name], stage.bytes / facts.bandwidth) / num_devices
+        name: max(stage.flops / rates[name], stage.bytes / facts.bandwidth) / sharing.get(name, 1)
         for name, stage in costs.items()
     }
 

@@ -88,12 +88,16 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "Seconds are the least that a stage can take: its operations over the data sheet's rate for dense products "
         "(K-means and merging: float32's or a third of bfloat16's), or its bytes over the memory's bandwidth, "
         "whichever is longer. Nothing reaches that; [docs/gpu.md](gpu.md) says what was measured. Several devices are "
-        "assumed to share evenly and to talk for nothing.",
+        "assumed to share evenly what they share, and to talk for nothing.",
         "",
-        "`model` of a mesh are devices that share one model: every weight is cut along its longest axis that their "
-        "number divides (the rule of training's ZeRO-3), and where caches and activations lie is left to XLA. `data` "
-        "are replicas with pictures of their own. Training cuts batch and optimiser over all devices, as its recipe "
-        "says. `BatModel` itself runs on one device.",
+        "A mesh is that of `experiments.answer --mesh=data=D,model=M` and of `experiments.evaluate`: `model` devices "
+        "share the decoder, attention by heads, the MLP by its rows, the head by tokens, the embedding by its width; "
+        "eight take the 7B's four key-value heads in pairs. A decoder layer then has two all-reduces, behind `o_proj` "
+        "and behind `down_proj`, in the prompt and in the token loop, and no other (read from the compiled programs by "
+        "`tests/engine/test_compiled_for_gpus.py`); beside them the row that is looked up and the logits are gathered. "
+        "All devices share a picture's tiles, and each holds the tower, the views, all tokens of a scene, K-means and "
+        "the selection whole: what a picture takes does not shrink with their number. Training cuts batch and "
+        "optimiser over all devices, as its recipe says.",
     ]
 
 
@@ -122,7 +126,8 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
     text = first["text"]
     lines = [
         f"{first['config']}, {first['kept_tokens']:,} kept tokens ({'/'.join(map(str, first['budgets']))}), a picture "
-        f"of {first['image_px']} x {first['image_px']} pixels, {first['tile_batch']} tiles at once, "
+        f"of {first['image_px']} x {first['image_px']} pixels, {first['tile_batch']} tiles at once "
+        f"(and no more on each of several devices), "
         f"{text['prefix'] + text['question']} text tokens, {text['answer']} of answer; GB a device (10^9 bytes). Most "
         "kept tokens and most tiles at once that fit, each with all else as it is, are within 5 %, at most what the "
         "decoder's positions and the largest view's tiles allow, and blank where they were not searched.",

@@ -11,8 +11,9 @@ import pytest
 
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
-from bat_jax.engine.absent import compile_for
+from bat_jax.engine.absent import absent_mesh, compile_for, results_of
 from bat_jax.engine.generate import generate
+from bat_jax.engine.mesh import mesh_axes, params_at
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.nn.int8 import int8_product
 from bat_jax.ops.attention import weighted_attention_row
@@ -52,9 +53,8 @@ def buffers_in_loops(text):
     return found
 
 
-@pytest.mark.parametrize("weights", ["stored", "int8"])
-def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where_they_stand(weights):
-    """Two layers of the 7B at full width, behind 3,078 rows; the library's own workspace is 4 MiB."""
+def two_layers(weights):
+    """Return the networks of the 7B with two decoder layers at full width, their parameters, and a prompt."""
     cfg = BatConfig.uhr_bat_7b()
     cfg = dataclasses.replace(
         cfg,
@@ -62,15 +62,57 @@ def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where
         compressor=dataclasses.replace(cfg.compressor, importance_layer=-1),
     ).networks.with_weights(weights)
     params = jax.eval_shape(layers_apart, {"decoder": bat.loaded_shapes(cfg)["decoder"]})
-    prompt = bat.Spliced(shape(1, 3078, 3584), shape(1, dtype=jnp.int32))
-    logits, cache = jax.eval_shape(functools.partial(bat.prefill, cfg, 32), params, prompt)
+    return cfg, params, bat.Spliced(shape(1, 3078, 3584), shape(1, dtype=jnp.int32))
+
+
+def drawing():
     number = shape(dtype=jnp.float32)
-    drawing = (shape(2, dtype=jnp.int32), number, number, jax.eval_shape(lambda: jax.random.key(0)))
-    text = compile_for("h200", generate, params, logits, cache, *drawing, static=(cfg, 32)).as_text()
+    return shape(2, dtype=jnp.int32), number, number, jax.eval_shape(lambda: jax.random.key(0))
+
+
+@pytest.mark.parametrize("weights", ["stored", "int8"])
+def test_a_token_moves_no_layers_weights_and_no_whole_cache_but_multiplies_where_they_stand(weights):
+    """Behind 3,078 rows; the library's own workspace is 4 MiB."""
+    cfg, params, prompt = two_layers(weights)
+    logits, cache = jax.eval_shape(functools.partial(bat.prefill, cfg, 32), params, prompt)
+    text = compile_for("h200", generate, params, logits, cache, *drawing(), static=(cfg, 32)).as_text()
     buffers = buffers_in_loops(text)
     layer_bytes = 2 * 3584 * 18944
     assert len(buffers) > 50 and layer_bytes > 100 * MIB
     assert max(buffers)[0] <= 4 * MIB, sorted(buffers)[-5:]
+
+
+def collectives(program):
+    """Return (kind, bytes of the result, whose it is) of everything that is sent between devices."""
+    found = []
+    for line in program.as_text().splitlines():
+        sent = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ((?:all|collective|reduce-scatter)[\w-]*)\(", line)
+        if sent and not sent[2].endswith("-done"):
+            kind, sizes = re.findall(r"(\w+)\[([\d,]*)\]", sent[1])[-1]
+            count = math.prod(int(size) for size in sizes.split(",") if size)
+            owner = re.search(r"layers_(\d)/(?:self_attn|mlp)/(\w+)", line)
+            found.append((sent[2].removesuffix("-start"), count * ITEM_BYTES[kind], owner and owner[0]))
+    return found
+
+
+@pytest.mark.parametrize(("model", "weights"), [(4, "stored"), (2, "int8")])
+def test_a_layer_on_a_mesh_sums_over_devices_twice_and_sends_nothing_else(model, weights):
+    """In the prompt and in the token loop; each device's arguments are its part of the weights."""
+    cfg, params, prompt = two_layers(weights)
+    mesh = absent_mesh("h100", mesh_axes(cfg, {"data": 1, "model": model}))
+    placed = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), params, params_at(mesh, params))
+    prefill = compile_for(mesh, bat.prefill, placed, prompt, static=(cfg, 32))
+    token_loop = compile_for(mesh, generate, placed, *results_of(prefill), *drawing(), static=(cfg, 32))
+    twice = [("all-reduce", f"layers_{i}/{name}") for i in (0, 1) for name in ("self_attn/o_proj", "mlp/down_proj")]
+    for program, rest in ((prefill, ["logits"]), (token_loop, ["lookup", "logits"])):
+        sent = collectives(program)
+        assert [(kind, owner) for kind, _, owner in sent if owner] == twice
+        assert [kind for kind, _, owner in sent if not owner] == ["all-gather"] * len(rest)
+        assert max(num_bytes for kind, num_bytes, _ in sent if kind == "all-gather") <= 4 * cfg.decoder.vocab_size
+    weight_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    held = token_loop.memory_analysis().argument_size_in_bytes
+    cache_bytes = 2 * 2 * 3136 * 4 * 128 * 2
+    assert held == pytest.approx((weight_bytes + cache_bytes) / model, rel=0.005)
 
 
 def test_two_passes_over_int8_matrices_hold_no_copies_of_them_from_one_to_the_other():

@@ -5,9 +5,9 @@ import collections
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from bat_jax.engine.cost import Text
+from bat_jax.engine.mesh import device_mesh
 from bat_jax.fit.abstract_run import AbstractRun
 from bat_jax.fit.inference import abstract_params, ask, encode
 from bat_jax.io.prompts import SHORTEST_TEXT
@@ -33,7 +33,7 @@ def walked(request, model):
     scene = model.encode(pixels)
     scene.ask("How many ships are there?", max_new_tokens=ANSWER)
     num_calls = model.stages.num_calls - before
-    mesh = Mesh(np.array(jax.devices()[:1]), ("model",))
+    mesh = device_mesh(model.cfg, "model=1")
     run = AbstractRun(mesh, ShapesAlone())
     text = Text(prefix=scene.prefix_ids.size, question=SHORTEST_TEXT, answer=ANSWER)
     params = run.hold(abstract_params(model.cfg, mesh))

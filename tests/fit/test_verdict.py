@@ -86,13 +86,16 @@ def test_more_kept_tokens_are_shared_as_the_budgets_are_until_a_scale_is_full():
 def test_the_least_time_is_the_longer_of_operations_and_bytes():
     facts = find_device("h200")
     stages = {
+        "vision_tower": cost.Stage("vision_tower", 989e12, 0, 1),
         "prefill": cost.Stage("prefill", 989e12, 0, 1),
         "generate": cost.Stage("generate", 1, 0, 4.8e12),
         "region_partition": cost.Stage("region_partition", 989e12 / 3, 0, 1),
     }
-    assert least_seconds(stages, facts, 1) == pytest.approx({"prefill": 1, "generate": 1, "region_partition": 1})
-    assert least_seconds(stages, facts, 4)["prefill"] == pytest.approx(1 / 4)
-    assert least_seconds(stages, find_device("t4"), 1)["region_partition"] == pytest.approx(989 / 3 / 8.1)
+    one = {"data": 1, "model": 1}
+    assert least_seconds(stages, facts, one) == pytest.approx(dict.fromkeys(stages, 1))
+    eight = {"vision_tower": 1 / 8, "prefill": 1 / 4, "generate": 1 / 4, "region_partition": 1}
+    assert least_seconds(stages, facts, {"data": 2, "model": 4}) == pytest.approx(eight)
+    assert least_seconds(stages, find_device("t4"), one)["region_partition"] == pytest.approx(989 / 3 / 8.1)
 
 
 def verdict_of(peak):
