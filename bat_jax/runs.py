@@ -214,10 +214,11 @@ class RunDirectory:
                 file=sys.stderr,
             )
         self.settings, self.starts = settings, [*before, start]
+        # First: to a process that looks meanwhile, a directory with other files and no run in it is somebody else's.
+        write_json(file, {"settings": settings, "starts": self.starts})
         if inputs:
             known = {key: size for key, size in inputs.items() if size is not None}
             write_json(self.path / INPUTS_FILE, inputs | _stored_inputs(self.path) | known)
-        write_json(file, {"settings": settings, "starts": self.starts})
 
     def close(self) -> None:
         """Let another process open the directory."""

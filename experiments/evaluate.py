@@ -10,10 +10,12 @@ how to get each one and which forms are read. tfds is what experiments.prepare_t
 
 The results directory holds config.json (the model's), run.json (settings; every start's versions, device and date),
 predictions.jsonl, metrics.json and table.md. The same command started again goes on where the last one ended, however
-it ended, and asks once more what had failed. Several processes share a run with --shard=1/4 ... --shard=4/4 and one
-directory; --merge makes the metrics from what is there.
+it ended, and asks once more what had failed. Several hosts share a run with --coordinator, --num_processes and
+--process_id and one directory that all of them see; the first makes the metrics when all are done. Several processes
+that need not know of each other do so with --shard=1/4 ... --shard=4/4; --merge makes the metrics from what is there.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -37,13 +39,15 @@ from bat_jax.evals.runner import (
     run,
     shard_of,
 )
+from bat_jax.hosts import HostShare, HostSign, meet
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
 from bat_jax.io.output_files import staged_file, write_json
+from bat_jax.io.sources import source_digest
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import INPUTS_FILE, RUN, RunDirectory, shard_file, stored_runs
-from experiments import benchmark_flags, cli
+from experiments import benchmark_flags, cli, host_flags
 from experiments import compressor_flags as compressor
 from experiments.mesh_flags import mesh_of_flags
 from experiments.scene_cache_flags import scene_cache
@@ -179,8 +183,8 @@ def shard_of_flag() -> tuple[int, int]:
     return int(first), int(second)
 
 
-def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
-    """Return everything that the lines of one run have in common, ready for JSON."""
+def settings_of_flags(cfg: BatConfig) -> dict[str, Any]:
+    """Return everything that the lines of one run have in common but the number of its parts, ready for JSON."""
     record = BENCHMARKS[BENCHMARK.value]
     init = compressor.KMEANS_INIT.value
     return {
@@ -195,7 +199,6 @@ def settings_of_flags(cfg: BatConfig, num_shards: int) -> dict[str, Any]:
         "questions_at_once": QUESTIONS_AT_ONCE.value,
         "seed": compressor.SEED.value,
         "kmeans_init": hashlib.sha256(pathlib.Path(init).read_bytes()).hexdigest() if init else None,
-        "num_shards": num_shards,
         "checkpoint": checkpoint_digest(pathlib.Path(CHECKPOINT.value)),
         "config": json.loads(cfg.to_json()),
     }
@@ -250,8 +253,20 @@ def merge() -> results.Summary:
     return write_metrics(output, settings, *pictures_of(runs[0]["starts"][-1]["places"] | settings))
 
 
-def evaluate() -> results.Summary:
-    """Do what the flags ask: check everything, ask what is left, write the metrics."""
+def share_of_flags(facts: Mapping[str, Any]) -> HostShare:
+    """Return which part of the pictures this process asks about; where there are other hosts, wait for them.
+
+    Raises:
+      ValueError: flags do not fit each other, a host does not come, or one was started with other facts.
+    """
+    if not host_flags.has_hosts():
+        index, num_shards = shard_of_flag()
+        return HostShare(index=index, num_hosts=num_shards, meeting="")
+    return meet(*host_flags.places(), facts, host_flags.HOST_TIMEOUT.value)
+
+
+def evaluate() -> results.Summary | None:
+    """Do what the flags ask: check everything, ask what is left, write the metrics; None if another host does."""
     if not OUTPUT_DIR.value:
         raise ValueError("--output_dir: name the results directory")
     if MERGE.value:
@@ -259,31 +274,40 @@ def evaluate() -> results.Summary:
     for flag in (CHECKPOINT, BENCHMARK):
         if not flag.value:
             raise ValueError(f"--{flag.name}: give one")
-    index, num_shards = shard_of_flag()
-    if OVERWRITE.value and num_shards > 1:
+    if host_flags.has_hosts() and SHARD.value:
+        raise ValueError("--shard: with --coordinator every host takes its part; leave it out")
+    if OVERWRITE.value and (host_flags.has_hosts() or shard_of_flag()[1] > 1):
         raise ValueError("--overwrite: would remove what the other shards write; remove the directory by hand")
     cfg, cache = config_of_flags(), scene_cache()
-    mesh = mesh_of_flags(cfg)
-    settings, places = settings_of_flags(cfg, num_shards), places_of_flags()
+    settings, places = settings_of_flags(cfg), places_of_flags()
     encode_options = {"kmeans_init": compressor.read_kmeans_init(), "seed": compressor.SEED.value}
     pictures, description = pictures_of(places | settings)
     if LABEL_MAPS.value:
         pictures = with_label_maps(pictures, pathlib.Path(LABEL_MAPS.value), settings["render_px"])
+    sizes = input_sizes(
+        (file for picture in pictures for file in picture.files),
+        pathlib.Path(benchmark_flags.DATA.value or LABEL_MAPS.value or "."),
+    )
+    share = share_of_flags(settings | {"bat_jax": source_digest(), "inputs": sizes})
+    mesh = mesh_of_flags(cfg)  # behind the meeting, which may say which devices are this process's
+    index, num_shards = share.index, share.num_hosts
     own = shard_of(pictures, index, num_shards)
-    with RunDirectory.open(
-        pathlib.Path(OUTPUT_DIR.value),
-        _COMMAND,
-        settings,
-        seed=compressor.SEED.value,
-        facts={"places": places},
-        inputs=input_sizes(
-            (file for picture in pictures for file in picture.files),
-            pathlib.Path(benchmark_flags.DATA.value or LABEL_MAPS.value or "."),
-        ),
-        shard=(index, num_shards),
-        overwrite=OVERWRITE.value,
-        own=_OWN,
-    ) as directory:
+    with (
+        RunDirectory.open(
+            pathlib.Path(OUTPUT_DIR.value),
+            _COMMAND,
+            settings | {"num_shards": num_shards},
+            seed=compressor.SEED.value,
+            facts={"places": places},
+            inputs=sizes,
+            shard=(index, num_shards),
+            overwrite=OVERWRITE.value,
+            own=_OWN,
+        ) as directory,
+        HostSign(directory.path, share, host_flags.HOST_TIMEOUT.value)
+        if share.meeting
+        else contextlib.nullcontext() as sign,
+    ):
         with staged_file(directory.path / _CONFIG) as stage:
             stage.write_text(cfg.to_json())
         with PredictionLog(directory.path / shard_file(PREDICTIONS, ".jsonl", index, num_shards)) as log:
@@ -305,6 +329,11 @@ def evaluate() -> results.Summary:
                     num_workers=NUM_WORKERS.value,
                     progress=sys.stderr.isatty(),
                 )
+        if sign is not None:
+            sign.wait_for_others()
+            if index > 1:
+                print(f"host {index} of {num_shards} is done; host 1 writes the metrics")
+                return None
         return write_metrics(directory.path, settings, pictures, description)
 
 

@@ -38,7 +38,7 @@ from bat_jax.train.loop import LoopSettings
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
 from bat_jax.train.sharding import make_mesh
-from experiments import cli
+from experiments import cli, host_flags
 from experiments import compressor_flags as compressor
 from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 from experiments.recipe_flags import with_fields
@@ -70,9 +70,6 @@ CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between 
 KEEP_CHECKPOINTS = flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints that stay.", lower_bound=1)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with the training in --output_dir.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier fine-tuning in --output_dir once it is complete.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, for training on several hosts.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes in all.", lower_bound=1)
-PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Number of this process.", lower_bound=0)
 
 TRAIN_FOLDER = "train"
 _RECIPE_NAME = "train_config.json"
@@ -213,7 +210,7 @@ def finetune() -> TrainResult:
     mesh = make_mesh(compressor.whole_numbers(MESH.value, "mesh") if MESH.value else None)
     is_first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        if not PROCESS_ID.value:
+        if is_first:
             stack.enter_context(open_output(output, cfg, recipe, records))
         wait_for_all("output directory")
         work = working_path(output)
@@ -244,16 +241,14 @@ def finetune() -> TrainResult:
 
 def wait_for_all(what: str) -> None:
     """Wait until every process is here."""
-    if NUM_PROCESSES.value > 1:
+    if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def main(_: list[str]) -> None:
     """Join the other hosts, then fine-tune."""
-    if NUM_PROCESSES.value > 1:
-        if not COORDINATOR.value:
-            raise ValueError("--num_processes: training on several hosts needs --coordinator=HOST:PORT")
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if host_flags.has_hosts():
+        jax.distributed.initialize(*host_flags.places(), initialization_timeout=host_flags.HOST_TIMEOUT.value)
     finetune()
 
 

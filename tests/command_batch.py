@@ -28,9 +28,16 @@ def run_commands(module: str, cases: list[list[str]], path: os.PathLike | None =
     return _ask(module=module, cases=cases, path=path and str(path))
 
 
-def run_together(module: str, cases: list[list[str]]) -> list[Result]:
-    """Run `python -m MODULE ARGS...` for every list of arguments, all at the same time."""
-    return _ask(module=module, cases=cases, together=True)
+def run_together(
+    module: str, cases: list[list[str]], kill_first_at: tuple[pathlib.Path, int] | None = None
+) -> list[Result]:
+    """Run `python -m MODULE ARGS...` for every list of arguments, all at the same time.
+
+    Args:
+      kill_first_at: kill the first one when a file has so many lines.
+    """
+    kill = kill_first_at and [str(kill_first_at[0]), kill_first_at[1], 0.0, signal.SIGKILL]
+    return _ask(module=module, cases=cases, together=True, kill=kill)
 
 
 def run_killed(
@@ -85,7 +92,8 @@ def _answer(
     with contextlib.ExitStack() as stack:
         if together:
             forks = [stack.enter_context(_fork(module, [case], path)) for case in cases]
-            return [result for fork in forks for result in _results_of(*fork)]
+            kills = [kill, *[None] * (len(forks) - 1)]
+            return [result for fork, at in zip(forks, kills, strict=True) for result in _results_of(*fork, at)]
         while len(results) < len(cases):
             results += _results_of(*stack.enter_context(_fork(module, cases[len(results) :], path)), kill)
     return results

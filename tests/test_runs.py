@@ -90,6 +90,21 @@ def test_one_process_writes_and_each_shard_has_its_own_lock(tmp_path):
     begin(path, shard=(1, 2)).close()
 
 
+def test_a_shard_that_starts_while_another_does_finds_a_run_there(tmp_path, monkeypatch):
+    files = []
+
+    def write_and_start_another(path, content):
+        write_json(path, content)
+        with monkeypatch.context() as inner:
+            inner.setattr(runs, "write_json", write_json)
+            begin(tmp_path / "run", shard=(2, 2), inputs={"a.png": 1}).close()
+        files.append(path.name)
+
+    monkeypatch.setattr(runs, "write_json", write_and_start_another)
+    begin(tmp_path / "run", shard=(1, 2), inputs={"a.png": 1}).close()
+    assert sorted(files) == ["inputs.json", "run-001-of-002.json"]
+
+
 def test_a_folder_that_is_no_run_is_refused_but_for_files_that_count_as_none(tmp_path):
     (tmp_path / "claims.md").write_text("")
     before = contents(tmp_path)
