@@ -37,9 +37,9 @@ from bat_jax.train.finetune import TrainResult, train
 from bat_jax.train.loop import LoopSettings
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
-from bat_jax.train.sharding import make_mesh
 from experiments import cli, host_flags
 from experiments import compressor_flags as compressor
+from experiments.mesh_flags import training_mesh_of_flags
 from experiments.path_flags import ALLOW_OUTSIDE_PATHS
 from experiments.recipe_flags import with_fields
 
@@ -65,7 +65,6 @@ RECIPE = flags.DEFINE_string("recipe", None, "JSON file with a whole recipe, ins
 TRAIN = flags.DEFINE_multi_string(
     "train", [], "A field of the recipe as name=value, such as --train=epochs=1 or --train=decoder=1e-5."
 )
-MESH = flags.DEFINE_string("mesh", None, "Devices along each axis of the mesh, as 8 or 4,2. Default: all in one axis.")
 CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "Steps between checkpoints.", lower_bound=1)
 KEEP_CHECKPOINTS = flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints that stay.", lower_bound=1)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with the training in --output_dir.")
@@ -207,7 +206,7 @@ def finetune() -> TrainResult:
         held_out = RecordRange(source=source, numbers=range(num_trained, len(source)))
         source = RecordRange(source=source, numbers=range(num_trained))
     tokenizer = load_tokenizer(checkpoint / "tokenizer")
-    mesh = make_mesh(compressor.whole_numbers(MESH.value, "mesh") if MESH.value else None)
+    mesh = training_mesh_of_flags(cfg)
     is_first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         if is_first:

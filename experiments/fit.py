@@ -43,7 +43,7 @@ CHECKPOINT = flags.DEFINE_string(
 )
 DEVICE = flags.DEFINE_list("device", [], "Devices, as h200,a6000,v5e-4; NAME-N are N that share one model.")
 MESH = flags.DEFINE_string(
-    "mesh", None, "Devices along each axis, as data=1,model=4; a training step is shared out over all."
+    "mesh", None, "Devices along each axis, as data=1,model=4: that of answer, evaluate and finetune."
 )
 TRAIN = flags.DEFINE_multi_string(
     "train",
@@ -132,12 +132,11 @@ def judge_flags() -> list[dict[str, Any]]:
         recipe=recipe_of_flags(),
         stages_apart=STAGES_APART.value,
     )
-    if not TRAIN.value:
-        try:
-            for target in targets:
-                mesh_axes(cfg, target.axes)
-        except ValueError as error:  # which begins with "mesh"
-            raise ValueError(f"--{error}") from error
+    try:
+        for target in targets:
+            mesh_axes(cfg, target.axes)
+    except ValueError as error:  # which begins with "mesh"
+        raise ValueError(f"--{error}") from error
     programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))
     for target in targets:
         tiles = TILE_BATCH.value or default_tile_batch(cfg, "accelerator", target.num_devices)

@@ -87,12 +87,16 @@ def device_mesh(cfg: BatConfig, text: str, devices: Sequence[Any] | None = None)
 
 
 def param_sharding(mesh: Mesh | AbstractMesh, path: str, shape: tuple[int, ...]) -> NamedSharding:
-    """Return where a parameter lies, by its path with slashes; a vocabulary that cannot be cut evenly is whole."""
+    """Return where a parameter lies, by its path with slashes; a vocabulary that cannot be cut evenly is whole.
+
+    What an optimiser keeps of a parameter lies there, too: its path ends in the parameter's.
+    """
     for rule, axis, names in RULES:
-        if re.fullmatch(rule, path):
+        if re.search(f"(^|/){rule}$", path):
             spec: list[Any] = [None] * len(shape)
             spec[axis] = names
-            if shape[axis] % math.prod(mesh.shape[name] for name in np.atleast_1d(names)) == 0:
+            parts = math.prod(mesh.shape[name] for name in np.atleast_1d(names))
+            if parts > 1 and shape[axis] % parts == 0:
                 return NamedSharding(mesh, PartitionSpec(*spec))
     return NamedSharding(mesh, PartitionSpec())
 

@@ -16,7 +16,7 @@ from bat_jax.train.loop import train_step
 from bat_jax.train.loss import training_config
 from bat_jax.train.optimizer import split_params
 from bat_jax.train.recipe import TrainConfig
-from bat_jax.train.sharding import batch_sharding
+from bat_jax.train.sharding import batch_sharding, check_columns
 from bat_jax.train.state import TrainState
 
 
@@ -31,10 +31,7 @@ def train(run: AbstractRun, cfg: BatConfig, recipe: TrainConfig, text: Text) -> 
     """
     params, cfg = bat.loaded_shapes(cfg), training_config(cfg, recipe)
     num_columns = recipe.batch_size // recipe.accumulation
-    if num_columns % run.mesh.size:
-        raise ValueError(
-            f"batch_size / accumulation={num_columns}: must be a multiple of the {run.mesh.size} devices of the mesh"
-        )
+    check_columns(run.mesh, num_columns)
     trained, frozen = split_params(recipe, params)
     if recipe.master_weights:
         trained = jax.tree.map(lambda leaf: leaf.update(dtype=jnp.float32), trained)

@@ -244,7 +244,7 @@ def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRu
 
 
 def _judge_training(target: FitTarget, work: FitWork, recipe: TrainConfig, programs: Programs) -> FitVerdict:
-    run = AbstractRun(_mesh(target.device, tuple(target.axes.items())), programs)
+    run = AbstractRun(_mesh(target.device, tuple(mesh_axes(work.cfg, target.axes).items())), programs)
     weight_bytes = training.train(run, work.cfg, recipe, work.text)
     return FitVerdict(
         target=target, work=work, rows=tuple(run.rows.values()), weight_bytes=weight_bytes, seconds={}, costs={}

@@ -245,7 +245,7 @@ def train(
     """Train a model to the end of its recipe.
 
     Args:
-      cfg: the model's config as loaded. params: its weights. mesh: `sharding.make_mesh()` by default.
+      cfg: the model's config as loaded. params: its weights. mesh: `sharding.make_mesh(cfg)` by default.
       images, budgets: see BatchMaker. held_out: records to measure the loss on before and after.
 
     Raises:
@@ -253,7 +253,7 @@ def train(
       NonFiniteLossError: names the step and the samples.
     """
     cfg = training_config(cfg, recipe)
-    mesh = shard.make_mesh() if mesh is None else mesh
+    mesh = shard.make_mesh(cfg) if mesh is None else mesh
     num_steps = recipe.num_steps(len(source))
     columns = shard.local_columns(mesh, recipe.batch_size // recipe.accumulation)
     maker = BatchMaker(cfg, recipe, tokenizer, source, images, columns=columns, budgets=budgets)

@@ -5,30 +5,33 @@
     zero2    whole      in shards                     split
     zero3    in shards  in shards                     split
 
-All of it is annotation: the step under jit is the same program, and XLA adds the communication. A mesh of any number of
-axes serves; batch and shards are cut over all of them together.
+Samples and shards are cut over `data`; over `model` weights, moments and gradients are cut as answering cuts weights
+(engine/mesh.py), in every mode. All of it is annotation: the step under jit is the same program, and XLA adds the
+communication.
 """
 
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from bat_jax.config import BatConfig
+from bat_jax.engine.mesh import device_mesh, param_sharding
+from bat_jax.ops.on_mesh import DATA
 from bat_jax.train.recipe import TrainConfig
 
 
-def make_mesh(shape: tuple[int, ...] | None = None, names: tuple[str, ...] | None = None) -> Mesh:
-    """Return a mesh over all devices of all hosts; `shape`: devices along each axis, by default one axis of all.
+def make_mesh(cfg: BatConfig, text: str | None = None) -> Mesh:
+    """Return a mesh over all devices of all hosts, as "data=2,model=4" says; by default all are `data`.
 
     Raises:
-      ValueError: the shape does not hold as many devices as there are.
+      ValueError: as `device_mesh`, or there are more devices.
     """
-    shape = (jax.device_count(),) if shape is None else shape
-    names = names or ("data", "fsdp", "replica")[: len(shape)]
-    if int(np.prod(shape)) != jax.device_count() or len(names) != len(shape):
-        raise ValueError(f"mesh={shape}: needs as many devices as there are ({jax.device_count()}) and a name an axis")
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(shape))
+    mesh = device_mesh(cfg, text or f"data={jax.device_count()}", jax.devices())
+    if mesh.size != jax.device_count():
+        raise ValueError(f"mesh={text}: training takes all devices, there are {jax.device_count()}")
+    return mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -38,35 +41,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of a batch (accumulation, samples, ...): samples are split, the rest is whole."""
-    return NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
+    return NamedSharding(mesh, PartitionSpec(None, DATA))
 
 
-def sharded(mesh: Mesh, tree: Any) -> Any:
-    """Return a NamedSharding per leaf: its longest axis that the number of devices divides is cut, else it is whole."""
+def _placed(mesh: Mesh, tree: Any, *, in_shards: bool) -> Any:
+    """Return a NamedSharding per leaf: cut over `model` by its path, and in shards over `data`, too.
 
-    def spec(leaf) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size and size % mesh.size == 0]
-        if not axes:
-            return replicated(mesh)
-        axis = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
+    A shard is of the longest axis that is whole yet and that `data` divides; without one there are none.
+    """
+    num_shards = mesh.shape[DATA]
 
-    return jax.tree.map(spec, tree)
+    def place(path, leaf) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = list(param_sharding(mesh, name, leaf.shape).spec)
+        spec += [None] * (leaf.ndim - len(spec))
+        axes = [i for i, size in enumerate(leaf.shape) if size and spec[i] is None and size % num_shards == 0]
+        if in_shards and axes:
+            spec[max(axes, key=lambda axis: leaf.shape[axis])] = DATA
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
-
-def whole(mesh: Mesh, tree: Any) -> Any:
-    """Return the replicated sharding for every leaf."""
-    return jax.tree.map(lambda _: replicated(mesh), tree)
+    return jax.tree_util.tree_map_with_path(place, tree)
 
 
 def weights_sharding(recipe: TrainConfig, mesh: Mesh, params: Any) -> Any:
     """Return the shardings of weights, trained or frozen."""
-    return sharded(mesh, params) if recipe.sharding == "zero3" else whole(mesh, params)
+    return _placed(mesh, params, in_shards=recipe.sharding == "zero3")
 
 
 def optimizer_sharding(recipe: TrainConfig, mesh: Mesh, tree: Any) -> Any:
     """Return the shardings of the optimiser's state or of the gradients."""
-    return whole(mesh, tree) if recipe.sharding == "data" else sharded(mesh, tree)
+    return _placed(mesh, tree, in_shards=recipe.sharding != "data")
 
 
 def put(tree: Any, shardings: Any) -> Any:
@@ -78,16 +82,25 @@ def put(tree: Any, shardings: Any) -> Any:
     )
 
 
+def check_columns(mesh: Mesh, num_columns: int) -> None:
+    """Refuse a micro-batch that cannot be split over `data`.
+
+    Raises:
+      ValueError: says so.
+    """
+    if num_columns % mesh.shape[DATA]:
+        raise ValueError(
+            f"batch_size / accumulation={num_columns}: must be a multiple of the mesh's data={mesh.shape[DATA]}"
+        )
+
+
 def local_columns(mesh: Mesh, num_columns: int) -> list[int]:
     """Return which of a micro-batch's samples this process must read: those on its devices.
 
     Raises:
       ValueError: the samples cannot be split over the devices.
     """
-    if num_columns % mesh.size:
-        raise ValueError(
-            f"batch_size / accumulation={num_columns}: must be a multiple of the {mesh.size} devices of the mesh"
-        )
+    check_columns(mesh, num_columns)
     indices = batch_sharding(mesh).addressable_devices_indices_map((1, num_columns))
     parts = [index[1] for index in indices.values() if index is not None]
     return sorted({column for part in parts for column in range(*part.indices(num_columns))})

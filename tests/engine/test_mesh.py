@@ -1,12 +1,9 @@
 """What `--mesh` means, and where it puts a model's parameters."""
 
-import dataclasses
-
 import jax
-import numpy as np
 import pytest
 from flax import traverse_util
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType
 
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
@@ -45,10 +42,14 @@ def test_a_mesh_that_cannot_be_is_refused(text, message):
         device_mesh(CFG, text, jax.devices()[:1])
 
 
-def seen(weights, model):
-    """Return the sharding of every leaf of the 7B on `model` devices that are made up, and its shape, by path."""
+def made_up_mesh(model):
     axes = mesh_axes(CFG, {"data": 1, "model": model})
-    mesh = jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * 3)
+    return AbstractMesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * 3)
+
+
+def seen(weights, model):
+    """Return the shape of every leaf of the 7B, and its sharding on `model` devices, by path."""
+    mesh = made_up_mesh(model)
     shapes = jax.eval_shape(layers_apart, bat.loaded_shapes(CFG.with_weights(weights)))
     flat = traverse_util.flatten_dict(shapes, sep="/")
     placed = traverse_util.flatten_dict(params_at(mesh, shapes), sep="/")
@@ -66,7 +67,7 @@ def test_all_but_norms_biases_and_the_tower_is_cut_evenly(weights, model):
 
 
 def test_a_stack_of_layers_is_cut_as_its_layers_are():
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "heads", "copies"))
+    mesh = made_up_mesh(4)
     for path, shape in {"self_attn/o_proj/kernel": (3584, 3584), "mlp/up_proj/kernel": (3584, 18944)}.items():
         apart = param_sharding(mesh, f"decoder/layers_3/{path}", shape)
         stacked = param_sharding(mesh, f"decoder/layers/{path}", (28, *shape))
@@ -74,8 +75,5 @@ def test_a_stack_of_layers_is_cut_as_its_layers_are():
 
 
 def test_a_vocabulary_that_the_devices_do_not_divide_is_whole():
-    cfg = dataclasses.replace(CFG, decoder=dataclasses.replace(CFG.decoder, vocab_size=152_065))
-    axes = mesh_axes(cfg, {"data": 1, "model": 4})
-    mesh = jax.sharding.AbstractMesh(tuple(axes.values()), tuple(axes), (AxisType.Auto,) * 3)
     shape = (3584, 152_065)
-    assert param_sharding(mesh, "decoder/lm_head/kernel", shape).shard_shape(shape) == shape
+    assert param_sharding(made_up_mesh(4), "decoder/lm_head/kernel", shape).shard_shape(shape) == shape

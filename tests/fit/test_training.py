@@ -31,7 +31,7 @@ def counts():
 
 def held_by(num_devices, **settings):
     """Return the bytes a device of (weights, everything before the step)."""
-    run = AbstractRun(absent_mesh("h200", {"model": num_devices}), NothingRuns())
+    run = AbstractRun(absent_mesh("h200", {"data": num_devices, "heads": 1, "copies": 1}), NothingRuns())
     recipe = TrainConfig.release_7b(num_clusters=6, batch_size=BATCH, **settings)
     weights = train(run, tiny_config(), recipe, Text())
     return weights, run.rows["training step"].held
@@ -62,5 +62,5 @@ def test_weights_without_masters_keep_the_checkpoints_type(counts):
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="batch_size / accumulation=1: must be a multiple of the 4 devices"):
+    with pytest.raises(ValueError, match="batch_size / accumulation=1: must be a multiple of the mesh's data=4"):
         held_by(4, accumulation=BATCH)

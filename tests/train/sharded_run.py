@@ -10,10 +10,10 @@ import pathlib
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import AxisType
 
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import LlavaFile
+from bat_jax.engine.mesh import device_mesh
 from bat_jax.io.params import load_params
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.train import sharding
@@ -41,14 +41,15 @@ def main(_: list[str]) -> None:
     cfg = training_config(BatConfig.load(folder / "config.json"), RECIPE)
     params, tokenizer = load_params(folder), load_tokenizer(folder / "tokenizer")
     source = LlavaFile(directory / "sft.json")
-    one = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    eight = sharding.make_mesh((4, 2))
+    one = device_mesh(cfg, "data=1")
+    eight = sharding.make_mesh(cfg)
     report = {}
     for name, mesh, mode in (
         ("single", one, "data"),
         ("data", eight, "data"),
         ("zero2", eight, "zero2"),
         ("zero3", eight, "zero3"),
+        ("model", sharding.make_mesh(cfg, "data=4,model=2"), "zero2"),
     ):
         recipe = dataclasses.replace(RECIPE, sharding=mode)
         columns = sharding.local_columns(mesh, 8)
