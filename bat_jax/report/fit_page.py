@@ -96,8 +96,8 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "and behind `down_proj`, in the prompt and in the token loop, and no other (read from the compiled programs by "
         "`tests/engine/test_compiled_for_gpus.py`); beside them the row that is looked up and the logits are gathered. "
         "All devices share a picture's tiles, and each holds the tower, the views, all tokens of a scene, K-means and "
-        "the selection whole: what a picture takes does not shrink with their number. Training cuts batch and "
-        "optimiser over all devices, as its recipe says.",
+        "the selection whole: what a picture takes does not shrink with their number. Training "
+        "cuts the decoder by the same rules, and batch and optimiser over `data`, as its recipe says.",
     ]
 
 
