@@ -27,10 +27,12 @@ from orbax.checkpoint import v1 as ocp
 from bat_jax.benchmarks.stored_images import image_in
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import LlavaFile, RecordError, RecordRange, RecordSource
+from bat_jax.hosts import meet
 from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
 from bat_jax.io.prompts import load_tokenizer
+from bat_jax.io.sources import source_digest
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import RUN_FILE, RunDirectory, working_path
 from bat_jax.train.finetune import TrainResult, train
@@ -206,6 +208,11 @@ def finetune() -> TrainResult:
         held_out = RecordRange(source=source, numbers=range(num_trained, len(source)))
         source = RecordRange(source=source, numbers=range(num_trained))
     tokenizer = load_tokenizer(checkpoint / "tokenizer")
+    if host_flags.has_hosts():
+        # First in a process of its own: where a host does not come JAX ends the process, without a word to the user.
+        facts = settings_of_flags(cfg, recipe, records) | {"source": source_digest()}
+        meet(*host_flags.places(), facts, host_flags.HOST_TIMEOUT.value)
+        jax.distributed.initialize(*host_flags.places(), initialization_timeout=host_flags.HOST_TIMEOUT.value)
     mesh = training_mesh_of_flags(cfg)
     is_first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
@@ -245,9 +252,7 @@ def wait_for_all(what: str) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Join the other hosts, then fine-tune."""
-    if host_flags.has_hosts():
-        jax.distributed.initialize(*host_flags.places(), initialization_timeout=host_flags.HOST_TIMEOUT.value)
+    """Fine-tune as the flags ask."""
     finetune()
 
 

@@ -115,13 +115,23 @@ def test_no_run_is_resumed_into_another(folder, plain):
     assert len(starts) == 2 and starts[1]["flags"][-1] == "--checkpoint_every=5"
 
 
-def test_two_processes_reach_the_weights_of_one(folder, plain):
+def on_two_hosts(folder, output, *flags, second=()):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = ("--train=epochs=8", "--train=sharding=zero3", f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-    cases = [command(folder, "two", *flags, f"--process_id={index}")[3:] for index in range(2)]
-    done = run_together("experiments.finetune", cases)
+    flags = (*flags, f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    hosts = (("--process_id=0",), ("--process_id=1", *second))
+    return run_together("experiments.finetune", [command(folder, output, *flags, *host)[3:] for host in hosts])
+
+
+def test_two_processes_with_other_recipes_are_refused_before_anything_is_written(folder):
+    for code, _, err in on_two_hosts(folder, "unlike", "--train=epochs=8", second=("--train=seed=7",)):
+        assert code == 1 and err.count("\n") == 1 and "hosts 1 and 2 differ (recipe.seed: 1 -> 7)" in err, err
+    assert not (folder / "unlike").exists()
+
+
+def test_two_processes_reach_the_weights_of_one(folder, plain):
+    done = on_two_hosts(folder, "two", "--train=epochs=8", "--train=sharding=zero3")
     assert [code for code, _, _ in done] == [0, 0], done
     ours, theirs = metrics(folder, "two"), metrics(folder, "plain")
     np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in theirs], rtol=1e-4)
