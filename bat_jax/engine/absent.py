@@ -30,6 +30,8 @@ _TPU_SETTINGS = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    # It locks the TPU for one process, also where there is none, and a process that was killed leaves the lock.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
