@@ -44,6 +44,7 @@ from bat_jax.engine.attention_choice import (
 from bat_jax.engine.devices import DeviceFacts
 from bat_jax.engine.generate import generate
 from bat_jax.engine.image import default_tile_batch
+from bat_jax.engine.mesh import AXES
 from bat_jax.engine.stages import Stages
 from bat_jax.fit.verdict import STAGES_OF_HALF, least_seconds
 from bat_jax.io.output_files import write_json, write_text
@@ -432,7 +433,7 @@ class ShapesBenchmark:
             bf16_flops=self.rates["product_flops"],
             f32_flops=self.rates["float32_flops"],
         )
-        return least_seconds(self._costs(cfg), facts, 1)
+        return least_seconds(self._costs(cfg), facts, dict.fromkeys(AXES, 1))
 
     def _costs(self, cfg: BatConfig) -> dict[str, cost.Stage]:
         return cost.pipeline_stages(cfg, self._text(), "scatter" if jax.default_backend() == "cpu" else "product")

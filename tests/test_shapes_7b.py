@@ -121,7 +121,7 @@ def test_the_anchor_cache_holds_the_prefix_and_2304_tokens_of_28_layers():
 
 def test_importance_of_every_layer_is_float32():
     importance = jax.eval_shape(
-        functools.partial(model.anchor_importance, config()),
+        functools.partial(model.anchor_importance, config(), False),
         params_7b(),
         anchor_cache_shape(config()),
         shape(TOKENS[0], dtype=bool),

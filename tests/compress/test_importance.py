@@ -6,10 +6,9 @@ import pytest
 
 from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.importance import question_span, reads_one_row, suffix_row_weight
-from bat_jax.engine.question import SceneArrays, SceneLayout, Suffix, compress
+from bat_jax.engine.question import SceneArrays, Suffix, importance_of
 from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.attention import weighted_attention_row
-from bat_jax.ops.token_grid import TokenGrid
 from tests.tiny_model import tiny_config
 
 NEWLINE, SPACE, END, PAD = 1, 2, 3, 0
@@ -93,9 +92,8 @@ def test_a_question_is_asked_for_the_rows_of_its_rule(rule):
     one, valid, cached = np.zeros(1, np.int32), np.ones(1, bool), np.zeros((1, 1, 1, 1, 1), np.float32)
     scene = SceneArrays((ScaleTokens(np.zeros((1, 2), np.float32), one, valid),), KVCache(cached, cached, one))
     suffix = Suffix(one, valid, np.ones(1, np.float32))
-    cfg, layout = tiny_config().with_settings(importance_query=rule), SceneLayout((TokenGrid(1, 1),), (1,))
     with pytest.raises(StopIteration):
-        compress(run, cfg, layout, {}, scene, (suffix,), one)
+        importance_of(run, tiny_config().with_settings(importance_query=rule), {}, scene, (suffix,))
     assert asked == [("anchor_importance", reads_one_row(rule))]
 
 
