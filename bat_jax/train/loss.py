@@ -212,7 +212,7 @@ def anchor_importance(
         params,
         bat.embed(cfg, params, sample.suffix_ids[None], anchor_tokens.dtype),
         jnp.sum(sample.suffix_valid)[None],
-        cache.grown(sample.suffix_ids.shape[0]),
+        prefix=cache,
         remat=recipe.remat,
         row_weight=sample.row_weight[None],
         is_one_row=reads_one_row(cfg.compressor.attention_query),

@@ -86,10 +86,9 @@ def question_importance(
     Importance is the mean over rows, weighted by `row_weight`: `question_rows` as answering does it.
     """
     cfg, params = bat.first_layers(cfg, params, cfg.compressor.attention_layer % cfg.decoder.num_layers + 1)
-    num_questions, length = texts.ids.shape
-    cache = prefix_cache(cfg, params, prefix_ids, anchor, None, num_questions)
+    cache = prefix_cache(cfg, params, prefix_ids, anchor, None, 1)
     embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
-    output = bat.run_decoder(cfg, params, embeddings, texts.end, cache.grown(length), row_weight=row_weight)
+    output = bat.run_decoder(cfg, params, embeddings, texts.end, prefix=cache, row_weight=row_weight)
     assert output.importance is not None
     start = prefix_ids.shape[0]
     return output.importance[-1][:, start : start + anchor.shape[0]]
