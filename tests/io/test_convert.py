@@ -1,13 +1,8 @@
 """The conversion of the golden checkpoint (a tiny one with the names and layout of the authors' release), and back."""
 
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import weakref
 
 import jax
@@ -551,58 +546,3 @@ def test_preprocessing_that_is_not_done_is_refused_in_one_line(change, message):
     with pytest.raises(ValueError) as info:
         hf_config.with_preprocessing(VisionConfig(), SIGLIP | change, "preprocessor_config.json")
     assert str(info.value).startswith(f"preprocessor_config.json: {message}") and "\n" not in str(info.value)
-
-
-def _command(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.convert", *flags], cwd=ROOT, capture_output=True, text=True
-    )
-
-
-def test_command_prints_parts_and_the_check(tmp_path):
-    done = _command(f"--source={GOLDEN}", f"--output={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    assert "decoder" in done.stdout and "176,960" in done.stdout
-    assert "104 tensors read back, bit for bit" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("flags", "code", "message"),
-    [
-        (["--source=/absent", "--output=x"], 1, "error: --source=/absent: no such folder"),
-        (["--source=x"], 2, "error: flag --output=None: Flag --output must have a value other than None."),
-        (["--source=x", "--output=y", "--dtype=int8"], 2, "error: flag --dtype=int8: "),
-    ],
-)
-def test_command_errors_are_one_line(flags, code, message):
-    done = _command(*flags)
-    assert done.returncode == code and done.stdout == ""
-    assert done.stderr.startswith(message) and done.stderr.count("\n") == 1
-
-
-_SLOW = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background inherits "ignored"
-from bat_jax.io import convert
-from experiments import cli
-def main(argv):
-    def progress(purpose, done, total):
-        print(purpose, flush=True)
-        time.sleep(60)
-    convert.convert(argv[0] and {source!r}, {output!r}, progress=progress)
-cli.run(main)
-"""
-
-
-@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_kill_in_the_middle_leaves_no_output(tmp_path, kill):
-    code = _SLOW.format(source=str(GOLDEN), output=str(tmp_path / "out"))
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as p:
-        assert p.stdout.readline() == b"writing\n"
-        time.sleep(0.1)
-        os.kill(p.pid, kill)
-        p.wait()
-    assert p.returncode == {signal.SIGTERM: 143, signal.SIGKILL: -9, signal.SIGINT: 130}[kill]
-    assert not (tmp_path / "out").exists()
-    if kill != signal.SIGKILL:  # nothing can clean up after that one
-        assert list(tmp_path.iterdir()) == []
