@@ -16,11 +16,22 @@ PERCENTILES = (2, 98)
 PERCENTILE_SAMPLES = 1 << 24
 
 Size = tuple[int, int]
+Window = tuple[int, int, int, int]
 Spread = tuple[float, float]
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the message names the file and says what to change."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What of a file is wanted, as the arguments of `io.images.read_image` say."""
+
+    bands: tuple[int, ...] | None
+    max_pixels: int
+    largest_view: int | None
+    window: Window | None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,14 +40,14 @@ class Bands:
 
     Attributes:
       pixels: (H, W, 3) uint8. valid: (H, W) bool, False = no data; None for all.
-      size: (width, height) of the whole file; more than the pixels' after a decimated read.
+      window: (col, row, width, height) of the file that the pixels cover; larger than they after a decimated read.
       choice: which bands these are, "" if they are all. spreads: the values that were stretched to 0 and 255, by band.
       num_frames: pictures in the file; this is the first. orientation: as in EXIF, 1 to 8.
     """
 
     pixels: np.ndarray
     valid: np.ndarray | None
-    size: Size
+    window: Window
     choice: str = ""
     spreads: Sequence[Spread] = ()
     num_frames: int = 1
@@ -55,6 +66,19 @@ def check_size(path: Path, size: Size, max_pixels: int) -> None:
             f"{path}: {width} x {height} = {width * height} pixels, the limit is {max_pixels}:"
             " raise --max_pixels or cut the image into parts"
         )
+
+
+def check_window(path: Path, window: Window | None, size: Size) -> Window:
+    """Return the part of a file of `size` that is wanted, by default all; raise an ImageError if the file lacks it."""
+    if window is None:
+        return (0, 0, *size)
+    col, row, width, height = window
+    if min(col, row) < 0 or min(width, height) < MIN_SIDE or col + width > size[0] or row + height > size[1]:
+        raise ImageError(
+            f"{path}: window {','.join(map(str, window))} (col, row, width, height), want at least {MIN_SIDE} x"
+            f" {MIN_SIDE} of the file's {size[0]} x {size[1]} pixels: change --window"
+        )
+    return window
 
 
 def check_bands(path: Path, bands: tuple[int, ...] | None, count: int) -> None:

@@ -31,9 +31,12 @@ from bat_jax.io.bands import (
     PERCENTILES,
     Bands,
     ImageError,
+    ReadOptions,
     Size,
+    Window,
     check_bands,
     check_size,
+    check_window,
     decimation,
     stretch,
     take_bands,
@@ -73,15 +76,20 @@ class SourceImage:
     Attributes:
       pixels: (H, W, 3) uint8 RGB; to be read only. CLIP's pad colour where there is no data (`fill_nodata`).
       valid: (H, W) bool, False = no data; None where every pixel has data.
-      full_size: (width, height) of the file in pixels as displayed: after the orientation, before a decimated read. So
-        (W, H) for a full read.
+      full_size: (width, height) of what was read, the file or a window of it, in the file's pixels as displayed: after
+        the orientation, before a decimated read. So (W, H) for a full read.
       note: one line on what was done to the pixels, "" if nothing.
+      window: (col, row, width, height) of what was read, in the file's pixels as stored; None for an array.
+      orientation: how the window was turned to be displayed, as in EXIF, 1 to 8. Undone, the picture covers the window
+        evenly: pixel (row, col) of (H, W) begins at window col + col * width / W and row + row * height / H.
     """
 
     pixels: np.ndarray
     valid: np.ndarray | None
     full_size: Size
     note: str
+    window: Window | None = None
+    orientation: int = 1
 
 
 def read_image(
@@ -90,6 +98,7 @@ def read_image(
     bands: tuple[int, ...] | None = None,
     max_pixels: int = 300_000_000,
     largest_view: int | None = None,
+    window: Window | None = None,
 ) -> SourceImage:
     """Read an image file to RGB bytes.
 
@@ -100,19 +109,24 @@ def read_image(
     through its overviews if it has some, so that at least twice the largest view remains. A JPEG is decoded at 1/2, 1/4
     or 1/8 instead, the smallest that leaves as much. Other formats cannot, and are read in full.
 
+    Of a raster only the window is read, decimated as a file of that size would be. Pillow's formats are decoded in full
+    and cut.
+
     Args:
       bands: 1-based bands for red, green and blue, or one band for grey. Default: the first three, or the first alone
         where there are fewer than three (alpha not counted).
-      max_pixels: largest width x height that is decoded, looked up in the header. (A decoded pixel takes 3 bytes, and
-        for a moment 5 to 15 more, by band type.)
+      max_pixels: largest width x height that is decoded, looked up in the header: a raster's window, any other file as
+        a whole. (A decoded pixel takes 3 bytes, and for a moment 5 to 15 more, by band type.)
       largest_view: side of the largest view that will be cut, in pixels; None always reads in full.
+      window: (col, row, width, height) to read, in pixels of the file as stored, before any orientation; None for all.
 
     Raises:
-      ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band that does not
-        exist; no valid pixel.
+      ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band or a window that
+        the file does not have; no valid pixel.
     """
     path = Path(path)
-    _check_arguments(path, bands, max_pixels, largest_view)
+    options = ReadOptions(bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window)
+    _check_arguments(path, options)
     try:
         with path.open("rb") as file:
             prefix = file.read(32)
@@ -129,7 +143,7 @@ def read_image(
 
         errors, read = (RasterioError, *DECODE_ERRORS), _read_with_rasterio
     try:
-        return _finish(path, read(path, name, bands, max_pixels, largest_view))
+        return _finish(path, read(path, name, options))
     except ImageError:
         raise
     except errors as error:
@@ -187,37 +201,39 @@ def open_pillow(file: BinaryIO, path: Path, file_format: str) -> ImageFile.Image
     return factory(file, str(path))
 
 
-def _check_arguments(path: Path, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None) -> None:
+def _check_arguments(path: Path, options: ReadOptions) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
         raise ImageError(f"{path}: {what}: point --image at one image file")
+    bands = options.bands
     if bands is not None and (len(bands) not in (1, 3) or min(bands) < 1):
         raise ImageError(f"{path}: bands {tuple(bands)}, want one or three numbers from 1 up: change --bands")
-    if max_pixels < 1:
-        raise ImageError(f"{path}: limit of {max_pixels} pixels, want 1 or more: change --max_pixels")
-    if largest_view is not None and largest_view < 1:
-        raise ImageError(f"{path}: largest view of {largest_view} pixels, want 1 or more: change scales")
+    if options.max_pixels < 1:
+        raise ImageError(f"{path}: limit of {options.max_pixels} pixels, want 1 or more: change --max_pixels")
+    if options.largest_view is not None and options.largest_view < 1:
+        raise ImageError(f"{path}: largest view of {options.largest_view} pixels, want 1 or more: change scales")
 
 
-def _read_with_pillow(
-    path: Path, file_format: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
-) -> Bands:
+def _read_with_pillow(path: Path, file_format: str, options: ReadOptions) -> Bands:
     with path.open("rb") as file:
         image = open_pillow(file, path, file_format)
         size = image.size
-        check_size(path, size, max_pixels)
-        factor = decimation(size, largest_view)
+        check_size(path, size, options.max_pixels)
+        col, row, width, height = check_window(path, options.window, size)
+        # A JPEG that was decoded at 1/f has no pixel where most windows begin.
+        factor = decimation(size, options.largest_view) if (width, height) == size else 1
         if factor > 1:  # only a JPEG follows this call
             image.draft(None, (size[0] // factor, size[1] // factor))
         image.load()
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         # Counting frames may move to another one, so the pixels are taken first.
-        read = _pillow_pixels(path, image, bands)
-        read.size, read.orientation, read.num_frames = size, orientation, getattr(image, "n_frames", 1)
+        part = image if (width, height) == size else image.crop((col, row, col + width, row + height))
+        read = _pillow_pixels(path, part, options.bands, (col, row, width, height))
+        read.orientation, read.num_frames = orientation, getattr(image, "n_frames", 1)
     return read
 
 
-def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None) -> Bands:
+def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None, window: Window) -> Bands:
     is_wide = image.mode == "F" or image.mode.startswith("I")
     is_grey = is_wide or image.mode in ("1", "L", "LA", "La")
     has_alpha = image.has_transparency_data
@@ -236,13 +252,11 @@ def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None
             valid = pixels[:, :, 3] > 0
     pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)
     choice = "" if bands is None else f"bands {','.join(map(str, bands))}"
-    return Bands(pixels=pixels, valid=valid, size=image.size, choice=choice, spreads=spreads)
+    return Bands(pixels=pixels, valid=valid, window=window, choice=choice, spreads=spreads)
 
 
-def _read_with_rasterio(
-    path: Path, file_format: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
-) -> Bands:
-    read = read_raster(path, file_format, bands, max_pixels, largest_view)
+def _read_with_rasterio(path: Path, file_format: str, options: ReadOptions) -> Bands:
+    read = read_raster(path, file_format, options)
     # rasterio does not tell the orientation.
     with path.open("rb") as file:
         if file_format == "PNG":
@@ -275,8 +289,9 @@ def _finish(path: Path, read: Bands) -> SourceImage:
         ranges = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in read.spreads)
         notes.append(f"stretched percentiles {PERCENTILES[0]}..{PERCENTILES[1]} of each band to 0..255: {ranges}")
     height, width = read.pixels.shape[:2]
-    if (width, height) != read.size:
-        notes.append(f"read at {width} x {height} of {read.size[0]} x {read.size[1]} pixels")
+    size = read.window[2:]
+    if (width, height) != size:
+        notes.append(f"read at {width} x {height} of {size[0]} x {size[1]} pixels")
     if read.num_frames > 1:
         notes.append(f"first of {read.num_frames} frames")
     if read.orientation in range(2, 9):
@@ -292,5 +307,11 @@ def _finish(path: Path, read: Bands) -> SourceImage:
         pixels = pixels if pixels.flags.writeable else pixels.copy()
         pixels[~valid] = VisionConfig.pad_colour
         notes.append(f"{100 * (1 - valid.mean()):.3g} % of the pixels hold no data")
-    full_size = read.size[::-1] if read.orientation in (5, 6, 7, 8) else read.size
-    return SourceImage(pixels=pixels, valid=valid, full_size=full_size, note="; ".join(notes))
+    return SourceImage(
+        pixels=pixels,
+        valid=valid,
+        full_size=size[::-1] if read.orientation in (5, 6, 7, 8) else size,
+        note="; ".join(notes),
+        window=read.window,
+        orientation=read.orientation if read.orientation in range(2, 9) else 1,
+    )

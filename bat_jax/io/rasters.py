@@ -5,21 +5,32 @@ rasterio is imported where a file needs it: models on arrays run without it.
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bat_jax.io.bands import MIN_SIDE, Bands, ImageError, check_bands, check_size, decimation, stretch, take_bands
+from bat_jax.io.bands import (
+    MIN_SIDE,
+    Bands,
+    ImageError,
+    ReadOptions,
+    Window,
+    check_bands,
+    check_size,
+    check_window,
+    decimation,
+    stretch,
+    take_bands,
+)
 
 # A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
 # warnings.catch_warnings is not safe in the worker threads that read images.
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 
-def read_raster(
-    path: Path, driver: str, bands: tuple[int, ...] | None, max_pixels: int, largest_view: int | None
-) -> Bands:
+def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
     """Read three bands as `io.images.read_image` says; `driver` is GDAL's name of the format.
 
     Raises:
@@ -31,19 +42,21 @@ def read_raster(
     with rasterio.open(str(path.absolute()), driver=driver) as raster:
         if raster.count == 0:
             raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
-        check_size(path, (raster.width, raster.height), max_pixels)
-        factor = decimation(raster.shape, largest_view)
-        height, width = (max(MIN_SIDE, round(side / factor)) for side in raster.shape)
+        window = check_window(path, options.window, (raster.width, raster.height))
+        check_size(path, window[2:], options.max_pixels)
+        factor = decimation(window[2:], options.largest_view)
+        width, height = (max(MIN_SIDE, round(side / factor)) for side in window[2:])
         is_palette = raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
         count = 3 if is_palette else raster.count
+        bands = options.bands
         check_bands(path, bands, count)
         # A file of nothing but alpha still has something to show.
         colors = [i for i in raster.indexes if raster.colorinterp[i - 1] != ColorInterp.alpha] or list(raster.indexes)
         chosen = bands or tuple(colors[:3] if len(colors) >= 3 else colors[:1])
         if is_palette:
-            read = _read_palette(raster, (height, width))
+            read = _read_palette(raster, window, (height, width))
         else:
-            read = _read_bands(path, raster, chosen, (height, width))
+            read = _read_bands(path, raster, chosen, window, (height, width))
     if is_palette and bands is not None:
         read.pixels = take_bands(read.pixels, bands)
     if bands is not None or len(chosen) < len(colors):
@@ -51,25 +64,27 @@ def read_raster(
     return read
 
 
-def _read_palette(raster: Any, shape: tuple[int, int]) -> Bands:
+def _read_palette(raster: Any, window: Window, shape: tuple[int, int]) -> Bands:
     from rasterio.enums import Resampling
 
     colors = np.zeros((1 << 16, 4), np.uint8)
     for index, color in raster.colormap(1).items():
         colors[index] = color
     # Indices cannot be averaged, so a decimated read takes the nearest.
-    indices = raster.read(1, out_shape=shape, resampling=Resampling.nearest)
-    valid = _band_valid(raster, 1, indices, Resampling.nearest)
+    how = {"window": _ranges(window), "resampling": Resampling.nearest}
+    indices = raster.read(1, out_shape=shape, **how)
+    valid = _band_valid(raster, 1, indices, how)
     if np.any(colors[:, 3] == 0):
         opaque = (colors[:, 3] > 0)[indices]
         valid = opaque if valid is None else valid & opaque
-    return Bands(pixels=colors[:, :3][indices], valid=valid, size=(raster.width, raster.height))
+    return Bands(pixels=colors[:, :3][indices], valid=valid, window=window)
 
 
-def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], shape: tuple[int, int]) -> Bands:
+def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], window: Window, shape: tuple[int, int]) -> Bands:
     from rasterio.enums import Resampling
 
-    resampling = Resampling.nearest if shape == raster.shape else Resampling.average
+    is_full = shape == (window[3], window[2])
+    how = {"window": _ranges(window), "resampling": Resampling.nearest if is_full else Resampling.average}
     dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
     if any(dtype.kind not in "uif" for dtype in dtypes):
         raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
@@ -77,11 +92,11 @@ def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], shape: tuple[i
     pixels = np.empty((*shape, len(chosen)), np.uint8)
     if is_bytes:
         # Reading straight into the interleaved array saves a pass over a large image.
-        raster.read(list(chosen), out=np.moveaxis(pixels, 2, 0), resampling=resampling)
+        raster.read(list(chosen), out=np.moveaxis(pixels, 2, 0), **how)
         data = np.moveaxis(pixels, 2, 0)
     else:
-        data = raster.read(list(chosen), out_shape=(len(chosen), *shape), resampling=resampling)
-    masks = [_band_valid(raster, i, band, resampling) for i, band in zip(chosen, data, strict=True)]
+        data = raster.read(list(chosen), out_shape=(len(chosen), *shape), **how)
+    masks = [_band_valid(raster, i, band, how) for i, band in zip(chosen, data, strict=True)]
     # One band with data is enough: with nodata 0, pure red stays a colour.
     without_data = [mask for mask in masks if mask is not None]
     valid = np.logical_or.reduce(without_data) if len(without_data) == len(masks) else None
@@ -95,11 +110,17 @@ def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], shape: tuple[i
             pixels[:, :, c], spread = stretch(band, mask)
             spreads.append(spread)
     pixels = pixels if len(chosen) == 3 else np.repeat(pixels, 3, axis=2)
-    return Bands(pixels=pixels, valid=valid, size=(raster.width, raster.height), spreads=spreads)
+    return Bands(pixels=pixels, valid=valid, window=window, spreads=spreads)
 
 
-def _band_valid(raster: Any, index: int, band: np.ndarray, resampling: Any) -> np.ndarray | None:
-    """Mark the pixels of one band that hold data: (H, W) bool, or None for all."""
+def _ranges(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return rows and columns of a window as rasterio takes them."""
+    col, row, width, height = window
+    return (row, row + height), (col, col + width)
+
+
+def _band_valid(raster: Any, index: int, band: np.ndarray, how: Mapping[str, Any]) -> np.ndarray | None:
+    """Mark the pixels of one band that hold data: (H, W) bool, or None for all; `how` the band was read."""
     from rasterio.enums import MaskFlags
 
     flags, nodata = raster.mask_flag_enums[index - 1], raster.nodatavals[index - 1]
@@ -111,7 +132,7 @@ def _band_valid(raster: Any, index: int, band: np.ndarray, resampling: Any) -> n
             # A value that the type cannot hold, such as -9999 in bytes, equals nothing.
             valid = band != int(nodata)
     elif MaskFlags.per_dataset in flags:
-        valid = raster.read_masks(index, out_shape=band.shape, resampling=resampling) > 0
+        valid = raster.read_masks(index, out_shape=band.shape, **how) > 0
     if band.dtype.kind == "f":
         finite = np.isfinite(band)
         valid = finite if valid is None else valid & finite
