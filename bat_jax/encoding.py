@@ -24,9 +24,11 @@ from bat_jax.engine.image import ImageArrays, Regions, default_tile_batch, encod
 from bat_jax.engine.question import SceneArrays
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
+from bat_jax.io.georeference import Georeference
 from bat_jax.io.images import SourceImage, fill_nodata, read_image
 from bat_jax.io.label_maps import token_labels
 from bat_jax.io.prompts import chatml, tokenize
+from bat_jax.io.token_places import TokenPlaces
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table, token_valid_mask, view_arguments
 from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.bicubic import ViewTiles, view_tiles
@@ -47,6 +49,7 @@ class SceneData:
       cache: the decoder over [prefix, anchor tokens]. prefix_ids: that prefix.
       init_index: first centres of every scale, None where K-means did not run.
       image_size: (width, height) in pixels of the file; `pixels` is what was read of it, for pictures.
+      georeference: where the picture lies in its file and on the map.
       pad_colour: of the margins that made it square.
       from_cache: read from a scene cache, so that no network ran.
       intermediates: named arrays per stage when `encode(keep_intermediates=True)`.
@@ -61,6 +64,7 @@ class SceneData:
     prefix_ids: np.ndarray
     init_index: tuple[Array | None, ...]
     image_size: tuple[int, int]
+    georeference: Georeference
     pixels: np.ndarray
     pad_colour: tuple[int, ...]
     note: str
@@ -77,6 +81,12 @@ class SceneData:
             ids = np.asarray(scale.region_id)[np.asarray(scale.valid)]
             counts.append(np.unique(ids[ids != ALONE]).size + int(np.sum(ids == ALONE)))
         return tuple(counts)
+
+    @property
+    def token_places(self) -> tuple[TokenPlaces, ...]:
+        """Where the tokens of every scale lie in the picture, in its file and on the map."""
+        read = {"read_size": (self.pixels.shape[1], self.pixels.shape[0]), "full_size": self.image_size}
+        return tuple(TokenPlaces(grid=grid, georeference=self.georeference, **read) for grid in self.grids)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -275,6 +285,7 @@ class SceneEncoder:
             prefix_ids=np.asarray(arrays.prefix_ids),
             init_index=centres,
             image_size=source.full_size,
+            georeference=source.georeference,
             pixels=source.pixels,
             pad_colour=self.cfg.vision.pad_colour,
             note=source.note,

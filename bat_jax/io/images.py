@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from affine import Affine
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from bat_jax.config import VisionConfig
@@ -41,6 +42,7 @@ from bat_jax.io.bands import (
     stretch,
     take_bands,
 )
+from bat_jax.io.georeference import NOWHERE, Georeference, read_georeference, unoriented
 from bat_jax.io.rasters import read_raster
 
 # What Pillow and zlib raise on broken files.
@@ -82,6 +84,7 @@ class SourceImage:
       window: (col, row, width, height) of what was read, in the file's pixels as stored; None for an array.
       orientation: how the window was turned to be displayed, as in EXIF, 1 to 8. Undone, the picture covers the window
         evenly: pixel (row, col) of (H, W) begins at window col + col * width / W and row + row * height / H.
+      georeference: where those pixels lie in the file, and on the map where the file says so.
     """
 
     pixels: np.ndarray
@@ -90,6 +93,7 @@ class SourceImage:
     note: str
     window: Window | None = None
     orientation: int = 1
+    georeference: Georeference = NOWHERE
 
 
 def read_image(
@@ -143,7 +147,7 @@ def read_image(
 
         errors, read = (RasterioError, *DECODE_ERRORS), _read_with_rasterio
     try:
-        return _finish(path, read(path, name, options))
+        return _placed(path, name, _finish(path, read(path, name, options)))
     except ImageError:
         raise
     except errors as error:
@@ -280,6 +284,13 @@ def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         array = array[::-1]
     return array
+
+
+def _placed(path: Path, file_format: str, source: SourceImage) -> SourceImage:
+    """Say where a picture lies on the map."""
+    col, row = source.window[:2] if source.window else (0, 0)
+    in_file = Affine.translation(col, row) @ unoriented(source.full_size, source.orientation)
+    return dataclasses.replace(source, georeference=read_georeference(path, file_format, in_file))
 
 
 def _finish(path: Path, read: Bands) -> SourceImage:
