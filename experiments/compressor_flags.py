@@ -157,10 +157,15 @@ def configure(cfg: BatConfig, label_maps: flags.FlagHolder = LABEL_MAP) -> BatCo
     return configured
 
 
+def read_options(cfg: BatConfig) -> dict[str, Any]:
+    """Return the options of `read_image` that the flags for bands and size decide."""
+    bands = whole_numbers(BANDS.value, "bands") if BANDS.value else None
+    return {"bands": bands, "max_pixels": MAX_PIXELS.value, "largest_view": max(cfg.compressor.sizes_px)}
+
+
 def read_source(path: str, cfg: BatConfig) -> SourceImage:
     """Read an image with the flags for bands and size."""
-    bands = whole_numbers(BANDS.value, "bands") if BANDS.value else None
-    return read_image(path, bands=bands, max_pixels=MAX_PIXELS.value, largest_view=max(cfg.compressor.sizes_px))
+    return read_image(path, **read_options(cfg))
 
 
 def encode_options(image: ImageLike, index: int, num_images: int) -> dict[str, Any]:

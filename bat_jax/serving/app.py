@@ -1,0 +1,40 @@
+"""The HTTP application: routes, errors, health, metrics."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from bat_jax import __version__
+from bat_jax.serving.errors import handle_errors
+from bat_jax.serving.gate import Gate, GateLimits
+from bat_jax.serving.service import AnswerService
+
+
+def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = None) -> Gate:
+    """Return the application in its gate; when it ends, it closes the service."""
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.close)
+
+    # FastAPI's own pages of documentation load scripts from the network.
+    app = FastAPI(title="bat_jax", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    handle_errors(app)
+    gate = Gate(app, limits=limits, metrics=service.metrics, api_key=api_key)
+
+    @app.get("/healthz")
+    async def health() -> JSONResponse:
+        """Say whether questions are taken: 200, or 503 where the server is stopping or its device failed."""
+        status = "stopping" if gate.is_stopping else "ok" if service.worker.is_alive else "failed"
+        return JSONResponse({"status": status}, 200 if status == "ok" else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return gate
