@@ -6,7 +6,7 @@ Two readers; the file's first bytes decide which, never its suffix:
 
 What is done to the pixels, in this order; every step that happens is named in `SourceImage.note`:
   1. a very large raster is read at 1/f of its size, if the caller says how large a view it needs
-  2. bands are chosen (palettes are expanded to RGB first)
+  2. bands are chosen (palettes are expanded to RGB first); what is alpha becomes a mask
   3. bands of more than 8 bits, and floats, are stretched: per band, percentiles 2..98 of its valid pixels to 0..255
   4. the EXIF or TIFF orientation is applied
   5. pixels without data (nodata value, mask, fully transparent, NaN) get the padding colour
@@ -117,8 +117,9 @@ def read_image(
     and cut.
 
     Args:
-      bands: 1-based bands for red, green and blue, or one band for grey. Default: the first three, or the first alone
-        where there are fewer than three (alpha not counted).
+      bands: 1-based bands for red, green and blue, or one band for grey. Default: those that the file says are, by
+        colour interpretation or else by name (`io.band_roles`); else the first three, or the first alone where there
+        are fewer than three (alpha not counted).
       max_pixels: largest width x height that is decoded, looked up in the header: a raster's window, any other file as
         a whole. (A decoded pixel takes 3 bytes, and for a moment 5 to 15 more, by band type.)
       largest_view: side of the largest view that will be cut, in pixels; None always reads in full.

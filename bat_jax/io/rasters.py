@@ -5,12 +5,13 @@ rasterio is imported where a file needs it: models on arrays run without it.
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bat_jax.io.band_roles import band_roles
 from bat_jax.io.bands import (
     MIN_SIDE,
     Bands,
@@ -46,25 +47,51 @@ def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
         check_size(path, window[2:], options.max_pixels)
         factor = decimation(window[2:], options.largest_view)
         width, height = (max(MIN_SIDE, round(side / factor)) for side in window[2:])
-        is_palette = raster.count == 1 and raster.colorinterp[0] == ColorInterp.palette
+        roles = band_roles([band.name for band in raster.colorinterp], [_band_name(raster, i) for i in raster.indexes])
+        is_palette = raster.colorinterp[0] == ColorInterp.palette and len(roles.alpha) == raster.count - 1
         count = 3 if is_palette else raster.count
         bands = options.bands
         check_bands(path, bands, count)
-        # A file of nothing but alpha still has something to show.
-        colors = [i for i in raster.indexes if raster.colorinterp[i - 1] != ColorInterp.alpha] or list(raster.indexes)
-        chosen = bands or tuple(colors[:3] if len(colors) >= 3 else colors[:1])
+        if roles.is_other and bands is None:
+            kinds = ", ".join(band.name for band in raster.colorinterp)
+            raise ImageError(
+                f"{path}: the bands are {kinds}: convert them to red, green and blue, or choose with --bands"
+            )
+        chosen = bands or roles.colours
+        # Alpha that was chosen as a band is a colour.
+        alpha = [i for i in roles.alpha if is_palette or i not in chosen]
+        opaque = _read_opaque(raster, alpha, window, (height, width))
         if is_palette:
-            read = _read_palette(raster, window, (height, width))
+            read = _read_palette(raster, window, (height, width), opaque)
         else:
-            read = _read_bands(path, raster, chosen, window, (height, width))
+            read = _read_bands(path, raster, chosen, window, (height, width), opaque)
     if is_palette and bands is not None:
         read.pixels = take_bands(read.pixels, bands)
-    if bands is not None or len(chosen) < len(colors):
-        read.choice = f"bands {','.join(map(str, chosen))} of {count}"
+    if bands is not None or chosen != tuple(i for i in raster.indexes if i not in roles.alpha):
+        how = f" {roles.how}" if bands is None and roles.how else ""
+        read.choice = f"bands {','.join(map(str, chosen))} of {count}{how}"
     return read
 
 
-def _read_palette(raster: Any, window: Window, shape: tuple[int, int]) -> Bands:
+def _band_name(raster: Any, index: int) -> str | None:
+    """Return what a file calls one of its bands, in its description or in a tag."""
+    tags = {key.lower(): value for key, value in raster.tags(index).items()}
+    return raster.descriptions[index - 1] or tags.get("bandname") or tags.get("name")
+
+
+def _read_opaque(raster: Any, alpha: Sequence[int], window: Window, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return (H, W) bool, False where a band of alpha is 0; None without such bands."""
+    if not alpha:
+        return None
+    return (raster.read(alpha, out_shape=(len(alpha), *shape), **_how(window, shape)) > 0).all(axis=0)
+
+
+def _both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    """Return where two masks hold, None standing for everywhere."""
+    return b if a is None else a if b is None else a & b
+
+
+def _read_palette(raster: Any, window: Window, shape: tuple[int, int], opaque: np.ndarray | None) -> Bands:
     from rasterio.enums import Resampling
 
     colors = np.zeros((1 << 16, 4), np.uint8)
@@ -74,17 +101,16 @@ def _read_palette(raster: Any, window: Window, shape: tuple[int, int]) -> Bands:
     how = {"window": _ranges(window), "resampling": Resampling.nearest}
     indices = raster.read(1, out_shape=shape, **how)
     valid = _band_valid(raster, 1, indices, how)
+    valid = _both(valid, opaque)
     if np.any(colors[:, 3] == 0):
-        opaque = (colors[:, 3] > 0)[indices]
-        valid = opaque if valid is None else valid & opaque
+        valid = _both(valid, (colors[:, 3] > 0)[indices])
     return Bands(pixels=colors[:, :3][indices], valid=valid, window=window)
 
 
-def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], window: Window, shape: tuple[int, int]) -> Bands:
-    from rasterio.enums import Resampling
-
-    is_full = shape == (window[3], window[2])
-    how = {"window": _ranges(window), "resampling": Resampling.nearest if is_full else Resampling.average}
+def _read_bands(
+    path: Path, raster: Any, chosen: tuple[int, ...], window: Window, shape: tuple[int, int], opaque: np.ndarray | None
+) -> Bands:
+    how = _how(window, shape)
     dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
     if any(dtype.kind not in "uif" for dtype in dtypes):
         raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
@@ -96,7 +122,7 @@ def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], window: Window
         data = np.moveaxis(pixels, 2, 0)
     else:
         data = raster.read(list(chosen), out_shape=(len(chosen), *shape), **how)
-    masks = [_band_valid(raster, i, band, how) for i, band in zip(chosen, data, strict=True)]
+    masks = [_both(_band_valid(raster, i, band, how), opaque) for i, band in zip(chosen, data, strict=True)]
     # One band with data is enough: with nodata 0, pure red stays a colour.
     without_data = [mask for mask in masks if mask is not None]
     valid = np.logical_or.reduce(without_data) if len(without_data) == len(masks) else None
@@ -111,6 +137,14 @@ def _read_bands(path: Path, raster: Any, chosen: tuple[int, ...], window: Window
             spreads.append(spread)
     pixels = pixels if len(chosen) == 3 else np.repeat(pixels, 3, axis=2)
     return Bands(pixels=pixels, valid=valid, window=window, spreads=spreads)
+
+
+def _how(window: Window, shape: tuple[int, int]) -> dict[str, Any]:
+    """Return rasterio's arguments for a window that is averaged to `shape` (H, W)."""
+    from rasterio.enums import Resampling
+
+    is_full = shape == (window[3], window[2])
+    return {"window": _ranges(window), "resampling": Resampling.nearest if is_full else Resampling.average}
 
 
 def _ranges(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -131,7 +165,7 @@ def _band_valid(raster: Any, index: int, band: np.ndarray, how: Mapping[str, Any
         elif float(nodata).is_integer():
             # A value that the type cannot hold, such as -9999 in bytes, equals nothing.
             valid = band != int(nodata)
-    elif MaskFlags.per_dataset in flags:
+    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
         valid = raster.read_masks(index, out_shape=band.shape, **how) > 0
     if band.dtype.kind == "f":
         finite = np.isfinite(band)

@@ -10,24 +10,18 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image, ImageOps
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import ColorInterp
 
 from bat_jax.config import VisionConfig
 from bat_jax.io import bands
 from bat_jax.io.bands import ImageError
 from bat_jax.io.images import SourceImage, fill_nodata, read_image
+from tests.io.raster_files import COLS, PICTURE, ROWS, pillow_rgb, stretched, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 CLIP = VisionConfig()
 RNG = np.random.default_rng(0)
 RGBA = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
-# Smooth enough for JPEG, with every channel different and no symmetry.
-ROWS, COLS = np.mgrid[0:61, 0:83]
-PICTURE = np.stack([(ROWS * 4) % 256, (COLS * 3) % 256, (ROWS * COLS // 20) % 256], axis=2).astype(np.uint8)
-
-
-def _pillow(path):
-    return np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
 
 
 def test_a_towers_own_colour_fills_what_has_no_data():
@@ -36,27 +30,6 @@ def test_a_towers_own_colour_fills_what_has_no_data():
     filled = fill_nodata(source, (1, 2, 3))
     assert (filled.pixels[~valid] == (1, 2, 3)).all() and (filled.pixels[valid] == 9).all()
     assert (source.pixels == 9).all() and fill_nodata(source, CLIP.pad_colour) is source
-
-
-def _write_raster(path, data, *, driver="GTiff", colorinterp=None, overviews=None, mask=None, **profile):
-    """Write (C, H, W) with rasterio."""
-    profile = {"driver": driver, "count": len(data), "height": data.shape[1], "width": data.shape[2]} | profile
-    with rasterio.open(path, "w", dtype=data.dtype, **profile) as raster:
-        raster.write(data)
-        if colorinterp:
-            raster.colorinterp = colorinterp
-        if mask is not None:
-            raster.write_mask(mask)
-        if overviews:
-            raster.build_overviews(overviews, Resampling.average)
-    return path
-
-
-def _stretched(band, valid=None):
-    """Brute-force twin of the stretch: 2..98 % of the valid pixels to 0..255."""
-    values = band[np.isfinite(band) if valid is None else valid].astype(np.float64)
-    low, high = np.percentile(values, (2, 98))
-    return np.rint(np.clip((band.astype(np.float64) - low) / (high - low), 0, 1) * 255)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +62,7 @@ def test_8_bit_images_equal_pillow_and_need_no_note(tmp_path, name, mode, option
     Image.fromarray(PICTURE).convert(mode).save(tmp_path / name, **options)
     source = read_image(tmp_path / name)
     assert source.pixels.dtype == np.uint8 and source.pixels.flags.c_contiguous
-    np.testing.assert_array_equal(source.pixels, _pillow(tmp_path / name))
+    np.testing.assert_array_equal(source.pixels, pillow_rgb(tmp_path / name))
     assert source.valid is None and source.note == "" and source.full_size == (83, 61)
 
 
@@ -108,7 +81,7 @@ def test_every_orientation_is_applied_as_pillow_does(tmp_path, name, orientation
     more = {"tiffinfo": {274: orientation}} if name == "a.tif" else {"exif": exif}
     Image.fromarray(PICTURE).save(tmp_path / name, **more)
     source = read_image(tmp_path / name)
-    np.testing.assert_array_equal(source.pixels, _pillow(tmp_path / name))
+    np.testing.assert_array_equal(source.pixels, pillow_rgb(tmp_path / name))
     assert source.full_size == ((61, 83) if orientation >= 5 else (83, 61))
     assert source.note == ("" if orientation == 1 else f"orientation {orientation} applied")
 
@@ -177,7 +150,7 @@ def test_chosen_bands_are_reordered_or_repeated(tmp_path, name):
 )
 def test_a_window_holds_the_pixels_that_the_full_read_holds_there(tmp_path, name):
     if name.startswith("wide"):
-        _write_raster(
+        write_raster(
             tmp_path / name,
             np.moveaxis(PICTURE, 2, 0).astype(np.uint16) * 9,
             driver="GTiff" if name.endswith("tif") else "PNG",
@@ -188,7 +161,7 @@ def test_a_window_holds_the_pixels_that_the_full_read_holds_there(tmp_path, name
     source = read_image(tmp_path / name, window=(7, 11, 40, 30))
     full = read_image(tmp_path / name)
     if name.startswith("wide"):
-        expected = np.dstack([_stretched(PICTURE[11:41, 7:47, c] * 9.0) for c in range(3)])
+        expected = np.dstack([stretched(PICTURE[11:41, 7:47, c] * 9.0) for c in range(3)])
     else:
         expected = full.pixels[11:41, 7:47]
     np.testing.assert_array_equal(source.pixels, expected)
@@ -216,7 +189,7 @@ def test_a_window_is_taken_before_the_orientation_which_the_picture_tells(tmp_pa
 
 def test_a_window_is_decimated_as_a_file_of_its_size(tmp_path):
     data = _large()
-    path = _write_raster(tmp_path / "a.tif", data)
+    path = write_raster(tmp_path / "a.tif", data)
     source = read_image(path, window=(100, 40, 200, 320), largest_view=40)
     expected = data[:, 40:360, 100:300].reshape(3, 80, 4, 50, 4).mean(axis=(2, 4))
     np.testing.assert_allclose(source.pixels, np.moveaxis(expected, 0, 2), atol=1)
@@ -247,7 +220,7 @@ def test_the_limit_counts_a_rasters_window_and_any_other_file_as_a_whole(tmp_pat
 def test_palette_is_expanded_before_bands_are_chosen(tmp_path, name):
     Image.fromarray(PICTURE).convert("P").save(tmp_path / name)
     np.testing.assert_array_equal(
-        read_image(tmp_path / name, bands=(3, 1, 1)).pixels, _pillow(tmp_path / name)[:, :, [2, 0, 0]]
+        read_image(tmp_path / name, bands=(3, 1, 1)).pixels, pillow_rgb(tmp_path / name)[:, :, [2, 0, 0]]
     )
 
 
@@ -264,79 +237,79 @@ def test_palette_is_expanded_before_bands_are_chosen(tmp_path, name):
 )
 def test_the_first_three_of_five_bands_of_16_bits_are_stretched_each_by_itself(tmp_path, options):
     data = RNG.integers(300, 4000, (5, 40, 30)).astype(np.uint16) * np.array([1, 2, 3, 4, 5], np.uint16)[:, None, None]
-    source = read_image(_write_raster(tmp_path / "a.tif", data, **options))
+    source = read_image(write_raster(tmp_path / "a.tif", data, **options))
     for channel in range(3):
-        np.testing.assert_array_equal(source.pixels[:, :, channel], _stretched(data[channel]))
+        np.testing.assert_array_equal(source.pixels[:, :, channel], stretched(data[channel]))
     low, high = np.percentile(data[0], (2, 98))
     assert "bands 1,2,3 of 5" in source.note and f"{low:.6g}..{high:.6g}" in source.note
     chosen = read_image(tmp_path / "a.tif", bands=(5, 4, 4)).pixels
-    np.testing.assert_array_equal(chosen[:, :, 0], _stretched(data[4]))
-    np.testing.assert_array_equal(chosen[:, :, 2], _stretched(data[3]))
+    np.testing.assert_array_equal(chosen[:, :, 0], stretched(data[4]))
+    np.testing.assert_array_equal(chosen[:, :, 2], stretched(data[3]))
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "int8", "uint32", "int32", "float32", "float64"])
 def test_every_real_type_is_stretched_alike(tmp_path, dtype):
     band = RNG.normal(60, 12, (40, 30)).clip(0, 120).astype(dtype)
-    source = read_image(_write_raster(tmp_path / "a.tif", band[None]))
-    np.testing.assert_array_equal(source.pixels, np.repeat(_stretched(band)[:, :, None], 3, axis=2))
+    source = read_image(write_raster(tmp_path / "a.tif", band[None]))
+    np.testing.assert_array_equal(source.pixels, np.repeat(stretched(band)[:, :, None], 3, axis=2))
     assert source.note.startswith("stretched percentiles 2..98")
 
 
 def test_16_bit_png_is_stretched_in_colour_and_grey(tmp_path):
     data = RNG.integers(0, 2000, (3, 40, 30)).astype(np.uint16)
-    source = read_image(_write_raster(tmp_path / "rgb.png", data, driver="PNG"))
-    np.testing.assert_array_equal(source.pixels[:, :, 1], _stretched(data[1]))
+    source = read_image(write_raster(tmp_path / "rgb.png", data, driver="PNG"))
+    np.testing.assert_array_equal(source.pixels[:, :, 1], stretched(data[1]))
     Image.fromarray(data[0]).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png").pixels[:, :, 2], _stretched(data[0]))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey.png").pixels[:, :, 2], stretched(data[0]))
 
 
 def test_16_bit_pgm_is_stretched(tmp_path):
     band = RNG.integers(0, 9000, (40, 30)).astype(np.uint16)
     (tmp_path / "a.pgm").write_bytes(b"P5 30 40 65535\n" + band.astype(">u2").tobytes())
     source = read_image(tmp_path / "a.pgm")
-    np.testing.assert_array_equal(source.pixels[:, :, 0], _stretched(band))
+    np.testing.assert_array_equal(source.pixels[:, :, 0], stretched(band))
     assert "0..255" in source.note
 
 
 def test_16_bit_jpeg_2000_is_stretched(tmp_path):
     data = RNG.integers(0, 4000, (3, 40, 50)).astype(np.uint16)
-    path = _write_raster(tmp_path / "a.jp2", data, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
-    np.testing.assert_array_equal(read_image(path).pixels[:, :, 0], _stretched(data[0]))
+    path = write_raster(tmp_path / "a.jp2", data, driver="JP2OpenJPEG", QUALITY="100", REVERSIBLE="YES")
+    np.testing.assert_array_equal(read_image(path).pixels[:, :, 0], stretched(data[0]))
 
 
 def test_8_bit_values_are_never_stretched(tmp_path):
     data = RNG.integers(100, 110, (4, 20, 30)).astype(np.uint8)
-    source = read_image(_write_raster(tmp_path / "a.tif", data, photometric="RGB", ALPHA="NO"))
+    source = read_image(write_raster(tmp_path / "a.tif", data, photometric="RGB", ALPHA="NO"))
     np.testing.assert_array_equal(source.pixels, np.moveaxis(data[:3], 0, 2))
-    assert source.note == "bands 1,2,3 of 4"
+    assert source.note == "bands 1,2,3 of 4 by colour interpretation"
 
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_fewer_than_8_bits_span_black_to_white(tmp_path, bits):
     data = RNG.integers(0, 2**bits, (1, 20, 30)).astype(np.uint8)
-    source = read_image(_write_raster(tmp_path / "a.tif", data, NBITS=bits))
+    source = read_image(write_raster(tmp_path / "a.tif", data, NBITS=bits))
     np.testing.assert_array_equal(source.pixels[:, :, 0], data[0] * (255 // (2**bits - 1)))
 
 
 @pytest.mark.parametrize(("name", "driver"), [("a.img", "HFA"), ("a.ntf", "NITF")])
 def test_other_rasters_of_map_software_are_read(tmp_path, name, driver):
     data = np.moveaxis(PICTURE, 2, 0)
-    source = read_image(_write_raster(tmp_path / name, data, driver=driver))
+    source = read_image(write_raster(tmp_path / name, data, driver=driver))
     np.testing.assert_array_equal(source.pixels, PICTURE)
 
 
 def test_two_bands_show_the_first(tmp_path):
     data = RNG.integers(0, 255, (2, 20, 30)).astype(np.uint8)
-    source = read_image(_write_raster(tmp_path / "a.tif", data))
+    source = read_image(write_raster(tmp_path / "a.tif", data))
     np.testing.assert_array_equal(source.pixels[:, :, 1], data[0])
     assert source.note == "bands 1 of 2"
 
 
 def test_constant_band_becomes_mid_grey_and_nearly_constant_its_full_range(tmp_path):
-    assert (read_image(_write_raster(tmp_path / "a.tif", np.full((1, 9, 9), 700, np.uint16))).pixels == 128).all()
+    assert (read_image(write_raster(tmp_path / "a.tif", np.full((1, 9, 9), 700, np.uint16))).pixels == 128).all()
     band = np.full((1, 20, 20), 700, np.uint16)
     band[0, 0, 0] = 900
-    pixels = read_image(_write_raster(tmp_path / "b.tif", band)).pixels
+    pixels = read_image(write_raster(tmp_path / "b.tif", band)).pixels
     assert pixels[0, 0, 0] == 255 and pixels[1, 1, 1] == 0
 
 
@@ -346,18 +319,18 @@ def test_nan_and_infinity_are_no_data_and_do_not_move_the_stretch(tmp_path):
     data[:, holes] = np.nan
     data[:, 0, 0] = np.inf
     holes[0, 0] = True
-    source = read_image(_write_raster(tmp_path / "a.tif", data))
+    source = read_image(write_raster(tmp_path / "a.tif", data))
     np.testing.assert_array_equal(source.valid, ~holes)
     assert (source.pixels[holes] == CLIP.pad_colour).all()
-    np.testing.assert_array_equal(source.pixels[~holes][:, 2], _stretched(data[2], ~holes)[~holes])
+    np.testing.assert_array_equal(source.pixels[~holes][:, 2], stretched(data[2], ~holes)[~holes])
 
 
 def test_nan_in_one_band_alone_becomes_its_zero(tmp_path):
     data = RNG.normal(5, 1, (3, 40, 30)).astype(np.float32)
     data[1, 3, 4] = np.nan
-    source = read_image(_write_raster(tmp_path / "a.tif", data))
+    source = read_image(write_raster(tmp_path / "a.tif", data))
     assert source.valid is None and source.pixels[3, 4, 1] == 0
-    assert source.pixels[3, 4, 0] == _stretched(data[0])[3, 4]
+    assert source.pixels[3, 4, 0] == stretched(data[0])[3, 4]
 
 
 @pytest.mark.parametrize(
@@ -367,10 +340,10 @@ def test_nodata_value_is_no_data_and_does_not_move_the_stretch(tmp_path, dtype, 
     data = RNG.integers(20, 90, (3, 40, 30)).astype(dtype)
     holes = COLS[:40, :30] < 7
     data[:, holes] = nodata
-    source = read_image(_write_raster(tmp_path / "a.tif", data, nodata=nodata))
+    source = read_image(write_raster(tmp_path / "a.tif", data, nodata=nodata))
     np.testing.assert_array_equal(source.valid, ~holes)
     assert (source.pixels[holes] == CLIP.pad_colour).all()
-    expected = data[1] if dtype == "uint8" else _stretched(data[1], ~holes)
+    expected = data[1] if dtype == "uint8" else stretched(data[1], ~holes)
     np.testing.assert_array_equal(source.pixels[~holes][:, 1], expected[~holes])
 
 
@@ -378,7 +351,7 @@ def test_a_colour_with_nodata_in_one_band_stays_a_colour(tmp_path):
     data = np.full((3, 4, 4), 9, np.uint8)
     data[:, 0, 0] = (200, 0, 0)
     data[:, 1, 1] = 0
-    source = read_image(_write_raster(tmp_path / "a.tif", data, nodata=0))
+    source = read_image(write_raster(tmp_path / "a.tif", data, nodata=0))
     assert source.pixels[0, 0].tolist() == [200, 0, 0]
     assert np.argwhere(~source.valid).tolist() == [[1, 1]]
 
@@ -387,7 +360,7 @@ def test_mask_of_the_file_is_no_data(tmp_path):
     data = RNG.integers(0, 255, (3, 40, 30)).astype(np.uint8)
     mask = (ROWS[:40, :30] > 4).astype(np.uint8) * 255
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path = _write_raster(tmp_path / "a.tif", data, photometric="RGB", mask=mask)
+        path = write_raster(tmp_path / "a.tif", data, photometric="RGB", mask=mask)
     source = read_image(path)
     np.testing.assert_array_equal(source.valid, mask > 0)
     np.testing.assert_array_equal(source.pixels[mask > 0], np.moveaxis(data, 0, 2)[mask > 0])
@@ -395,8 +368,8 @@ def test_mask_of_the_file_is_no_data(tmp_path):
 
 def test_all_nodata_is_an_error(tmp_path):
     Image.new("RGBA", (9, 9)).save(tmp_path / "a.png")
-    _write_raster(tmp_path / "b.tif", np.zeros((3, 9, 9), np.uint8), nodata=0)
-    _write_raster(tmp_path / "c.tif", np.full((1, 9, 9), np.nan, np.float32))
+    write_raster(tmp_path / "b.tif", np.zeros((3, 9, 9), np.uint8), nodata=0)
+    write_raster(tmp_path / "c.tif", np.full((1, 9, 9), np.nan, np.float32))
     for name in ("a.png", "b.tif", "c.tif"):
         with pytest.raises(ImageError, match="no pixel holds data"):
             read_image(tmp_path / name)
@@ -410,7 +383,7 @@ def _large(height=400, width=300):
 
 def test_reads_are_decimated_from_four_times_the_largest_view_on(tmp_path):
     data = _large()
-    path = _write_raster(tmp_path / "a.tif", data, overviews=[2, 4], tiled=True, blockxsize=64, blockysize=64)
+    path = write_raster(tmp_path / "a.tif", data, overviews=[2, 4], tiled=True, blockxsize=64, blockysize=64)
     full = read_image(path, largest_view=101)
     assert full.pixels.shape == (400, 300, 3) and full.note == ""
     np.testing.assert_array_equal(full.pixels, np.moveaxis(data, 0, 2))
@@ -426,14 +399,14 @@ def test_reads_are_decimated_from_four_times_the_largest_view_on(tmp_path):
 @pytest.mark.parametrize("size", [(400, 300), (401, 307), (999, 14), (777, 776)])
 @pytest.mark.parametrize("view", [10, 33, 64])
 def test_a_decimated_read_leaves_twice_the_largest_view(tmp_path, size, view):
-    path = _write_raster(tmp_path / "a.tif", _large(*size))
+    path = write_raster(tmp_path / "a.tif", _large(*size))
     shape = read_image(path, largest_view=view).pixels.shape
     assert max(shape) >= min(2 * view, max(size)) and min(shape[:2]) >= 2
     assert max(shape) < max(4 * view + 2, max(size) if max(size) < 4 * view else 0)
 
 
 def test_decimated_read_uses_the_overviews(tmp_path):
-    path = _write_raster(tmp_path / "a.tif", np.zeros((3, 256, 256), np.uint8), overviews=[4])
+    path = write_raster(tmp_path / "a.tif", np.zeros((3, 256, 256), np.uint8), overviews=[4])
     with rasterio.open(path, "r+", OVERVIEW_LEVEL=0) as overview:
         overview.write(np.full((3, 64, 64), 200, np.uint8))
     assert (read_image(path, largest_view=32).pixels == 200).all()
@@ -443,7 +416,7 @@ def test_decimated_read_uses_the_overviews(tmp_path):
 def test_cog_is_decimated_and_keeps_its_mask(tmp_path):
     data = np.concatenate([_large(512, 512), np.full((1, 512, 512), 255, np.uint8)])
     data[:, :256] = 0
-    path = _write_raster(tmp_path / "cog.tif", data, driver="COG", BLOCKSIZE=128, colorinterp=RGBA)
+    path = write_raster(tmp_path / "cog.tif", data, driver="COG", BLOCKSIZE=128, colorinterp=RGBA)
     source = read_image(path, largest_view=64)
     assert source.pixels.shape == (128, 128, 3)
     np.testing.assert_array_equal(source.valid, np.arange(128)[:, None].repeat(128, 1) >= 64)
@@ -453,7 +426,7 @@ def test_decimated_nodata_is_averaged_out(tmp_path):
     data = np.full((1, 64, 64), 1000, np.int16)
     data[0, :, ::2] = -9999
     data[0, :32] = -9999
-    source = read_image(_write_raster(tmp_path / "a.tif", data, nodata=-9999), largest_view=8)
+    source = read_image(write_raster(tmp_path / "a.tif", data, nodata=-9999), largest_view=8)
     np.testing.assert_array_equal(source.valid, np.arange(16)[:, None].repeat(16, 1) >= 8)
     assert "1000..1000" in source.note
 
@@ -492,7 +465,7 @@ def test_png_cannot_be_decimated_and_is_read_in_full(tmp_path):
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.gif", "a.tif"])
 def test_pillows_own_limit_neither_stops_nor_warns_nor_changes(tmp_path, monkeypatch, name):
     Image.fromarray(PICTURE).save(tmp_path / name)
-    expected = _pillow(tmp_path / name)
+    expected = pillow_rgb(tmp_path / name)
     # WebP compares with the limit inside Pillow, twice of which is allowed.
     limit = 3000 if name == "a.webp" else 100
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -597,7 +570,7 @@ def test_bands_beyond_the_last_are_refused(tmp_path, name, mode, count):
 
 
 def test_complex_bands_are_refused(tmp_path):
-    path = _write_raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.complex64))
+    path = write_raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.complex64))
     with pytest.raises(ImageError, match=r"complex64.*--bands"):
         read_image(path)
 
@@ -621,14 +594,14 @@ def test_the_first_frame_of_an_animation_is_read_and_said(tmp_path):
 def test_large_bands_are_stretched_from_a_regular_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(bands, "PERCENTILE_SAMPLES", 500)
     band = RNG.normal(1000, 100, (1, 60, 50)).astype(np.uint16)
-    source = read_image(_write_raster(tmp_path / "a.tif", band))
+    source = read_image(write_raster(tmp_path / "a.tif", band))
     low, high = np.percentile(band.reshape(-1)[::6], (2, 98))
     assert f"{low:.6g}..{high:.6g}" in source.note
 
 
 def test_many_threads_read_what_one_reads(tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    _write_raster(tmp_path / "b.tif", RNG.integers(0, 5000, (4, 50, 60)).astype(np.uint16))
+    write_raster(tmp_path / "b.tif", RNG.integers(0, 5000, (4, 50, 60)).astype(np.uint16))
     expected = {name: read_image(tmp_path / name).pixels for name in ("a.png", "b.tif")}
     wrong = []
 
