@@ -41,16 +41,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed: make PYTHON=..."'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed-core: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed-core: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
 # BIRCH and t-SNE.
-$(VENV)/installed-study: pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed-study: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[birch]'
 	touch $@ $(VENV)/installed-core
 
-$(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml | $(VENV)/bin/python
+$(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(PIP_EXTRAS)]'
 	$(if $(findstring real,$(EXTRAS)),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/real/requirements.txt)
 	$(if $(findstring fit,$(EXTRAS)),$(INSTALL_GPU_COMPILER))

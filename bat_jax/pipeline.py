@@ -47,6 +47,7 @@ from bat_jax.io.digests import weights_digest
 from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
 from bat_jax.io.scene_cache import SceneCache
+from bat_jax.io.shipped import checkpoint_folder
 from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
 from bat_jax.ops.fused_attention import PLAIN
 from bat_jax.scene_store import SceneStore
@@ -176,6 +177,7 @@ class BatModel:
         """Load a converted checkpoint directory (params/, config.json, tokenizer/).
 
         Args:
+          directory: the folder, or "uhr-bat-mini", the small model that is shipped.
           cfg: the checkpoint's config with other settings (`read_config(directory).with_settings(...)`).
           stages_apart: see the constructor.
           attention: "auto", "plain", "cudnn" or "pallas" (`engine.attention_choice`).
@@ -188,7 +190,7 @@ class BatModel:
           ValueError: the directory is no such checkpoint, the weights do not fit the config, or attention is to be
             fused on a mesh.
         """
-        path = pathlib.Path(directory)
+        path = checkpoint_folder(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
         cfg = cfg if weights is None else cfg.with_weights(weights)
         if mesh and attention not in ("auto", PLAIN):

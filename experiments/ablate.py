@@ -33,7 +33,7 @@ from bat_jax.study.measured import rules
 from bat_jax.study.measured.grids import GRIDS, Grid, flag_of
 from bat_jax.study.measured.plan import scene_masks
 from bat_jax.study.measured.sweep import Sweep
-from experiments import benchmark_flags, cli
+from . import benchmark_flags, cli
 
 _SAME_AS = {"figure4": "table6"}
 
@@ -42,7 +42,9 @@ def _values_of(flag: str) -> list[str]:
     return [value for kind, value in map(flag_of, (*GRIDS, *_SAME_AS)) if kind == flag]
 
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
+CHECKPOINT = flags.DEFINE(
+    cli.CheckpointParser(), "checkpoint", None, "Directory that convert or a training wrote, or uhr-bat-mini."
+)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Results go here; an unfinished grid in it goes on.")
 TABLE = flags.DEFINE_multi_enum("table", [], _values_of("table"), "A table of the paper; may be repeated.")
 FIGURE = flags.DEFINE_multi_enum("figure", [], _values_of("figure"), "A figure of the paper; 4 shows Table 6.")

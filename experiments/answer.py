@@ -19,12 +19,12 @@ from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.runs import run_record
-from experiments import cli
-from experiments import compressor_flags as compressor
-from experiments.mesh_flags import mesh_of_flags
-from experiments.scene_cache_flags import scene_cache
+from . import cli
+from . import compressor_flags as compressor
+from .mesh_flags import mesh_of_flags
+from .scene_cache_flags import scene_cache
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
+CHECKPOINT = flags.DEFINE(cli.CheckpointParser(), "checkpoint", None, "Directory that convert wrote, or uhr-bat-mini.")
 IMAGE = flags.DEFINE_multi_string("image", None, "Image file; several times for questions on several images.")
 QUESTION = flags.DEFINE_multi_string("question", None, "Question; several times to ask several.")
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "Most tokens of an answer.", lower_bound=1)

@@ -10,7 +10,7 @@ from absl import flags
 from bat_jax.io.output_files import write_text
 from bat_jax.report.paper_audit import report
 from bat_jax.study.paper.audit import audit
-from experiments import cli
+from . import cli
 
 OUTPUT = flags.DEFINE_string("output", None, "Also write the report to this file (replaced whole).")
 

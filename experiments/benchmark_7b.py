@@ -57,7 +57,7 @@ from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.gpu_page import page
 from bat_jax.runs import run_record
 from bat_jax.typing import Params
-from experiments import cli
+from . import cli
 
 CONFIG = flags.DEFINE_enum("config", "7b", ["7b", "mini"], "Sizes to measure; mini is for trying the command.")
 IMAGE_PX = flags.DEFINE_integer("image_px", 8192, "Side of the made-up picture, in pixels.", lower_bound=64)

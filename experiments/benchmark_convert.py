@@ -25,8 +25,8 @@ from absl import flags
 from bat_jax.config import BatConfig
 from bat_jax.io import conversion_table as table
 from bat_jax.io import hf_config, safetensors
-from experiments import cli
-from experiments.convert import AnonymousMemory
+from . import cli
+from .convert import AnonymousMemory
 
 FLAGS = flags.FLAGS
 _SCRATCH = flags.DEFINE_string("scratch", None, "Folder to make and to remove; must not exist.")
@@ -63,7 +63,7 @@ def _random_arrays(specs: list[safetensors.TensorSpec]) -> Iterator[np.ndarray]:
 def measure(title: str, arguments: list[str]) -> int:
     """Run a Python process, print its seconds and peak anonymous memory, and return that peak in bytes."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=pathlib.Path(__file__).parent.parent)
+    process = subprocess.Popen([sys.executable, *arguments])
     with AnonymousMemory(process.pid) as memory:
         code = process.wait()
     if code:
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("orbax-checkpoint", "jax", "numpy"))
     print(f"versions:          Python {platform.python_version()}, {', '.join(versions)}; {os.cpu_count()} CPUs")
     source, output, back = scratch / "source", scratch / "output", scratch / "back"
-    convert = ["-m", "experiments.convert"]
+    convert = ["-m", f"{__package__}.convert"]
     try:
         start = time.perf_counter()
         num_bytes = write_checkpoint(source, BatConfig.uhr_bat_7b())

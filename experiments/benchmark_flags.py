@@ -11,7 +11,7 @@ from bat_jax.benchmarks.record import Benchmark, Picture, is_prepared
 from bat_jax.evals.runner import sample_tasks, select_tasks
 from bat_jax.io.digests import file_digest
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
-from experiments.path_flags import ALLOW_OUTSIDE_PATHS
+from .path_flags import ALLOW_OUTSIDE_PATHS
 
 SPLIT = flags.DEFINE_enum(
     "split",

@@ -9,6 +9,7 @@ Exit codes: 0; 1 for an error that the user can act on; 2 for a wrong flag; 130 
 import gc
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +18,28 @@ from types import FrameType
 import jax
 from absl import app, flags, logging
 
+from bat_jax.io.shipped import checkpoint_folder
+
 # Compiled programs are kept here unless JAX_COMPILATION_CACHE_DIR says otherwise; the oldest go when they are too many.
 PROGRAMS = pathlib.Path.home() / ".cache" / "bat_jax" / "programs"
 MOST_BYTES = 2 * 2**30
 
 COMPILE_CACHE = flags.DEFINE_bool("compile_cache", True, f"Keep compiled programs for the next run, in {PROGRAMS}.")
+
+
+class CheckpointParser(flags.ArgumentParser):
+    """Reads a flag that names a checkpoint: a folder, or one that is shipped by its name."""
+
+    def parse(self, argument: str) -> str:
+        return str(checkpoint_folder(argument))
+
+    def flag_type(self) -> str:
+        return "string"
+
+
+def as_typed(text: str) -> str:
+    """Return a text with commands as they are typed here: bat-jax NAME, or python -m experiments.NAME in a checkout."""
+    return text if __package__ == "experiments" else re.sub(r"(python -m )?\bexperiments\.(?=\w)", "bat-jax ", text)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -34,6 +52,8 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     signal.signal(signal.SIGTERM, _raise_exit)
     # Libraries log every file they write at info level.
     logging.set_verbosity(logging.WARNING)
+    script = sys.modules["__main__"]
+    script.__doc__ = as_typed(script.__doc__ or "")
     app.run(lambda argv: _call(main, argv), flags_parser=_parse_flags)
 
 
@@ -107,7 +127,7 @@ def _describe(error: ValueError | OSError) -> str:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_typed(message)}", file=sys.stderr)
     sys.exit(code)
 
 

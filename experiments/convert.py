@@ -16,7 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from bat_jax.io import convert as conversion
-from experiments import cli
+from . import cli
 
 FLAGS = flags.FLAGS
 _SOURCE = flags.DEFINE_string("source", None, "Folder, or ORG/NAME on the Hugging Face hub.")

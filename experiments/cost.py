@@ -10,7 +10,7 @@ from absl import flags
 from bat_jax.engine import cost
 from bat_jax.io.output_files import write_text
 from bat_jax.report.cost_page import report
-from experiments import cli
+from . import cli
 
 PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image.", lower_bound=1)
 QUESTION = flags.DEFINE_integer("question_tokens", 64, "Text tokens after the image.", lower_bound=1)

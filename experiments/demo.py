@@ -15,15 +15,15 @@ from absl import flags
 from PIL import Image
 
 from bat_jax.io.output_files import check_output_dir, staged_file
+from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.question import LETTERS, first_of_each
 from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.mini.world.splits import SPLITS
 from bat_jax.report.answer_page import Ask, Asked, summary
-from experiments import answer, cli
+from . import answer, cli
 
-SHIPPED = pathlib.Path(__file__).resolve().parents[1] / "checkpoints" / "uhr-bat-mini"
 OWN_PICTURE = (
     "The shipped model knows only the small made-up world that it was trained on: its answers about real photographs "
     "mean nothing. For answers that do, name another model with --checkpoint."
@@ -88,9 +88,7 @@ def main(_: list[str]) -> None:
     """Ask about the user's picture if there is one, else about the rendered scene."""
     folder = pathlib.Path(DEMO_DIR.value)
     is_shipped = not answer.CHECKPOINT.value
-    if is_shipped and not SHIPPED.is_dir():
-        raise ValueError(f"--checkpoint: the shipped model is not at {SHIPPED}; give a checkpoint folder")
-    checkpoint = answer.CHECKPOINT.value or str(SHIPPED)
+    checkpoint = answer.CHECKPOINT.value or str(checkpoint_folder(MINI))
     if not answer.IMAGE.value and not answer.QUESTION.value:
         ask_scene(checkpoint, folder)
         return

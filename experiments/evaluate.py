@@ -47,12 +47,14 @@ from bat_jax.io.sources import source_digest
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, NATIVE_PX
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import INPUTS_FILE, RUN, RunDirectory, shard_file, stored_runs
-from experiments import benchmark_flags, cli, host_flags
-from experiments import compressor_flags as compressor
-from experiments.mesh_flags import mesh_of_flags
-from experiments.scene_cache_flags import scene_cache
+from . import benchmark_flags, cli, host_flags
+from . import compressor_flags as compressor
+from .mesh_flags import mesh_of_flags
+from .scene_cache_flags import scene_cache
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
+CHECKPOINT = flags.DEFINE(
+    cli.CheckpointParser(), "checkpoint", None, "Directory that convert or a training wrote, or uhr-bat-mini."
+)
 BENCHMARK = flags.DEFINE_string("benchmark", None, f"What to measure on: {', '.join(BENCHMARKS.names)}.")
 LEAK_HINT = flags.DEFINE_bool(
     "leak_hint",

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bat_jax.mini.world.exports import FORMATS, LABEL_SUFFIXES, export
 from bat_jax.mini.world.splits import SPLITS, parse_seeds, seeds_of
-from experiments import cli
+from . import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder for everything.")
 _SPLIT = flags.DEFINE_enum("split", "development", list(SPLITS), "Which split to take scenes from.")

@@ -30,10 +30,12 @@ from bat_jax.report.figures.page import write_figures
 from bat_jax.report.figures.record import FIGURES
 from bat_jax.report.figures.subject import Subject
 from bat_jax.runs import run_record
-from experiments import cli
-from experiments import compressor_flags as compressor
+from . import cli
+from . import compressor_flags as compressor
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert or a training.")
+CHECKPOINT = flags.DEFINE(
+    cli.CheckpointParser(), "checkpoint", None, "Directory that convert or a training wrote, or uhr-bat-mini."
+)
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write the figures here.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
 FIGURE = flags.DEFINE_multi_enum(

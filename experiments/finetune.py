@@ -1,4 +1,4 @@
-"""Fine-tune a converted checkpoint on LLaVA conversations; writes a checkpoint that experiments.answer loads.
+"""Fine-tune a converted checkpoint on LLaVA conversations; writes a checkpoint that answer loads.
 
     python -m experiments.finetune --checkpoint=DIR --data=sft.json --image_dir=IMAGES --output_dir=DIR [--set=...]
 
@@ -39,13 +39,13 @@ from bat_jax.train.finetune import TrainResult, train
 from bat_jax.train.loop import LoopSettings
 from bat_jax.train.loss import training_config
 from bat_jax.train.recipe import TrainConfig
-from experiments import cli, host_flags
-from experiments import compressor_flags as compressor
-from experiments.mesh_flags import training_mesh_of_flags
-from experiments.path_flags import ALLOW_OUTSIDE_PATHS
-from experiments.recipe_flags import with_fields
+from . import cli, host_flags
+from . import compressor_flags as compressor
+from .mesh_flags import training_mesh_of_flags
+from .path_flags import ALLOW_OUTSIDE_PATHS
+from .recipe_flags import with_fields
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
+CHECKPOINT = flags.DEFINE(cli.CheckpointParser(), "checkpoint", None, "Directory that convert wrote, or uhr-bat-mini.")
 DATA = flags.DEFINE_string("data", None, "LLaVA conversations (a JSON list or JSON lines), or tfds:NAME.")
 TFDS_DIR = flags.DEFINE_string(
     "tfds_dir", None, "Where --data=tfds:NAME is kept. Default: TFDS_DATA_DIR or TFDS's own."

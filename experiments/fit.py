@@ -33,13 +33,13 @@ from bat_jax.io.params import read_config
 from bat_jax.report.fit_page import page, stage_lines
 from bat_jax.runs import run_record
 from bat_jax.train.recipe import TrainConfig
-from experiments import cli
-from experiments import compressor_flags as compressor
-from experiments.recipe_flags import with_fields
+from . import cli
+from . import compressor_flags as compressor
+from .recipe_flags import with_fields
 
 CONFIG = flags.DEFINE_enum("config", None, ["7b", "mini"], "Sizes of the model: UHR-BAT-7B or the small one.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "Instead: the config of a directory that experiments.convert wrote."
+CHECKPOINT = flags.DEFINE(
+    cli.CheckpointParser(), "checkpoint", None, "Instead: the config of a converted directory, or of uhr-bat-mini."
 )
 DEVICE = flags.DEFINE_list("device", [], "Devices, as h200,a6000,v5e-4; NAME-N are N that share one model.")
 MESH = flags.DEFINE_string(

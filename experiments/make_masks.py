@@ -21,7 +21,7 @@ from bat_jax.io.bands import ImageError
 from bat_jax.io.images import read_image
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.sam_masks import MaskSettings, cache_arrays, enlarge, label_map_of, load_sam
-from experiments import cli
+from . import cli
 
 _DEFAULTS = MaskSettings()
 SAM = flags.DEFINE_string("sam", None, "A SAM model of transformers: a directory or a hub name. Safetensors only.")

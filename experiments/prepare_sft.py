@@ -18,8 +18,8 @@ from bat_jax.benchmarks.columns import parquet_rows
 from bat_jax.data.llava import IMAGE_TOKEN, RecordError, clean_path, parse_record
 from bat_jax.io.data_paths import leads_out
 from bat_jax.io.output_files import staged_file
-from experiments import cli
-from experiments.path_flags import ALLOW_OUTSIDE_PATHS
+from . import cli
+from .path_flags import ALLOW_OUTSIDE_PATHS
 
 METADATA = flags.DEFINE_string("metadata", None, "metadata.parquet of the released set.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file to write.")

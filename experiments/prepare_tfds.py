@@ -1,4 +1,4 @@
-"""Prepare a benchmark as a TensorFlow dataset, for --data=tfds of experiments.evaluate and experiments.finetune.
+"""Prepare a benchmark as a TensorFlow dataset, for --data=tfds of evaluate and finetune.
 
     python -m experiments.prepare_tfds --benchmark=xlrs --data=XLRS-Bench-lite [--tfds_dir=DIR]
     python -m experiments.prepare_tfds --benchmark=uhr_mini --config=tiny
@@ -16,8 +16,8 @@ from absl import flags
 
 from bat_jax.benchmarks.prepared import builder
 from bat_jax.benchmarks.registry import BENCHMARKS
-from experiments import cli
-from experiments.path_flags import ALLOW_OUTSIDE_PATHS
+from . import cli
+from .path_flags import ALLOW_OUTSIDE_PATHS
 
 BENCHMARK = flags.DEFINE_string("benchmark", None, f"What to prepare: {', '.join(BENCHMARKS.names)}.")
 CONFIG = flags.DEFINE_string("config", "", "Which of its forms; uhr_mini has scenes (default), images_1344 and tiny.")

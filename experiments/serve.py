@@ -15,13 +15,13 @@ import sys
 from absl import flags
 
 from bat_jax.pipeline import BatModel
-from experiments import cli
-from experiments import compressor_flags as compressor
-from experiments.mesh_flags import mesh_of_flags
-from experiments.scene_cache_flags import scene_cache
+from . import cli
+from . import compressor_flags as compressor
+from .mesh_flags import mesh_of_flags
+from .scene_cache_flags import scene_cache
 
 API_KEY = "BAT_JAX_API_KEY"
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.")
+CHECKPOINT = flags.DEFINE(cli.CheckpointParser(), "checkpoint", None, "Directory that convert wrote, or uhr-bat-mini.")
 HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 for every network of this machine.")
 PORT = flags.DEFINE_integer("port", 8000, "Port to listen on; 0 for any free one.", lower_bound=0, upper_bound=65535)
 KEY = flags.DEFINE_string("api_key", None, f"Clients have to name this key; else what the variable {API_KEY} holds.")

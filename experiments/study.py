@@ -34,6 +34,7 @@ from bat_jax.config import BatConfig
 from bat_jax.evals.runner import PredictionLog, read_predictions
 from bat_jax.io.digests import checkpoint_digest, tree_digest, weights_digest
 from bat_jax.io.output_files import check_output_dir, write_text
+from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
 from bat_jax.report import study_page, study_tables
@@ -45,16 +46,16 @@ from bat_jax.study.measured.comparison import Records
 from bat_jax.study.measured.plan import Plan
 from bat_jax.study.measured.sweep import Sweep
 from bat_jax.study.measured.verdicts import Judged
-from experiments import cli
+from . import cli
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SHIPPED = ROOT / "checkpoints" / "uhr-bat-mini"
+SHIPPED = checkpoint_folder(MINI)
 # What --release writes, and where its run is.
 TABLES = ROOT / "results" / "mini"
 SPLIT_LOG = ROOT / "results" / "test_split.jsonl"
 DOCS = ROOT / "docs" / "reproduction.md"
 RELEASE_RUN = ROOT / "runs" / "release"
-CHECKPOINT = flags.DEFINE_string("checkpoint", str(SHIPPED), "Directory of a model trained on UHR-Mini.")
+CHECKPOINT = flags.DEFINE(cli.CheckpointParser(), "checkpoint", MINI, "Directory of a model trained on UHR-Mini.")
 OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Results go here; an unfinished study in it goes on. Default: runs/study, runs/study-full."
 )
@@ -146,7 +147,7 @@ def draw_figures(output: pathlib.Path, seed: int) -> tuple[Figure, ...]:
     """
     folder = output / _FIGURES
     if not (folder / study_page.FIGURES_FILE).exists():
-        command = [sys.executable, "-m", "experiments.figures", f"--checkpoint={CHECKPOINT.value}"]
+        command = [sys.executable, "-m", f"{__package__}.figures", f"--checkpoint={CHECKPOINT.value}"]
         code = subprocess.run([*command, f"--output_dir={folder}", f"--scene_seed={seed}"], check=False).returncode
         if code:
             raise ValueError(f"--figures: experiments.figures ended with code {code}; --nofigures leaves them out")
@@ -248,6 +249,8 @@ def check_flags() -> None:
       ValueError: names the flag.
     """
     if RELEASE.value:
+        if not DOCS.parent.is_dir():
+            raise ValueError("--release: writes the project's own files; run it in a checkout")
         for flag in (CHECKPOINT, OUTPUT_DIR, FULL, SPLIT, SCENE_SEEDS, SCENES, FIGURES, REBUILD):
             if flag.present:
                 raise ValueError(f"--{flag.name}: --release decides it; leave it out")

@@ -28,10 +28,12 @@ from bat_jax.compress.partition import ALONE
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.prompts import IMAGE_ID, Prompt, build_prompt, split_ids
 from bat_jax.pipeline import Answer, BatModel, Scene
-from experiments import cli
-from experiments import compressor_flags as compressor
+from . import cli
+from . import compressor_flags as compressor
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory written by experiments.convert.", required=True)
+CHECKPOINT = flags.DEFINE(
+    cli.CheckpointParser(), "checkpoint", None, "Directory that convert wrote, or uhr-bat-mini.", required=True
+)
 IMAGE = flags.DEFINE_string("image", None, "Image file.", required=True)
 QUESTION = flags.DEFINE_string("question", None, "Question about the image.")
 INPUT_IDS = flags.DEFINE_string("input_ids", None, "NPY file of the prompt's ids, with -200 in the image's place.")

@@ -22,7 +22,7 @@ from bat_jax.mini.curriculum.recipe import MiniRecipe
 from bat_jax.mini.curriculum.run import STAGES, MiniTraining, exported_stages, worker_pool
 from bat_jax.mini.curriculum.stage import StageSettings
 from bat_jax.runs import RunDirectory
-from experiments import cli
+from . import cli
 
 WORK_DIR = flags.DEFINE_string("work_dir", "runs/train_mini", "Pictures, features, states and metrics go here.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the finished checkpoint; the stage export needs it.")

@@ -19,6 +19,7 @@ from bat_jax.io import conversion_table as table
 from bat_jax.io.conversion_table import Shape
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.safetensors import cut_by_bytes, raise_problems
+from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.nn.decoder import unstacked
 from bat_jax.nn.int8 import held_as
 
@@ -41,14 +42,14 @@ class Leaf:
 
 
 def read_config(directory: str | pathlib.Path) -> BatConfig:
-    """Read the config of a bat_jax folder without its weights.
+    """Read the config of a bat_jax folder, or of a shipped checkpoint by its name, without its weights.
 
     Raises:
       ValueError: no bat_jax folder, or a config that is not valid; names the folder or the file.
     """
-    path = pathlib.Path(directory)
+    path = checkpoint_folder(directory)
     if not path.is_dir():
-        raise ValueError(f"checkpoint={path}: does not exist or is no directory")
+        raise ValueError(f"checkpoint={path}: does not exist or is no directory (by name there is {MINI})")
     if not (path / CONFIG_NAME).is_file() or not (path / PARAMS_FOLDER).is_dir():
         raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
     try:

@@ -1,0 +1,98 @@
+"""The wheel, built and installed into an empty folder: one command, the small checkpoint, nothing beside bat_jax."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bat_jax.io.digests import tree_digest
+from bat_jax.io.shipped import MINI, checkpoint_folder
+from experiments.__main__ import commands
+
+ROOT = pathlib.Path(__file__).parents[1]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+
+
+def digest(folder):
+    return tree_digest(folder, folder.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of what the wheel installs; built from a copy, because setuptools leaves files beside the sources."""
+    root = tmp_path_factory.mktemp("wheel")
+    for name in ("bat_jax", "experiments", "checkpoints"):
+        shutil.copytree(ROOT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, root / "source")
+    own = ["--no-deps", "--no-index"]
+    subprocess.run([*PIP, "wheel", *own, "--no-build-isolation", f"--wheel-dir={root}", root / "source"], check=True)
+    (wheel,) = root.glob("*.whl")
+    subprocess.run([*PIP, "install", *own, f"--target={root / 'installed'}", wheel], check=True)
+    return root / "installed"
+
+
+@pytest.fixture(scope="module")
+def bat_jax_command(installed, tmp_path_factory):
+    """Runs the installed command in a folder away from the checkout, which holds a picture."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / "image.png")
+    environment = os.environ | {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+
+    def run(*arguments):
+        command = [installed / "bin" / "bat-jax", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_the_wheel_installs_one_package_and_the_small_checkpoint_bit_for_bit(installed):
+    assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"bat_jax", "bin"}
+    assert digest(installed / "bat_jax" / "checkpoints" / MINI) == digest(ROOT / "checkpoints" / MINI)
+    scripts = {path.name for path in (ROOT / "experiments").glob("*.py")}
+    assert {path.name for path in (installed / "bat_jax" / "commands").glob("*.py")} == scripts
+    assert [path.name for path in (installed / "bat_jax" / "study" / "measured").glob("*.toml")]
+
+
+def test_without_a_name_every_script_is_listed_with_one_line(bat_jax_command):
+    code, out, err = bat_jax_command()
+    assert code == 0 and not err
+    listed = dict(line.split(maxsplit=1) for line in out.splitlines() if line.startswith("  "))
+    assert listed == commands() and all(listed.values())
+    scripts = {path.stem for path in (ROOT / "experiments").glob("*.py") if path.read_text().endswith(".run(main)\n")}
+    assert set(listed) == scripts
+
+
+def test_an_unknown_name_gets_the_nearest_ones_in_one_line(bat_jax_command):
+    code, out, err = bat_jax_command("anser")
+    assert (code, out, err) == (2, "", "error: 'anser' is no command; did you mean answer?\n")
+
+
+def test_the_installed_command_answers_with_the_checkpoint_by_name(bat_jax_command):
+    code, out, err = bat_jax_command(
+        "answer", f"--checkpoint={MINI}", "--image=image.png", "--question=Is there a pond?", "--max_new_tokens=1",
+        "--scales=224,448", "--budgets=4,8", "--nocompile_cache",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "image.png: 64 x 64 px" in out and "\nA: " in out
+
+
+def test_help_and_errors_name_the_command_that_is_typed(bat_jax_command):
+    code, out, _ = bat_jax_command("answer", "--help")
+    assert code in (0, 1) and "\n    bat-jax answer --checkpoint=DIR" in out and "--max_new_tokens" in out
+    code, _, err = bat_jax_command("answer", "--image=image.png", "--question=?")
+    assert (code, err) == (1, "error: --checkpoint: give a directory written by bat-jax convert\n")
+
+
+def test_a_folder_of_a_shipped_name_goes_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_folder(MINI) == ROOT / "checkpoints" / MINI
+    pathlib.Path(MINI).mkdir()
+    assert checkpoint_folder(MINI) == pathlib.Path(MINI)
+    assert checkpoint_folder("other/uhr-bat-mini") == pathlib.Path("other/uhr-bat-mini")
