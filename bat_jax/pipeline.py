@@ -45,7 +45,17 @@ from bat_jax.engine.question import (
 from bat_jax.engine.stages import Stages
 from bat_jax.io.digests import weights_digest
 from bat_jax.io.params import load_params, read_config
-from bat_jax.io.prompts import IMAGE_TOKEN, Prompt, bucket, build_prompt, end_of_turn_id, load_tokenizer, padded
+from bat_jax.io.prompts import (
+    IMAGE_TOKEN,
+    Dialogue,
+    Prompt,
+    Question,
+    bucket,
+    build_prompt,
+    end_of_turn_id,
+    load_tokenizer,
+    padded,
+)
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.io.shipped import checkpoint_folder
 from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
@@ -118,11 +128,11 @@ class Scene(SceneData):
         """What a question's programs are specialised to."""
         return SceneLayout(self.grids, self.region_capacity)
 
-    def ask(self, question: str, **options: Any) -> Answer:
+    def ask(self, question: Question, **options: Any) -> Answer:
         """Answer a question about this image; see `BatModel.ask` for the options."""
         return self.model.ask([self], question, **options)
 
-    def ask_many(self, questions: Sequence[str], **options: Any) -> tuple[Answer, ...]:
+    def ask_many(self, questions: Sequence[Question], **options: Any) -> tuple[Answer, ...]:
         """Answer several questions about this image at once; see `BatModel.ask_many`."""
         return self.model.ask_many([self], questions, **options)
 
@@ -229,13 +239,16 @@ class BatModel:
     def _scene(self, data: SceneData) -> Scene:
         return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
 
-    def ask(self, scenes: Sequence[Scene], question: str, *, shared_with: Sequence[str] = (), **options: Any) -> Answer:
+    def ask(
+        self, scenes: Sequence[Scene], question: Question, *, shared_with: Sequence[str] = (), **options: Any
+    ) -> Answer:
         """Answer a question about one or more encoded images.
 
         Several images share each scale's budget, the first ones get the remainder. Under the release's prompt setting
         only the first image's tokens are used.
 
         Args:
+          question: the text, or a Dialogue with earlier turns; importance is the last question's, which sees them.
           shared_with: other questions that the same tokens have to serve: importance is the mean over all of them.
           options: see `answer_prompt`.
 
@@ -244,15 +257,21 @@ class BatModel:
         """
         prompt = build_prompt(self.tokenizer, question, len(scenes), self.cfg.prompt)
         suffixes = [self._suffix(text) for text in (question, *shared_with)]
-        return self.answer_prompt(scenes, prompt, suffixes, **options)
+        starts = [suffix.question_at for suffix in suffixes]
+        return self.answer_prompt(
+            scenes, prompt, [suffix.pieces[-1] for suffix in suffixes], question_at=starts, **options
+        )
 
-    def _suffix(self, question: str) -> np.ndarray:
-        """Return the text behind the image on the attention path, as token ids."""
+    def _suffix(self, question: Question) -> Prompt:
+        """Return a prompt whose last piece is the text behind the image on the attention path."""
         # Importance is read on each image alone, behind the template's prefix; placeholders inside a question would
         # put other text there.
-        if self.cfg.prompt.images == "all" and IMAGE_TOKEN in question:
-            question = question.replace(IMAGE_TOKEN, "").strip()
-        return build_prompt(self.tokenizer, question, 1, self.cfg.prompt).pieces[-1]
+        if self.cfg.prompt.images == "all":
+            if isinstance(question, Dialogue):
+                question = question.with_first(_without_places(question.first))
+            else:
+                question = _without_places(question)
+        return build_prompt(self.tokenizer, question, 1, self.cfg.prompt)
 
     def answer_prompt(
         self,
@@ -260,6 +279,7 @@ class BatModel:
         prompt: Prompt,
         suffixes: Sequence[np.ndarray] | None = None,
         *,
+        question_at: Sequence[int] | None = None,
         budgets: Sequence[int] | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
@@ -271,7 +291,8 @@ class BatModel:
 
         Args:
           suffixes: texts behind the image on the attention path, whose importance is averaged; by default the prompt's
-            last piece alone.
+            last piece alone. question_at: where in each the question begins, behind earlier turns; by default where the
+            prompt says.
           budgets: tokens per scale, at most the config's, of which some may be 0; these are traced, so no value
             compiles anew.
           temperature: 0 is greedy. top_p: in (0, 1]. seed: of the sampling.
@@ -280,11 +301,13 @@ class BatModel:
         Raises:
           ValueError: the prompt is too long for the decoder, or an option is out of range.
         """
+        if suffixes is None:
+            suffixes, question_at = prompt.pieces[-1:], [prompt.question_at]
         shares = self._shares(budgets, len(scenes))
         used = scenes[: len(prompt.pieces) - 1]  # the release's prompt has a place for the first image alone
         texts, text_valid = _padded_pieces(prompt)
         question = QuestionArrays(
-            suffixes=self._suffixes(scenes, prompt.pieces[-1:] if suffixes is None else suffixes),
+            suffixes=self._suffixes(scenes, suffixes, question_at),
             shares=shares[: len(used)],
             texts=texts,
             text_valid=text_valid,
@@ -303,7 +326,7 @@ class BatModel:
     def ask_many(
         self,
         scenes: Sequence[Scene],
-        questions: Sequence[str],
+        questions: Sequence[Question],
         *,
         room: int | None = None,
         budgets: Sequence[int] | None = None,
@@ -335,9 +358,12 @@ class BatModel:
         used = scenes[: len(prompts[0].pieces) - 1]
         order = [min(index, len(questions) - 1) for index in range(room)]
         texts = [self._suffix(question) for question in questions]
-        longest = [max(text.size for text in texts), max(prompt.pieces[-1].size for prompt in prompts)]
+        longest = [max(text.pieces[-1].size for text in texts), max(prompt.pieces[-1].size for prompt in prompts)]
         items = [
-            (self._suffixes(scenes, [texts[index]], longest[0]), *_padded_pieces(prompts[index], longest[1]))
+            (
+                self._suffixes(scenes, texts[index].pieces[-1:], [texts[index].question_at], longest[0]),
+                *_padded_pieces(prompts[index], longest[1]),
+            )
             for index in order
         ]
         suffixes, pieces, valid = jax.tree.map(lambda *leaves: np.stack(leaves), *items)
@@ -419,18 +445,25 @@ class BatModel:
         return tuple(made)
 
     def _suffixes(
-        self, scenes: Sequence[Scene], suffixes: Sequence[np.ndarray], padded_for: int = 0
+        self,
+        scenes: Sequence[Scene],
+        suffixes: Sequence[np.ndarray],
+        question_at: Sequence[int] | None = None,
+        padded_for: int = 0,
     ) -> tuple[Suffix, ...]:
-        """Return the texts that importance is read at, padded (for `padded_for` tokens), with their rows' weight."""
+        """Return the texts that importance is read at, padded (for `padded_for` tokens), with their rows' weight.
+
+        `question_at`: where each one's question begins; rows before it have none.
+        """
         longest = max(suffix.size for suffix in suffixes)
         self._check_length(max(scene.cache.num_slots for scene in scenes) + longest)
         made = []
-        for suffix in suffixes:
+        for suffix, start in zip(suffixes, question_at or [0] * len(suffixes), strict=True):
             ids, valid = _padded_text(suffix, padded_for)
             weight = np.zeros(ids.size, np.float32)
-            weight[: suffix.size] = suffix_row_weight(
+            weight[start : suffix.size] = suffix_row_weight(
                 self.cfg.compressor.attention_query,
-                suffix.tolist(),
+                suffix[start:].tolist(),
                 pad_id=self.tokenizer.pad_token_id,
                 end_of_turn_id=end_of_turn_id(self.tokenizer),
                 is_space=lambda token: self.tokenizer.decode([token]).isspace(),
@@ -467,6 +500,10 @@ class BatModel:
                 f"question: the prompt with its visual tokens and the answer needs {num_rows} positions, "
                 f"the decoder has {limit}; shorten the question, the budgets or max_new_tokens"
             )
+
+
+def _without_places(question: str) -> str:
+    return question.replace(IMAGE_TOKEN, "").strip() if IMAGE_TOKEN in question else question
 
 
 def load_device_params(

@@ -14,7 +14,7 @@ from bat_jax.config import SELECTIONS
 from bat_jax.encoding import SceneEncoder
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
-from bat_jax.io.prompts import build_prompt
+from bat_jax.io.prompts import Dialogue, build_prompt
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
 from bat_jax.pipeline import BatModel
 from tests.tiny_model import SCALES, load_tiny
@@ -116,6 +116,7 @@ def test_questions_asked_together_are_answered_as_one_by_one_and_any_number_is_o
     """Drawn tokens, too: what one question draws does not depend on the others."""
     scene = dataclasses.replace(scene, model=in_one)
     questions = ["Any boats?", "How many cars are near the pier?", "What colour is the roof of the largest house?"]
+    questions.append(Dialogue("Which one?", (("Any boats?", "Two."),)))
     for drawing in ({}, {"temperature": 1.5, "seed": 7, "stop": False}):
         alone = [scene.ask(question, max_new_tokens=NEW, **drawing) for question in questions]
         compiled = in_one.stages.num_compiles["questions"]
@@ -378,6 +379,27 @@ def test_tokens_for_several_questions_follow_the_mean_of_their_importance(model,
     other = scene.ask(texts[1], shared_with=(texts[2], texts[0]), max_new_tokens=1)
     for one, same in zip(together.selections[0], other.selections[0], strict=True):
         np.testing.assert_array_equal(one.keep_index, same.keep_index)
+
+
+def test_a_dialogues_importance_is_its_last_questions_behind_the_turns_before(paper):
+    scene = paper.encode(picture(150, 230))
+    dialogue = Dialogue("What colour is the car?", (("Any boats?", "Two."),))
+    answer = scene.ask(dialogue, max_new_tokens=1)
+    prompt = build_prompt(paper.tokenizer, dialogue, 1, paper.cfg.prompt)
+    ids = prompt.pieces[-1]
+    pieces = [paper.tokenizer.decode([token]) for token in ids]
+    first = "".join(pieces).rindex("What colour")
+    rows = [i for i in range(ids.size) if first <= len("".join(pieces[:i])) < first + len(dialogue.question)]
+    assert rows[0] == prompt.question_at > 0
+    (suffix,) = paper._suffixes([scene], [ids], [prompt.question_at])
+    expected = np.zeros(suffix.ids.size)
+    expected[rows] = 1 / len(rows)
+    np.testing.assert_allclose(suffix.row_weight, expected, rtol=1e-6)
+    by_hand = paper.answer_prompt([scene], prompt, max_new_tokens=1)
+    same_answer(answer, by_hand)
+    alone = scene.ask(dialogue.question, max_new_tokens=1)
+    assert answer.prompt_tokens > alone.prompt_tokens
+    assert not np.allclose(answer.anchor_importance[0], alone.anchor_importance[0], rtol=1e-3)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in SELECTIONS.names if rule not in ("uhr_bat", "dense")])

@@ -26,10 +26,40 @@ START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
 SHORTEST_TEXT = 64
 
 
+class Dialogue(NamedTuple):
+    """A question behind earlier turns, each what the user said and what was answered.
+
+    The images stand where the first of the user's texts has them; `<image>` in a later one falls away, as in training.
+    """
+
+    question: str
+    earlier: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def first(self) -> str:
+        """The user's first text."""
+        return self.earlier[0][0] if self.earlier else self.question
+
+    def with_first(self, text: str) -> "Dialogue":
+        """Return the dialogue with another first text, and no `<image>` in others."""
+        if not self.earlier:
+            return self._replace(question=text)
+        others = [(asked.replace(IMAGE_TOKEN, ""), answer) for asked, answer in self.earlier[1:]]
+        question = self.question.replace(IMAGE_TOKEN, "")
+        return Dialogue(question, ((text, self.earlier[0][1]), *others))
+
+
+Question = str | Dialogue
+
+
 class Prompt(NamedTuple):
-    """pieces: num_images + 1 arrays of int32 ids, the visual tokens stand between them."""
+    """pieces: num_images + 1 arrays of int32 ids, the visual tokens stand between them.
+
+    question_at: where in the last piece the question begins, behind earlier turns.
+    """
 
     pieces: tuple[np.ndarray, ...]
+    question_at: int = 0
 
 
 def bucket(length: int, shortest: int = SHORTEST_TEXT) -> int:
@@ -71,8 +101,7 @@ def user_text(question: str, num_images: int, cfg: PromptConfig) -> str:
     Raises:
       ValueError: the question is empty, or its placeholders do not match the images.
     """
-    if not question.replace(IMAGE_TOKEN, "").strip():
-        raise ValueError(f"question={question!r}: is empty; ask something about the image")
+    _check_asks(question)
     count = question.count(IMAGE_TOKEN)
     if cfg.images == "first":
         text = question.removeprefix(IMAGE_TOKEN)
@@ -86,11 +115,21 @@ def user_text(question: str, num_images: int, cfg: PromptConfig) -> str:
     return question
 
 
-def chatml(user: str, cfg: PromptConfig) -> tuple[str, ...]:
-    """Wrap a user's turn in the ChatML template, open for the assistant's answer: text, mark, text, ..., mark, text."""
-    system, user, assistant = f"system\n{cfg.system}", f"user\n{user}", "assistant\n"
+def _check_asks(question: str) -> None:
+    if not question.replace(IMAGE_TOKEN, "").strip():
+        raise ValueError(f"question={question!r}: is empty; ask something about the image")
+
+
+def chatml(user: str, cfg: PromptConfig, earlier: Sequence[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Wrap a user's turn in the ChatML template, open for the assistant's answer: text, mark, text, ..., mark, text.
+
+    Earlier turns stand before it closed, as training writes them.
+    """
     between = (END_OF_TURN, "\n", START_OF_TURN)
-    return ("", START_OF_TURN, system, *between, user, *between, assistant)
+    parts: tuple[str, ...] = ("", START_OF_TURN, f"system\n{cfg.system}")
+    for asked, answered in earlier:
+        parts += (*between, f"user\n{asked}", *between, f"assistant\n{answered}")
+    return (*parts, *between, f"user\n{user}", *between, "assistant\n")
 
 
 def tokenize(tokenizer: Any, parts: Sequence[str], cfg: PromptConfig) -> Prompt:
@@ -149,9 +188,21 @@ def mask_added_tokens(tokenizer: Any, ids: np.ndarray) -> np.ndarray:
     return np.where(ids >= tokenizer.vocab_size, tokenizer.eos_token_id, ids).astype(np.int32)
 
 
-def build_prompt(tokenizer: Any, question: str, num_images: int, cfg: PromptConfig) -> Prompt:
+def build_prompt(tokenizer: Any, question: Question, num_images: int, cfg: PromptConfig) -> Prompt:
     """Return the prompt of a question about `num_images` images (one place only under the release's setting)."""
-    return tokenize(tokenizer, chatml(user_text(question, num_images, cfg), cfg), cfg)
+    if isinstance(question, str):
+        return tokenize(tokenizer, chatml(user_text(question, num_images, cfg), cfg), cfg)
+    for text in (question.question, *(asked for asked, _ in question.earlier)):
+        _check_asks(text)
+    whole = question.with_first(user_text(question.first, num_images, cfg))
+    parts = chatml(whole.question, cfg, whole.earlier)
+    prompt = tokenize(tokenizer, parts, cfg)
+    if not whole.earlier:
+        return prompt
+    behind = len((whole.question, END_OF_TURN, "\n", START_OF_TURN, "assistant\n"))
+    before = tokenize(tokenizer, (*parts[:-behind], "user\n"), cfg)
+    same = [one == other for one, other in zip(before.pieces[-1], prompt.pieces[-1], strict=False)]
+    return prompt._replace(question_at=(*same, False).index(False))
 
 
 def split_ids(ids: np.ndarray) -> Prompt:

@@ -12,7 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bat_jax.config import PromptConfig
-from bat_jax.io.prompts import build_prompt, chatml, end_of_turn_id, load_tokenizer, split_ids, text_ids, user_text
+from bat_jax.io.prompts import (
+    Dialogue,
+    build_prompt,
+    chatml,
+    end_of_turn_id,
+    load_tokenizer,
+    split_ids,
+    text_ids,
+    user_text,
+)
 from tests.golden.golden_vectors import DEV
 
 PAPER, RELEASE = PromptConfig.preset("paper"), PromptConfig.preset("release")
@@ -150,3 +159,42 @@ def test_ids_without_a_usable_placeholder_are_refused(ids):
 def test_a_directory_without_a_tokenizer_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("cfg", [PAPER, RELEASE])
+def test_a_dialogue_has_the_ids_of_chatml_with_its_turns_and_says_where_the_question_begins(tokenizer, cfg):
+    cfg = dataclasses.replace(cfg, mask_added_tokens=False)
+    dialogue = Dialogue("Which colour?", (("Any ships <image>?", "Two."), ("Where?", "North.")))
+    prompt = build_prompt(tokenizer, dialogue, 1, cfg)
+    whole = "<image>".join(tokenizer.decode(piece) for piece in prompt.pieces)
+    first = "Any ships <image>?" if cfg.images == "all" else "<image>\nAny ships ?"
+    assert whole == (
+        f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{first}<|im_end|>\n"
+        "<|im_start|>assistant\nTwo.<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
+        "<|im_start|>assistant\nNorth.<|im_end|>\n<|im_start|>user\nWhich colour?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    asked = tokenizer.decode(prompt.pieces[-1][prompt.question_at :])
+    assert asked == "Which colour?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_dialogue_of_one_question_is_that_question(tokenizer):
+    for cfg in (PAPER, RELEASE):
+        plain, dialogue = (build_prompt(tokenizer, question, 1, cfg) for question in ("Ships?", Dialogue("Ships?")))
+        assert dialogue.question_at == 0
+        for one, other in zip(plain.pieces, dialogue.pieces, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_no_turn_of_a_dialogue_opens_or_closes_another(tokenizer):
+    cfg = dataclasses.replace(PAPER, special_tokens="text")
+    dialogue = Dialogue(HOSTILE, ((HOSTILE, HOSTILE),))
+    ids = np.concatenate(build_prompt(tokenizer, dialogue, 1, cfg).pieces)
+    calm = np.concatenate(build_prompt(tokenizer, Dialogue("a", (("b", "c"),)), 1, cfg).pieces)
+    marks = [[token for token in one.tolist() if token >= tokenizer.vocab_size] for one in (ids, calm)]
+    assert marks[0] == marks[1]
+
+
+def test_an_empty_turn_is_refused(tokenizer):
+    for dialogue in (Dialogue(" ", (("a", "b"),)), Dialogue("a", (("a", "b"), ("", "b")))):
+        with pytest.raises(ValueError, match="is empty"):
+            build_prompt(tokenizer, dialogue, 1, PAPER)

@@ -5,7 +5,7 @@ import pytest
 
 from bat_jax.config import PromptConfig
 from bat_jax.data.llava import Record, RecordError, Turn
-from bat_jax.io.prompts import bucket, build_prompt, load_tokenizer, padded
+from bat_jax.io.prompts import Dialogue, bucket, build_prompt, load_tokenizer, padded
 from bat_jax.train.labels import IGNORE, common_buckets, tokenize_conversation
 from tests.tiny_model import write_byte_tokenizer
 
@@ -73,6 +73,16 @@ def test_text_up_to_the_answer_is_tokenised_as_for_answering(tokenizer, prompt):
     np.testing.assert_array_equal(conversation.prefix_ids, prefix)
     np.testing.assert_array_equal(conversation.suffix_ids[: suffix.size], suffix)
     assert tokenizer.decode(conversation.suffix_ids[suffix.size :]) == "Two<|im_end|>\n"
+
+
+@pytest.mark.parametrize("prompt", [PromptConfig(), PromptConfig.release()])
+def test_text_up_to_a_later_answer_is_tokenised_as_a_dialogue_is_for_answering(tokenizer, prompt):
+    conversation = tokenized(tokenizer, MORE, prompt=prompt)
+    asked, answered, again = (turn.text for turn in MORE[:3])
+    built = build_prompt(tokenizer, Dialogue(again, ((asked, answered),)), 1, prompt)
+    suffix = built.pieces[1]
+    np.testing.assert_array_equal(conversation.prefix_ids, built.pieces[0])
+    np.testing.assert_array_equal(conversation.suffix_ids[: suffix.size], suffix)
 
 
 def test_importance_is_read_at_the_end_of_the_first_question_and_sees_no_answer(tokenizer):
