@@ -5,7 +5,8 @@
 Prints each answer, the tokens kept per scale and the seconds of image and question (compiling apart), with --profile
 those of every stage. With --output_dir it writes
 answer.json, report.html (all in one file, no network) and pictures: importance over the image, the fate of every token
-per scale, the region map.
+per scale, the region map; and for map software tokens.geojson, tokens.gpkg and rasters of importance and regions
+(docs/map.md).
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from bat_jax.engine.stages import peak_device_bytes, peak_host_bytes
 from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.report.answer_page import About, Ask, Asked, write_report
+from bat_jax.report.map_files import coordinates_of, write_map_files
 from bat_jax.runs import run_record
 from . import cli
 from . import compressor_flags as compressor
@@ -30,7 +32,9 @@ QUESTION = flags.DEFINE_multi_string("question", None, "Question; several times 
 MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 64, "Most tokens of an answer.", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0: greedy; else sampling temperature.", lower_bound=0.0)
 TOP_P = flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens that reaches this probability.")
-OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Write answer.json, report.html and pictures here.")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "Write answer.json, report.html, pictures and files for map software here."
+)
 PROFILE = flags.DEFINE_bool("profile", False, "Run stage by stage and say what each takes; slower, the same answers.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
 
@@ -146,8 +150,13 @@ class Session:
             write_json(stage / "answer.json", record)
             about = About(notice=notice, checkpoint=self.checkpoint, record=run)
             write_report(stage, self.model.cfg, self.images, self.scenes, asked, about)
+            for index, (file, scene) in enumerate(zip(self.images, self.scenes, strict=True)):
+                suffix = f"_image{index + 1}" if len(self.scenes) > 1 else ""
+                write_map_files(stage, pathlib.Path(file).name, scene, asked, image=index, suffix=suffix)
             num_pictures = len(list(stage.glob("*.png")))
         print(f"\nwrote report.html, answer.json and {num_pictures} pictures to {output}")
+        for file, scene in zip(self.images, self.scenes, strict=True):
+            print(f"  tokens.geojson and others for map software: {coordinates_of(scene.georeference, file)}")
 
 
 def answer_questions(

@@ -159,7 +159,9 @@ def test_answer_writes_a_record_and_pictures(answers, files):
     report = files / "report"
     names = sorted(path.name for path in report.iterdir())
     pictures = ["image.png", "importance_q1.png", "regions.png", "tokens_q1.png"]
-    assert names == sorted([*pictures, "answer.json", "report.html"])
+    rasters = [f"{name}_{size}.tif" for name in ("importance", "regions") for size in (112, 224)]
+    assert names == sorted([*pictures, *rasters, "answer.json", "report.html", "tokens.geojson", "tokens.gpkg"])
+    assert "image.png (x to the right, y down), which has no place on the map" in answers["good report"][1]
     assert QUESTION in (report / "report.html").read_text()
     record = json.loads((report / "answer.json").read_text())
     assert record["answers"][0]["question"] == QUESTION

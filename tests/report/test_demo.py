@@ -71,7 +71,12 @@ def test_demo_writes_a_page_and_every_picture(runs, folder, questions):
     numbers = range(1, len(first_of_each(questions)) + 1)
     pictures = {f"{kind}_q{number}.png" for kind in ("importance", "tokens", "zoom") for number in numbers}
     pictures |= {"image.png", "regions.png"}
-    assert {path.name for path in report.iterdir()} == pictures | {"answer.json", "report.html"}
+    sizes = [
+        scale["size_px"] for scale in json.loads((report / "answer.json").read_text())["config"]["compressor"]["scales"]
+    ]
+    rasters = {f"{name}_{size}.tif" for name in ("importance", "regions") for size in sizes}
+    others = {"answer.json", "report.html", "tokens.geojson", "tokens.gpkg"} | rasters
+    assert {path.name for path in report.iterdir()} == pictures | others
     for name in pictures:
         with Image.open(report / name) as picture:
             assert min(picture.size) > 300
