@@ -66,6 +66,7 @@ WEIGHTS = flags.DEFINE_enum(
 )
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first K-means centres and of sampling.", lower_bound=0)
 BANDS = flags.DEFINE_string("bands", None, "Raster bands to read, counted from 1: three as 4,3,2, or one.")
+PAGE = flags.DEFINE_integer("page", 1, "Page of a TIFF or frame of an animation, counted from 1.", lower_bound=1)
 MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
 
 _KMEANS_INIT_NAME = re.compile(r"kmeans_init_(\d+)")
@@ -158,13 +159,14 @@ def configure(cfg: BatConfig, label_maps: flags.FlagHolder = LABEL_MAP) -> BatCo
 
 
 def read_options(cfg: BatConfig) -> dict[str, Any]:
-    """Return the options of `read_image` that the flags for bands and size decide."""
+    """Return the options of `read_image` that the flags for bands, pages and size decide."""
     bands = whole_numbers(BANDS.value, "bands") if BANDS.value else None
-    return {"bands": bands, "max_pixels": MAX_PIXELS.value, "largest_view": max(cfg.compressor.sizes_px)}
+    options = {"bands": bands, "page": PAGE.value, "max_pixels": MAX_PIXELS.value}
+    return options | {"largest_view": max(cfg.compressor.sizes_px)}
 
 
 def read_source(path: str, cfg: BatConfig) -> SourceImage:
-    """Read an image with the flags for bands and size."""
+    """Read an image with the flags for bands, pages and size."""
     return read_image(path, **read_options(cfg))
 
 

@@ -73,6 +73,7 @@ BAD_ANSWERS = {
     "too many pixels": ({"max_pixels": 100}, "--max_pixels"),
     "bands": ({"bands": "9"}, "--bands"),
     "bands text": ({"bands": "red"}, "--bands=red"),
+    "page": ({"page": 2}, "--page"),
     "no checkpoint": ({"checkpoint": "OUT/nowhere"}, "nowhere"),
     "not converted": ({"checkpoint": "OUT/full"}, "experiments.convert"),
     "no image": ({"image": None}, "--image"),

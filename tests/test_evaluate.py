@@ -218,6 +218,7 @@ BAD = {
     "maps without sam": ({"label_maps": "FOLDER/maps"}, "--label_maps"),
     "no map": ({"partition": "sam", "label_maps": "FOLDER/full"}, "3000000.npz"),
     "bands": ({"bands": "1,2,3"}, "--bands"),
+    "page": ({"page": 2}, "--page"),
     "not ours": ({"output_dir": "FOLDER/full"}, "no run of this command"),
     "a file": ({"output_dir": "FOLDER/full/file"}, "is a file"),
     "not ours, overwrite": ({"output_dir": "FOLDER/full", "overwrite": True}, "no run of this command"),

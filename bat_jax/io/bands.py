@@ -32,6 +32,7 @@ class ReadOptions:
     max_pixels: int
     largest_view: int | None
     window: Window | None
+    page: int
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -42,7 +43,8 @@ class Bands:
       pixels: (H, W, 3) uint8. valid: (H, W) bool, False = no data; None for all.
       window: (col, row, width, height) of the file that the pixels cover; larger than they after a decimated read.
       choice: which bands these are, "" if they are all. spreads: the values that were stretched to 0 and 255, by band.
-      num_frames: pictures in the file; this is the first. orientation: as in EXIF, 1 to 8.
+      num_pages: pages or frames in the file. orientation: as in EXIF, 1 to 8.
+      name: GDAL's of the page, None for the file's path.
     """
 
     pixels: np.ndarray
@@ -50,8 +52,9 @@ class Bands:
     window: Window
     choice: str = ""
     spreads: Sequence[Spread] = ()
-    num_frames: int = 1
+    num_pages: int = 1
     orientation: int = 1
+    name: str | None = None
 
 
 def check_size(path: Path, size: Size, max_pixels: int) -> None:
@@ -79,6 +82,12 @@ def check_window(path: Path, window: Window | None, size: Size) -> Window:
             f" {MIN_SIDE} of the file's {size[0]} x {size[1]} pixels: change --window"
         )
     return window
+
+
+def check_page(path: Path, page: int, count: int) -> None:
+    """Raise an ImageError if a wanted page is beyond the last of the file."""
+    if page > count:
+        raise ImageError(f"{path}: page {page} asked for, the file has pages 1 to {count}: change --page")
 
 
 def check_bands(path: Path, bands: tuple[int, ...] | None, count: int) -> None:

@@ -121,13 +121,14 @@ def unoriented(size: tuple[int, int], orientation: int) -> Affine:
     return back
 
 
-def read_georeference(path: Path, driver: str, in_file: Affine) -> Georeference:
+def read_georeference(path: Path, driver: str, in_file: Affine, name: str | None = None) -> Georeference:
     """Read what a file, and map software's files beside it, say of its place.
 
     A transform is taken before control points, these before RPCs; one that maps the picture to a line counts as none.
 
     Args:
       driver: GDAL's or Pillow's name of the format. in_file: see Georeference.
+      name: GDAL's of the page that was read; the path by default.
     """
     nowhere = Georeference(in_file=in_file)
     if driver in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "PPM") and not _has_sidecar(path):
@@ -136,7 +137,7 @@ def read_georeference(path: Path, driver: str, in_file: Affine) -> Georeference:
     from rasterio.errors import RasterioError
 
     try:
-        with rasterio.open(str(path.absolute()), driver={"PPM": "PNM"}.get(driver, driver)) as raster:
+        with rasterio.open(name or str(path.absolute()), driver={"PPM": "PNM"}.get(driver, driver)) as raster:
             transform, crs, rpcs = raster.transform, raster.crs, raster.rpcs
             control_points, control_crs = raster.gcps
     except RasterioError:  # a format that Pillow has and this GDAL has not

@@ -1,7 +1,7 @@
 """Read any user's image to RGB bytes.
 
 Two readers; the file's first bytes decide which, never its suffix:
-  Pillow     PNG (up to 8 bits), JPEG, WebP, AVIF, GIF, BMP, PNM
+  Pillow     PNG (up to 8 bits), JPEG, WebP, AVIF, GIF, BMP, PNM; TIFF and JPEG 2000 in colours other than RGB and grey
   rasterio   TIFF, GeoTIFF, COG, JPEG 2000, NITF, HFA, and PNG of 16 bits (Pillow would cut its colours to 8 bits)
 
 What is done to the pixels, in this order; every step that happens is named in `SourceImage.note`:
@@ -17,41 +17,20 @@ Letters: H, W height and width of the image in pixels, C bands.
 import dataclasses
 import os
 import re
-import struct
 import tempfile
-import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from affine import Affine
-from PIL import Image, ImageFile, TiffImagePlugin
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.bands import (
-    PERCENTILES,
-    Bands,
-    ImageError,
-    ReadOptions,
-    Size,
-    Window,
-    check_bands,
-    check_size,
-    check_window,
-    decimation,
-    stretch,
-    take_bands,
-)
+from bat_jax.io.bands import PERCENTILES, Bands, ImageError, ReadOptions, Size, Window, check_page
+from bat_jax.io.file_headers import is_jp2_for_pillow, tiff_pages
 from bat_jax.io.georeference import NOWHERE, Georeference, read_georeference, unoriented
-from bat_jax.io.rasters import read_raster
+from bat_jax.io.pillow_images import DECODE_ERRORS, EXIF_ORIENTATION, open_pillow, read_pillow, read_pillow_tiff
+from bat_jax.io.rasters import raster_name, read_raster
 
-# What Pillow and zlib raise on broken files.
-DECODE_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-
-_EXIF_ORIENTATION = 0x0112
 # How a file begins -> (reader, its name for the format). Formats that refer to other files or to the network (VRT, WMS)
 # are left out on purpose.
 _SIGNATURES = (
@@ -103,6 +82,7 @@ def read_image(
     max_pixels: int = 300_000_000,
     largest_view: int | None = None,
     window: Window | None = None,
+    page: int = 1,
 ) -> SourceImage:
     """Read an image file to RGB bytes.
 
@@ -124,13 +104,14 @@ def read_image(
         a whole. (A decoded pixel takes 3 bytes, and for a moment 5 to 15 more, by band type.)
       largest_view: side of the largest view that will be cut, in pixels; None always reads in full.
       window: (col, row, width, height) to read, in pixels of the file as stored, before any orientation; None for all.
+      page: which page or frame is read, from 1; reduced pages and masks of a TIFF do not count.
 
     Raises:
-      ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band or a window that
-        the file does not have; no valid pixel.
+      ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band, page or
+        window that the file does not have; no valid pixel.
     """
     path = Path(path)
-    options = ReadOptions(bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window)
+    options = ReadOptions(bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window, page=page)
     _check_arguments(path, options)
     try:
         with path.open("rb") as file:
@@ -142,15 +123,16 @@ def read_image(
     reader, name = next((r for start, r in _SIGNATURES if re.match(start, prefix, re.DOTALL)), (None, ""))
     if reader is None:
         raise ImageError(f"{path}: not an image ({_READABLE}): replace the file given to --image")
-    errors, read = DECODE_ERRORS, _read_with_pillow
+    errors = DECODE_ERRORS
     if reader == "rasterio":
         from rasterio.errors import RasterioError
 
-        errors, read = (RasterioError, *DECODE_ERRORS), _read_with_rasterio
+        errors = (RasterioError, *DECODE_ERRORS)
     try:
-        return _placed(path, name, _finish(path, read(path, name, options)))
-    except ImageError:
-        raise
+        return _finish(path, name, _read(path, reader, name, options), options)
+    except ImageError as error:
+        # The files' headers are read without their names.
+        raise error if str(error).startswith(str(path)) else ImageError(f"{path}: {error}") from error
     except errors as error:
         # rasterio says little itself; GDAL's words are in the cause.
         reason = one_line(error.__cause__ or error)
@@ -185,27 +167,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def open_pillow(file: BinaryIO, path: Path, file_format: str) -> ImageFile.ImageFile:
-    """Open an image with Pillow from its header, not yet decoded, without Pillow's own limit on pixels.
-
-    The format's class is called directly: `Image.open` would compare with `Image.MAX_IMAGE_PIXELS`, which belongs to
-    the whole process. `file_format` is Pillow's name, such as "PNG".
-
-    Raises:
-      One of DECODE_ERRORS: not this format, or a broken header.
-    """
-    if file_format not in Image.OPEN:
-        Image.init()
-    if file_format not in Image.OPEN:
-        raise OSError(f"this Pillow is built without {file_format}")
-    factory, accept = Image.OPEN[file_format]
-    prefix = file.read(16)
-    file.seek(0)
-    if accept is not None and accept(prefix) is not True:
-        raise SyntaxError(f"the file does not begin as a {file_format} file")
-    return factory(file, str(path))
-
-
 def _check_arguments(path: Path, options: ReadOptions) -> None:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a regular file" if path.exists() else "does not exist"
@@ -215,64 +176,36 @@ def _check_arguments(path: Path, options: ReadOptions) -> None:
         raise ImageError(f"{path}: bands {tuple(bands)}, want one or three numbers from 1 up: change --bands")
     if options.max_pixels < 1:
         raise ImageError(f"{path}: limit of {options.max_pixels} pixels, want 1 or more: change --max_pixels")
+    if options.page < 1:
+        raise ImageError(f"{path}: page {options.page}, want 1 or more: change --page")
     if options.largest_view is not None and options.largest_view < 1:
         raise ImageError(f"{path}: largest view of {options.largest_view} pixels, want 1 or more: change scales")
 
 
-def _read_with_pillow(path: Path, file_format: str, options: ReadOptions) -> Bands:
+def _read(path: Path, reader: str, file_format: str, options: ReadOptions) -> Bands:
+    """Read a file with what makes its colours RGB; the formats' names are those of `_SIGNATURES`."""
+    if file_format == "GTiff":
+        pages = tiff_pages(path)
+        check_page(path, options.page, len(pages))
+        page = pages[options.page - 1]
+        if page.is_for_pillow:
+            read = read_pillow_tiff(path, page.directory, page.orientation, options)
+        else:
+            read = read_raster(path, file_format, page.directory, options)
+        read.orientation, read.num_pages = page.orientation, len(pages)
+        read.name = raster_name(path, file_format, page.directory)
+        return read
     with path.open("rb") as file:
-        image = open_pillow(file, path, file_format)
-        size = image.size
-        check_size(path, size, options.max_pixels)
-        col, row, width, height = check_window(path, options.window, size)
-        # A JPEG that was decoded at 1/f has no pixel where most windows begin.
-        factor = decimation(size, options.largest_view) if (width, height) == size else 1
-        if factor > 1:  # only a JPEG follows this call
-            image.draft(None, (size[0] // factor, size[1] // factor))
-        image.load()
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        # Counting frames may move to another one, so the pixels are taken first.
-        part = image if (width, height) == size else image.crop((col, row, col + width, row + height))
-        read = _pillow_pixels(path, part, options.bands, (col, row, width, height))
-        read.orientation, read.num_frames = orientation, getattr(image, "n_frames", 1)
-    return read
-
-
-def _pillow_pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None, window: Window) -> Bands:
-    is_wide = image.mode == "F" or image.mode.startswith("I")
-    is_grey = is_wide or image.mode in ("1", "L", "LA", "La")
-    has_alpha = image.has_transparency_data
-    check_bands(path, bands, 1 if is_grey else 4 if has_alpha else 3)
-    valid, spreads = None, []
-    if is_wide:
-        grey, spread = stretch(np.asarray(image), None)
-        pixels = np.repeat(grey[:, :, None], 3, axis=2)
-        spreads.append(spread)
-    else:
-        mode = "RGBA" if has_alpha else "RGB"
-        # convert() would copy an image that has the mode already.
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        # Alpha that was chosen as a band is a colour.
-        if has_alpha and 4 not in (bands or ()):
-            valid = pixels[:, :, 3] > 0
-    pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)
-    choice = "" if bands is None else f"bands {','.join(map(str, bands))}"
-    return Bands(pixels=pixels, valid=valid, window=window, choice=choice, spreads=spreads)
-
-
-def _read_with_rasterio(path: Path, file_format: str, options: ReadOptions) -> Bands:
-    read = read_raster(path, file_format, options)
-    # rasterio does not tell the orientation.
-    with path.open("rb") as file:
-        if file_format == "PNG":
-            read.orientation = open_pillow(file, path, "PNG").getexif().get(_EXIF_ORIENTATION, 1)
-        header = file.read(8)
-        # A BigTIFF (+ in place of *) is a product of map software, which writes no orientation.
-        if file_format == "GTiff" and b"*" in header[2:4]:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            tags.load(file)
-            read.orientation = tags.get(_EXIF_ORIENTATION, 1)
+        if file_format == "JP2OpenJPEG" and is_jp2_for_pillow(file):
+            return read_pillow(path, "JPEG2000", options)
+    if reader == "Pillow":
+        return read_pillow(path, file_format, options)
+    read = read_raster(path, file_format, options.page, options)
+    if file_format == "PNG":
+        # rasterio does not tell the orientation.
+        with path.open("rb") as file:
+            image = open_pillow(file, path, "PNG")
+            read.orientation, read.num_pages = image.getexif().get(EXIF_ORIENTATION, 1), getattr(image, "n_frames", 1)
     return read
 
 
@@ -287,15 +220,8 @@ def _orient(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
-def _placed(path: Path, file_format: str, source: SourceImage) -> SourceImage:
-    """Say where a picture lies on the map."""
-    col, row = source.window[:2] if source.window else (0, 0)
-    in_file = Affine.translation(col, row) @ unoriented(source.full_size, source.orientation)
-    return dataclasses.replace(source, georeference=read_georeference(path, file_format, in_file))
-
-
-def _finish(path: Path, read: Bands) -> SourceImage:
-    """Apply the orientation, fill the pixels without data and say what was done."""
+def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> SourceImage:
+    """Apply the orientation, fill the pixels without data and say what was done and where the picture lies."""
     notes = [read.choice] if read.choice else []
     if read.spreads:
         ranges = ", ".join(f"{low:.6g}..{high:.6g}" for low, high in read.spreads)
@@ -304,8 +230,8 @@ def _finish(path: Path, read: Bands) -> SourceImage:
     size = read.window[2:]
     if (width, height) != size:
         notes.append(f"read at {width} x {height} of {size[0]} x {size[1]} pixels")
-    if read.num_frames > 1:
-        notes.append(f"first of {read.num_frames} frames")
+    if read.num_pages > 1:
+        notes.append(f"page {options.page} of {read.num_pages}")
     if read.orientation in range(2, 9):
         notes.append(f"orientation {read.orientation} applied")
     pixels = np.ascontiguousarray(_orient(read.pixels, read.orientation))
@@ -319,11 +245,14 @@ def _finish(path: Path, read: Bands) -> SourceImage:
         pixels = pixels if pixels.flags.writeable else pixels.copy()
         pixels[~valid] = VisionConfig.pad_colour
         notes.append(f"{100 * (1 - valid.mean()):.3g} % of the pixels hold no data")
+    full_size = size[::-1] if read.orientation in (5, 6, 7, 8) else size
+    in_file = Affine.translation(*read.window[:2]) @ unoriented(full_size, read.orientation)
     return SourceImage(
         pixels=pixels,
         valid=valid,
-        full_size=size[::-1] if read.orientation in (5, 6, 7, 8) else size,
+        full_size=full_size,
         note="; ".join(notes),
         window=read.window,
         orientation=read.orientation if read.orientation in range(2, 9) else 1,
+        georeference=read_georeference(path, file_format, in_file, read.name),
     )

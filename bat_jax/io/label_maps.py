@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bat_jax.io.images import DECODE_ERRORS, one_line, open_pillow
+from bat_jax.io.images import one_line
+from bat_jax.io.pillow_images import DECODE_ERRORS, open_pillow
 from bat_jax.io.views import resize_nearest_padded, tokens_per_side
 
 _MAX_MASK_PIXELS = 1_000_000_000

@@ -19,6 +19,7 @@ from bat_jax.io.bands import (
     ReadOptions,
     Window,
     check_bands,
+    check_page,
     check_size,
     check_window,
     decimation,
@@ -29,10 +30,21 @@ from bat_jax.io.bands import (
 # A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
 # warnings.catch_warnings is not safe in the worker threads that read images.
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+_PAGES = {"GTiff": "GTIFF_DIR:{page}:{path}", "NITF": "NITF_IM:{index}:{path}"}
 
 
-def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
-    """Read three bands as `io.images.read_image` says; `driver` is GDAL's name of the format.
+def raster_name(path: Path, driver: str, page: int) -> str:
+    """Return GDAL's name of a page: of a TIFF's directory or a NITF's image, from 1."""
+    if page == 1 or driver not in _PAGES:
+        return str(path.absolute())
+    return _PAGES[driver].format(page=page, index=page - 1, path=path.absolute())
+
+
+def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Bands:
+    """Read three bands as `io.images.read_image` says.
+
+    Args:
+      driver: GDAL's name of the format. page: a TIFF's directory or a NITF's image, from 1; others have one.
 
     Raises:
       ImageError, or one of rasterio's errors for a broken file.
@@ -40,7 +52,13 @@ def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
     import rasterio
     from rasterio.enums import ColorInterp
 
-    with rasterio.open(str(path.absolute()), driver=driver) as raster:
+    num_pages = 1
+    if driver == "NITF":
+        with rasterio.open(str(path.absolute()), driver=driver) as first:
+            num_pages = max(1, len(first.subdatasets))
+    if driver != "GTiff":
+        check_page(path, page, num_pages)
+    with rasterio.open(raster_name(path, driver, page), driver=driver) as raster:
         if raster.count == 0:
             raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
         window = check_window(path, options.window, (raster.width, raster.height))
@@ -48,6 +66,7 @@ def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
         factor = decimation(window[2:], options.largest_view)
         width, height = (max(MIN_SIDE, round(side / factor)) for side in window[2:])
         roles = band_roles([band.name for band in raster.colorinterp], [_band_name(raster, i) for i in raster.indexes])
+        # GDAL gives greys of few bits in which 0 is white a palette.
         is_palette = raster.colorinterp[0] == ColorInterp.palette and len(roles.alpha) == raster.count - 1
         count = 3 if is_palette else raster.count
         bands = options.bands
@@ -70,6 +89,8 @@ def read_raster(path: Path, driver: str, options: ReadOptions) -> Bands:
     if bands is not None or chosen != tuple(i for i in raster.indexes if i not in roles.alpha):
         how = f" {roles.how}" if bands is None and roles.how else ""
         read.choice = f"bands {','.join(map(str, chosen))} of {count}{how}"
+    if driver == "NITF":
+        read.num_pages, read.name = num_pages, raster_name(path, driver, page)
     return read
 
 
@@ -135,6 +156,8 @@ def _read_bands(
         for c, (band, mask) in enumerate(zip(data, masks, strict=True)):
             pixels[:, :, c], spread = stretch(band, mask)
             spreads.append(spread)
+    if chosen == (1,) and raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        pixels = 255 - pixels
     pixels = pixels if len(chosen) == 3 else np.repeat(pixels, 3, axis=2)
     return Bands(pixels=pixels, valid=valid, window=window, spreads=spreads)
 

@@ -588,7 +588,7 @@ def test_the_first_frame_of_an_animation_is_read_and_said(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     source = read_image(tmp_path / "a.gif")
     assert (source.pixels == (255, 0, 0)).all()
-    assert source.note == "first of 3 frames"
+    assert source.note == "page 1 of 3"
 
 
 def test_large_bands_are_stretched_from_a_regular_sample(tmp_path, monkeypatch):
