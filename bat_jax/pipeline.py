@@ -91,6 +91,14 @@ class Answer:
         """Copy a part of `arrays` to the host, of this question alone."""
         return jax.device_get(part if self.index is None else jax.tree.map(lambda leaf: leaf[self.index], part))
 
+    def kept_of(self, scenes: Sequence[SceneData]) -> list[list[dict[str, int]]]:
+        """Return, per image and scale, how many of how many tokens were kept, for files and replies."""
+        per_image = []
+        for scene, kept in zip(scenes, self.tokens_kept, strict=False):
+            rows = zip(scene.scales_px, kept, scene.grids, strict=True)
+            per_image.append([{"scale_px": size, "kept": count, "of": grid.num_tokens} for size, count, grid in rows])
+        return per_image
+
     @functools.cached_property
     def selections(self) -> tuple[tuple[Selection, ...], ...]:
         """Per image and scale, the rows kept (NumPy arrays)."""

@@ -63,15 +63,12 @@ def describe(answer: Answer, scenes: Sequence[Scene]) -> str:
 
 def answer_record(asked: Asked, scenes: Sequence[Scene]) -> dict:
     """Return what answer.json says about one question; the truth and the verdict where they are known."""
-    answer, per_image = asked.answer, []
-    for image, kept in enumerate(answer.tokens_kept):
-        rows = zip(scenes[image].scales_px, kept, scenes[image].grids, strict=True)
-        per_image.append([{"scale_px": size, "kept": count, "of": grid.num_tokens} for size, count, grid in rows])
+    answer = asked.answer
     record = {
         "question": asked.ask.prompt,
         "answer": answer.text,
         "token_ids": answer.token_ids.tolist(),
-        "tokens_kept": per_image,
+        "tokens_kept": answer.kept_of(scenes),
         "prompt_tokens": answer.prompt_tokens,
         "run_seconds": answer.run_seconds,
         "compile_seconds": answer.compile_seconds,

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bat_jax import __version__
+from bat_jax.serving.chat_routes import chat_routes
 from bat_jax.serving.errors import handle_errors
 from bat_jax.serving.gate import Gate, GateLimits
 from bat_jax.serving.service import AnswerService
@@ -25,6 +26,7 @@ def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = N
     # FastAPI's own pages of documentation load scripts from the network.
     app = FastAPI(title="bat_jax", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     handle_errors(app)
+    app.include_router(chat_routes(service))
     gate = Gate(app, limits=limits, metrics=service.metrics, api_key=api_key)
 
     @app.get("/healthz")

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from bat_jax.io.prompts import bucket
+from bat_jax.io.prompts import Question, bucket
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.serving.client_pictures import ClientPicture
 from bat_jax.serving.errors import LOG, ApiError
@@ -63,7 +63,7 @@ class Job:
     """Pictures to encode and, unless it is None, a question about them."""
 
     pictures: tuple[ClientPicture, ...]
-    question: str | None = None
+    question: Question | None = None
     options: AnswerOptions = _DEFAULTS
     done: "Future[Served]" = dataclasses.field(default_factory=Future)
 
