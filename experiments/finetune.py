@@ -30,7 +30,15 @@ from bat_jax.data.llava import LlavaFile, RecordError, RecordRange, RecordSource
 from bat_jax.hosts import meet
 from bat_jax.io.digests import checkpoint_digest, file_digest, input_sizes
 from bat_jax.io.output_files import staged_file
-from bat_jax.io.params import PARAMS_FOLDER, inspect_folder, load_params, orbax_context, read_leaves
+from bat_jax.io.params import (
+    CHECKSUMS_NAME,
+    PARAMS_FOLDER,
+    inspect_folder,
+    load_params,
+    orbax_context,
+    read_leaves,
+    write_checksums,
+)
 from bat_jax.io.prompts import load_tokenizer
 from bat_jax.io.sources import source_digest
 from bat_jax.pipeline import BatModel
@@ -74,7 +82,7 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace an earlier fine-tunin
 
 TRAIN_FOLDER = "train"
 _RECIPE_NAME = "train_config.json"
-_OWN = (RUN_FILE, TRAIN_FOLDER, PARAMS_FOLDER, "config.json", "source_config.json", "tokenizer")
+_OWN = (RUN_FILE, TRAIN_FOLDER, PARAMS_FOLDER, CHECKSUMS_NAME, "config.json", "source_config.json", "tokenizer")
 
 
 def recipe_of_flags() -> TrainConfig:
@@ -158,7 +166,7 @@ def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: s
     # What never runs goes along, so that the result can be written back as Hugging Face safetensors.
     unused = {path: leaf for path, leaf in leaves.items() if path not in trained}
     if unused:
-        arrays |= read_leaves(checkpoint.absolute() / PARAMS_FOLDER, unused, leaves)
+        arrays |= read_leaves(checkpoint.absolute() / PARAMS_FOLDER, unused)
     if jax.process_index() == 0:
         if (checkpoint / "source_config.json").is_file():
             shutil.copyfile(checkpoint / "source_config.json", output / "source_config.json")
@@ -168,6 +176,8 @@ def write_checkpoint(checkpoint: pathlib.Path, output: pathlib.Path, cfg_text: s
     # Last, and renamed into place by Orbax when it is whole: a folder with params/ is a finished one.
     with orbax_context():
         ocp.save(output.absolute() / PARAMS_FOLDER, traverse_util.unflatten_dict(arrays, sep="/"))
+    if jax.process_index() == 0:
+        write_checksums(output)
 
 
 def open_data() -> tuple[RecordSource, Any]:

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print and write, and one clear line for every bad input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -38,6 +39,9 @@ def files(tmp_path_factory):
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("kept")
     (folder / "a-file").write_text("")
+    shutil.copytree(folder / "checkpoint", folder / "no-values")
+    for values in (folder / "no-values" / "params" / "state").glob("ocdbt.process_*"):
+        shutil.rmtree(values)
     return folder
 
 
@@ -76,6 +80,7 @@ BAD_ANSWERS = {
     "page": ({"page": 2}, "--page"),
     "no checkpoint": ({"checkpoint": "OUT/nowhere"}, "nowhere"),
     "not converted": ({"checkpoint": "OUT/full"}, "experiments.convert"),
+    "damaged checkpoint": ({"checkpoint": "OUT/no-values"}, "no-values/params: is damaged"),
     "no image": ({"image": None}, "--image"),
     "no question": ({"question": None}, "--question"),
     "empty question": ({"question": " "}, "--question"),

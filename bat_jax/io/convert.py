@@ -1,9 +1,10 @@
 """Convert checkpoints: Hugging Face safetensors -> our folder with an Orbax tree, and back; read the tree at run time.
 
-A converted folder holds `params/` (Orbax, one stacked leaf per kind of tensor), `config.json` (BatConfig),
-`source_config.json` (the Hugging Face config as it came, with the tower's config under "vision_tower") and
-`tokenizer/`. It is written beside its final place and renamed at the end, after every tensor was read back and compared
-with the source; NaN and infinity are refused. What is checked before anything is written: `conversion_plan`.
+A converted folder holds `params/` (Orbax, one stacked leaf per kind of tensor), `checksums.json` of these leaves,
+`config.json` (BatConfig), `source_config.json` (the Hugging Face config as it came, with the tower's config under
+"vision_tower") and `tokenizer/`. It is written beside its final place and renamed at the end, after every tensor was
+read back and compared with the source; NaN and infinity are refused. What is checked before anything is written:
+`conversion_plan`.
 
 Memory: sources are memory-mapped files and one stacked leaf is built at a time. Leaves above 1 GiB are built in a
 scratch file, because Orbax keeps a leaf's size in buffers while it writes; with the leaf itself on top of that, the
@@ -35,8 +36,10 @@ from bat_jax.io.hf_decoder import decoder_config, ignored_fields
 from bat_jax.io.hf_fields import read_json
 from bat_jax.io.output_files import beside, replace_dir, write_json
 from bat_jax.io.params import (
+    CHECKSUMS_NAME,
     PARAMS_FOLDER,
     Leaf,
+    checksums,
     group_leaves,
     inspect_folder,
     orbax_context,
@@ -114,7 +117,7 @@ def convert(
     notes.append(hf_config.preprocessing_note(source, vision_tower))
     with _staged(output, (source, vision_tower), overwrite, leaves) as stage:
         params = stage / PARAMS_FOLDER
-        _write_params(params, plan, leaves, progress)
+        write_json(stage / CHECKSUMS_NAME, _write_params(params, plan, leaves, progress))
         (stage / CONFIG_NAME).write_text(config.to_json())
         write_json(stage / SOURCE_CONFIG_NAME, values | {TOWER_FOLDER: clip_values})
         if not _copy_tokenizer(source, stage / TOKENIZER_FOLDER):
@@ -258,14 +261,21 @@ def _allocate(leaf: Leaf, scratch: pathlib.Path) -> np.ndarray:
     return np.ndarray(leaf.shape, leaf.dtype, buffer=memory)
 
 
-def _write_params(params: pathlib.Path, plan: Plan, leaves: Mapping[str, Leaf], progress: Progress | None) -> None:
-    """Write the plan's leaves as one Orbax checkpoint, group after group; after a problem only go on testing values."""
+def _write_params(
+    params: pathlib.Path, plan: Plan, leaves: Mapping[str, Leaf], progress: Progress | None
+) -> dict[str, str]:
+    """Write the plan's leaves as one Orbax checkpoint, group after group; after a problem only go on testing values.
+
+    Returns their checksums.
+    """
     problems: list[str] = []
+    written: dict[str, str] = {}
     for group in _groups("writing", leaves, progress):
         arrays = {
             path: _fill(_allocate(leaves[path], params.with_name("scratch")), plan[path], problems) for path in group
         }
         if not problems:
+            written |= checksums(arrays)
             with orbax_context():
                 ocp.partial.save(params, traverse_util.unflatten_dict(arrays, sep="/"))
         del arrays
@@ -273,6 +283,7 @@ def _write_params(params: pathlib.Path, plan: Plan, leaves: Mapping[str, Leaf], 
     if problems:
         raise_problems(problems)
     ocp.partial.finalize(params)
+    return written
 
 
 # ---- reading what was written
@@ -283,7 +294,7 @@ def _read_groups(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yield all leaves, a group at a time; the receiver empties the dict, so that two groups never meet in memory."""
     for group in _groups(purpose, leaves, progress):
-        yield read_leaves(params, {path: leaves[path] for path in group}, leaves)
+        yield read_leaves(params, {path: leaves[path] for path in group})
 
 
 def _hf_arrays(

@@ -78,7 +78,7 @@ def load_tokenizer(directory: str | pathlib.Path) -> Any:
     """Load a Hugging Face tokenizer from a local directory (never from a hub, never with remote code).
 
     Raises:
-      ValueError: the directory holds no tokenizer.
+      ValueError: the directory holds no tokenizer, or one that cannot be read; names it.
     """
     path = pathlib.Path(directory)
     if not (path / "tokenizer_config.json").exists() and not (path / "tokenizer.json").exists():
@@ -88,7 +88,11 @@ def load_tokenizer(directory: str | pathlib.Path) -> Any:
         return tokenizer
     import transformers  # imports torch where it is installed
 
-    return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever the tokenizer's class raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: holds no tokenizer that transformers can read ({reason})") from None
 
 
 def user_text(question: str, num_images: int, cfg: PromptConfig) -> str:

@@ -3,12 +3,13 @@
 transformers' AutoTokenizer does the same for it, and imports torch where that is installed: 1.5 s of a start.
 """
 
-import json
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsInt
 
 import tokenizers
+
+from bat_jax.io.hf_fields import read_json
 
 # Classes of transformers that take tokenizer.json as it is, or make the same of it.
 _CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "Qwen2Tokenizer", "Qwen2TokenizerFast")
@@ -49,22 +50,26 @@ class TokenizerFile:
         file, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
         if not file.is_file() or not config.is_file():
             return None
-        try:
-            settings = json.loads(config.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{config}: {error}") from None
+        settings = read_json(config)
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises no narrower one
             raise ValueError(f"{file}: {error}") from error
-        special = {name: _added_token(settings[name]) for name in _NAMED if settings.get(name)}
-        added = [*special.values(), *(_added_token(token) for name in _LISTED for token in settings.get(name) or ())]
+        try:
+            special = {name: _added_token(settings[name]) for name in _NAMED if settings.get(name)}
+            added = [
+                *special.values(),
+                *(_added_token(token) for name in _LISTED for token in settings.get(name) or ()),
+            ]
+            has_added = _has_added(backend, settings, directory)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"{config}: a special token is neither text nor an object with its content") from error
         others = [name for name in settings if name not in (*_NAMED, *_LISTED, *_WITHOUT_EFFECT)]
         is_plain = (
             settings.get("tokenizer_class") in _CLASSES
             and not any(settings[name] for name in others)
             and all(backend.token_to_id(token.content) is not None for token in added)
-            and _has_added(backend, settings, directory)
+            and has_added
         )
         if not is_plain:
             return None

@@ -135,7 +135,8 @@ def test_report_counts_every_parameter(converted, tensors):
 
 def test_folder_holds_config_source_config_and_tokenizer(converted):
     output = converted[0]
-    assert {path.name for path in output.iterdir()} == {"config.json", "params", "source_config.json", "tokenizer"}
+    files = {"checksums.json", "config.json", "params", "source_config.json", "tokenizer"}
+    assert {path.name for path in output.iterdir()} == files
     values = json.loads((output / "source_config.json").read_text())
     assert values.pop("vision_tower") == json.loads((GOLDEN / "vision_tower" / "config.json").read_text())
     assert values == json.loads((GOLDEN / "config.json").read_text())

@@ -83,9 +83,29 @@ def test_a_folder_without_tokenizer_json_is_left_to_transformers(tmp_path):
     assert isinstance(tokenizer, transformers.PreTrainedTokenizerBase) and tokenizer.encode("<|im_end|>") == [511]
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_broken_file_is_named(folders, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("tokenizer_config.json", '{"eos_token": 5}'),
+        ("tokenizer_config.json", '{"eos_token": {"special": true}}'),
+        ("tokenizer_config.json", '{"added_tokens_decoder": [3]}'),
+    ],
+)
+def test_a_broken_file_is_named(folders, tmp_path, name, text):
     shutil.copytree(folders[0], tmp_path / "copy")
-    (tmp_path / "copy" / name).write_text("{")
+    (tmp_path / "copy" / name).write_text(text)
     with pytest.raises(ValueError, match=name):
         load_tokenizer(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"tokenizer_class": "PreTrainedTokenizerFast"}, {"tokenizer_class": "NoSuchClass"}]
+)
+def test_a_folder_of_which_transformers_makes_nothing_is_named_in_one_line(tmp_path, setting):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(setting))
+    with pytest.raises(ValueError) as info:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(info.value) and len(str(info.value).splitlines()) == 1

@@ -11,7 +11,7 @@ from orbax.checkpoint import v1 as ocp
 from bat_jax.config import BatConfig
 from bat_jax.io.conversion_plan import DTYPES
 from bat_jax.io.output_files import beside, replace_dir
-from bat_jax.io.params import PARAMS_FOLDER, orbax_context
+from bat_jax.io.params import CHECKSUMS_NAME, PARAMS_FOLDER, orbax_context, write_checksums
 from bat_jax.io.small_tokenizers import write_word_tokenizer
 from bat_jax.mini.world.questions import vocabulary
 from bat_jax.typing import Params
@@ -43,4 +43,5 @@ def write_checkpoint(directory: pathlib.Path, cfg: BatConfig, params: Params, dt
     leaves = {path: leaf.astype(DTYPES[dtype]) for path, leaf in leaves.items()}
     with orbax_context():
         ocp.save(stage / PARAMS_FOLDER, traverse_util.unflatten_dict(leaves, sep="/"))
-    replace_dir(stage, directory, (TOKENIZER_FOLDER, CONFIG_NAME, PARAMS_FOLDER))
+    write_checksums(stage)
+    replace_dir(stage, directory, (TOKENIZER_FOLDER, CONFIG_NAME, PARAMS_FOLDER, CHECKSUMS_NAME))
