@@ -23,6 +23,7 @@ from bat_jax.report.map_files import coordinates_of, write_map_files
 from bat_jax.runs import run_record
 from . import cli
 from . import compressor_flags as compressor
+from .area_flags import area_of_flags, read_part
 from .mesh_flags import mesh_of_flags
 from .scene_cache_flags import scene_cache
 
@@ -99,7 +100,8 @@ class Session:
             raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
         cfg, cache = compressor.configure(BatModel.read_config(checkpoint)), scene_cache()
         mesh = mesh_of_flags(cfg)
-        sources = [compressor.read_source(path, cfg) for path in images]
+        area = area_of_flags()
+        sources = [read_part(path, cfg, area) for path in images]
         options = [compressor.encode_options(source, i, len(sources)) for i, source in enumerate(sources)]
         model = BatModel.load(checkpoint, cfg=cfg, stages_apart=PROFILE.value, scene_cache=cache, mesh=mesh)
         scenes = []

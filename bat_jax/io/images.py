@@ -14,10 +14,12 @@ What is done to the pixels, in this order; every step that happens is named in `
 Letters: H, W height and width of the image in pixels, C bands.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,9 @@ from affine import Affine
 from bat_jax.config import VisionConfig
 from bat_jax.io.bands import PERCENTILES, Bands, ImageError, ReadOptions, Size, Window, check_page
 from bat_jax.io.file_headers import is_jp2_for_pillow, tiff_pages
-from bat_jax.io.georeference import NOWHERE, Georeference, read_georeference, unoriented
+from bat_jax.io.georeference import IDENTITY, NOWHERE, Georeference, read_georeference, unoriented
 from bat_jax.io.pillow_images import DECODE_ERRORS, EXIF_ORIENTATION, open_pillow, read_pillow, read_pillow_tiff
-from bat_jax.io.rasters import raster_name, read_raster
+from bat_jax.io.rasters import raster_name, raster_size, read_raster
 
 # How a file begins -> (reader, its name for the format). Formats that refer to other files or to the network (VRT, WMS)
 # are left out on purpose.
@@ -113,6 +115,34 @@ def read_image(
     path = Path(path)
     options = ReadOptions(bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window, page=page)
     _check_arguments(path, options)
+    reader, name = _format(path)
+    with _explained(path, reader, name):
+        return _finish(path, name, _read(path, reader, name, options), options)
+
+
+def file_place(path: str | os.PathLike, page: int = 1) -> tuple[Size, Georeference]:
+    """Return the (width, height) of a file as stored and where it lies on the map, from its header.
+
+    Raises:
+      ImageError: as `read_image`, of what a header shows.
+    """
+    path = Path(path)
+    _check_arguments(path, ReadOptions(bands=None, max_pixels=1, largest_view=None, window=None, page=page))
+    reader, file_format = _format(path)
+    with _explained(path, reader, file_format):
+        if reader == "Pillow":
+            with path.open("rb") as file:
+                return open_pillow(file, path, file_format).size, read_georeference(path, file_format, IDENTITY)
+        if file_format == "GTiff":
+            pages = tiff_pages(path)
+            check_page(path, page, len(pages))
+            page = pages[page - 1].directory
+        name = raster_name(path, file_format, page)
+        return raster_size(name, file_format), read_georeference(path, file_format, IDENTITY, name)
+
+
+def _format(path: Path) -> tuple[str, str]:
+    """Return which library reads a file, and its name for the format."""
     try:
         with path.open("rb") as file:
             prefix = file.read(32)
@@ -123,13 +153,19 @@ def read_image(
     reader, name = next((r for start, r in _SIGNATURES if re.match(start, prefix, re.DOTALL)), (None, ""))
     if reader is None:
         raise ImageError(f"{path}: not an image ({_READABLE}): replace the file given to --image")
+    return reader, name
+
+
+@contextlib.contextmanager
+def _explained(path: Path, reader: str, name: str) -> Iterator[None]:
+    """Turn what a library raises on a broken file into an ImageError."""
     errors = DECODE_ERRORS
     if reader == "rasterio":
         from rasterio.errors import RasterioError
 
         errors = (RasterioError, *DECODE_ERRORS)
     try:
-        return _finish(path, name, _read(path, reader, name, options), options)
+        yield
     except ImageError as error:
         # The files' headers are read without their names.
         raise error if str(error).startswith(str(path)) else ImageError(f"{path}: {error}") from error

@@ -17,6 +17,7 @@ from bat_jax.io.bands import (
     Bands,
     ImageError,
     ReadOptions,
+    Size,
     Window,
     check_bands,
     check_page,
@@ -38,6 +39,14 @@ def raster_name(path: Path, driver: str, page: int) -> str:
     if page == 1 or driver not in _PAGES:
         return str(path.absolute())
     return _PAGES[driver].format(page=page, index=page - 1, path=path.absolute())
+
+
+def raster_size(name: str, driver: str) -> Size:
+    """Return (width, height) of what GDAL calls so; see `raster_name`."""
+    import rasterio
+
+    with rasterio.open(name, driver=driver) as raster:
+        return raster.width, raster.height
 
 
 def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Bands:

@@ -1,0 +1,176 @@
+"""Areas of interest: from a box or polygons on the map to the window of a file that is read.
+
+area = read_area("fields.geojson")
+window, polygon = area.in_file("scene.tif")
+source = outside_as_nodata(read_image("scene.tif", window=window), polygon)
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.features import geometry_mask
+from rasterio.warp import transform
+
+from bat_jax.config import VisionConfig
+from bat_jax.io.bands import MIN_SIDE, ImageError, Size, Window
+from bat_jax.io.georeference import WGS84
+from bat_jax.io.images import SourceImage, file_place
+
+# Straight lines of one reference system are bent in another: so many points a side of the smaller of area and picture.
+_POINTS_A_SIDE = 32
+# A border of an area that is this near to a pixel's is the pixel's.
+_PIXEL_SLACK = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Area:
+    """A part of the map.
+
+    Attributes:
+      name: what messages call it, such as the flag that gave it.
+      shape: shapely's polygon or polygons. crs: of its coordinates, x before y.
+    """
+
+    name: str
+    shape: Any
+    crs: CRS
+
+    def in_file(self, path: str | os.PathLike, page: int = 1) -> tuple[Window, Any]:
+        """Return the smallest window of a file that holds the area's part of it, and that part, in the file's pixels.
+
+        Raises:
+          ImageError: the file has no place on the map, the area lies outside, or the file cannot be read.
+        """
+        size, place = file_place(path, page)
+        if not place.is_on_map or not place.crs:
+            what = "names no reference system" if place.is_on_map else "has no place on the map"
+            raise ImageError(f"{self.name}: {path} {what}; cut it with --window=COL,ROW,WIDTH,HEIGHT")
+        crs = CRS.from_wkt(place.crs)
+        # The file's own outline in the area's system first: further out a projection may have no coordinates.
+        outline = _projected(_moved(_dense(shapely.box(0, 0, *size)), place.to_map), crs, self.crs)
+        shared = shapely.intersection(shapely.make_valid(outline), self.shape)
+        if shared.area == 0:
+            raise ImageError(f"{self.name}: lies outside of {path}, whose bounds there are {_bounds(outline)}")
+        in_file = _moved(_projected(_dense(shared), self.crs, crs), place.from_map)
+        return _window(in_file.bounds, size), in_file
+
+
+def box_area(corners: Iterable[float | int], crs: str = WGS84, name: str = "--bbox") -> Area:
+    """Return the area between west, south, east and north.
+
+    Raises:
+      ValueError: they are not four numbers in that order, or the reference system is unknown.
+    """
+    corners = tuple(map(float, corners))
+    text = ",".join(f"{corner:.12g}" for corner in corners)
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
+        raise ValueError(f"{name}={text}: want four numbers, west, south, east, north")
+    west, south, east, north = corners
+    if not (west < east and south < north):
+        raise ValueError(f"{name}={text}: want west, south, east, north, with west < east and south < north")
+    try:
+        system = CRS.from_user_input(crs)
+    except CRSError:
+        raise ValueError(f"{name}_crs={crs}: is no reference system; give one as EPSG:32617") from None
+    _check_on_earth(f"{name}={text}", corners, system)
+    return Area(name=f"{name}={text}", shape=shapely.box(west, south, east, north), crs=system)
+
+
+def read_area(path: str | os.PathLike, name: str = "--aoi") -> Area:
+    """Read polygons of a GeoJSON file as one area; longitudes and latitudes unless it names another system.
+
+    Raises:
+      ValueError: the file is no GeoJSON, holds no polygon or a broken one, or its coordinates are not on the earth.
+    """
+    name = f"{name}={path}"
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        content = json.loads(text)
+        shapes = shapely.get_parts(shapely.from_geojson(text))
+    except (UnicodeDecodeError, ValueError, shapely.errors.GEOSException):
+        raise ValueError(f"{name}: is no GeoJSON") from None
+    polygons = [shape for shape in _flat(shapes) if shape.geom_type == "Polygon" and not shape.is_empty]
+    if not polygons:
+        raise ValueError(f"{name}: holds no polygon")
+    for polygon in polygons:
+        if not polygon.is_valid:
+            raise ValueError(f"{name}: a polygon is broken ({shapely.is_valid_reason(polygon)})")
+    area = shapely.union_all(polygons)
+    system = CRS.from_string(WGS84)
+    if content.get("crs"):  # of GeoJSON before RFC 7946
+        try:
+            system = CRS.from_user_input(content["crs"]["properties"]["name"])
+        except (CRSError, LookupError, TypeError):
+            raise ValueError(f"{name}: its crs {content['crs']!r} is no reference system") from None
+    _check_on_earth(name, area.bounds, system)
+    return Area(name=name, shape=area, crs=system)
+
+
+def outside_as_nodata(source: SourceImage, shape: Any) -> SourceImage:
+    """Return a picture without data outside of a shape in its file's pixels; pixels count by their middles.
+
+    Raises:
+      ImageError: nothing is left.
+    """
+    height, width = source.pixels.shape[:2]
+    to_file = source.georeference.in_file @ Affine.scale(source.full_size[0] / width, source.full_size[1] / height)
+    valid = geometry_mask([shape], (height, width), to_file, invert=True)
+    share = 1 - valid.mean()
+    if source.valid is not None:
+        valid &= source.valid
+    if not valid.any():
+        raise ImageError("--aoi: no pixel with data has its middle in the area")
+    pixels = source.pixels.copy()
+    pixels[~valid] = VisionConfig.pad_colour
+    note = "; ".join(filter(None, [source.note, f"{100 * share:.3g} % of the window lie outside of the area"]))
+    return dataclasses.replace(source, pixels=pixels, valid=valid, note=note)
+
+
+def _check_on_earth(name: str, bounds: tuple[float, ...], crs: CRS) -> None:
+    if crs.is_geographic and (min(bounds[:2]) < -180 or bounds[2] > 180 or bounds[1] < -90 or bounds[3] > 90):
+        raise ValueError(f"{name}: is not in longitudes (-180 to 180) and latitudes (-90 to 90), in this order")
+
+
+def _flat(shapes: Iterable[Any]) -> list[Any]:
+    return [part for shape in shapes for part in shapely.get_parts(shape)]
+
+
+def _dense(shape: Any) -> Any:
+    west, south, east, north = shape.bounds
+    return shapely.segmentize(shape, max(min(east - west, north - south) / _POINTS_A_SIDE, 1e-9))
+
+
+def _moved(shape: Any, function: Any) -> Any:
+    return shapely.transform(shape, function)
+
+
+def _projected(shape: Any, source: CRS, target: CRS) -> Any:
+    def project(points: np.ndarray) -> np.ndarray:
+        return np.stack(transform(source, target, *points.T.tolist()), axis=1)
+
+    return shape if source == target else _moved(shape, project)
+
+
+def _window(bounds: tuple[float, ...], size: Size) -> Window:
+    """Return the window of whole pixels around bounds, inside a file of some size and not smaller than a picture is."""
+    found = []
+    for low, high, side in zip(bounds[:2], bounds[2:], size, strict=True):
+        first = min(max(math.floor(low + _PIXEL_SLACK), 0), side - MIN_SIDE)
+        last = min(max(math.ceil(high - _PIXEL_SLACK), first + MIN_SIDE), side)
+        found.append((first, last - first))
+    (col, width), (row, height) = found
+    return col, row, width, height
+
+
+def _bounds(shape: Any) -> str:
+    return ",".join(f"{value:.6g}" for value in shape.bounds)
