@@ -12,6 +12,7 @@ from bat_jax import __version__
 from bat_jax.serving.chat_routes import chat_routes
 from bat_jax.serving.errors import handle_errors
 from bat_jax.serving.gate import Gate, GateLimits
+from bat_jax.serving.scene_routes import scene_routes
 from bat_jax.serving.service import AnswerService
 
 
@@ -27,6 +28,7 @@ def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = N
     app = FastAPI(title="bat_jax", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     handle_errors(app)
     app.include_router(chat_routes(service))
+    app.include_router(scene_routes(service))
     gate = Gate(app, limits=limits, metrics=service.metrics, api_key=api_key)
 
     @app.get("/healthz")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bat_jax.io.prompts import IMAGE_TOKEN, Dialogue
 from bat_jax.serving.client_pictures import ClientPicture
 from bat_jax.serving.errors import ApiError
+from bat_jax.serving.evidence import Frame
 from bat_jax.serving.service import AnswerService
 from bat_jax.serving.worker import AnswerOptions, Job, token_room
 
@@ -81,9 +82,15 @@ class ChatMessage(BaseModel):
 
 
 class BatFields(BaseModel):
-    """What only this server knows, in the field `bat`; naming it puts the same field into the reply."""
+    """What only this server knows, in the field `bat`; naming it puts the same field into the reply.
+
+    budgets: tokens kept a scale, at most the server's. evidence: GeoJSON of what was kept and merged, on the map (True,
+    "map") or in the picture's pixels ("picture"). layers: importance and fate of every token as pictures.
+    """
 
     budgets: list[int] | None = None
+    evidence: bool | Frame = False
+    layers: bool = False
 
 
 class StreamOptions(BaseModel):

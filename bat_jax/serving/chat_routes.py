@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
 from bat_jax.serving.chat_reply import Completion, finished
-from bat_jax.serving.chat_request import ChatRequest, chat_job, check_model
+from bat_jax.serving.chat_request import BatFields, ChatRequest, chat_job, check_model
 from bat_jax.serving.errors import LOG, ApiError, api_error
+from bat_jax.serving.evidence import Frame, evidence, token_layers
 from bat_jax.serving.service import AnswerService
 from bat_jax.serving.worker import Job, Served
 
@@ -64,7 +65,7 @@ def chat_routes(service: AnswerService) -> APIRouter:
         assert served.answer is not None
         most = body.most_tokens(service.settings.max_new_tokens)
         reply = finished(service.model.tokenizer, served.answer, most, body.stops)
-        return Completion(reply, name, None if body.bat is None else bat_fields(job, served))
+        return Completion(reply, name, None if body.bat is None else bat_fields(body.bat, job, served))
 
     async def answered(body: ChatRequest) -> Completion:
         job = await run_in_threadpool(chat_job, body, service)
@@ -129,7 +130,20 @@ async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[
         yield event
 
 
-def bat_fields(job: Job, served: Served) -> dict[str, Any]:
-    """Return what the reply's field `bat` says: the scenes' ids, and the tokens kept of every scale."""
-    assert served.answer is not None
-    return {"scenes": [picture.id for picture in job.pictures], "tokens_kept": served.answer.kept_of(served.scenes)}
+def bat_fields(asked: BatFields, job: Job, served: Served) -> dict[str, Any]:
+    """Return what the reply's field `bat` says; lists have one item a picture."""
+    answer, question = served.answer, job.question
+    assert answer is not None and question is not None
+    fields: dict[str, Any] = {
+        "scenes": [picture.id for picture in job.pictures],
+        "tokens_kept": answer.kept_of(served.scenes),
+    }
+    used = range(len(answer.selections))  # the release uses the first picture only
+    if asked.evidence:
+        frame: Frame = "picture" if asked.evidence == "picture" else "map"
+        fields["evidence"] = [
+            evidence(served.scenes[image], question, answer, image, job.pictures[image].name, frame) for image in used
+        ]
+    if asked.layers:
+        fields["layers"] = [token_layers(served.scenes[image], answer, image) for image in used]
+    return fields

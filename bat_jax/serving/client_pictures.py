@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.parse
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from bat_jax.io.bands import ImageError
@@ -39,7 +40,7 @@ class ClientPicture:
     Attributes:
       id: equal for the same file, or the same bytes. name: what messages call it.
       path: its file, or None where `content` holds its bytes.
-      num_bytes: of the file. created: seconds since 1970 at which it was named.
+      num_bytes: of the file. created: seconds since 1970 at which it was named. about: what /v1/scenes says.
     """
 
     id: str
@@ -48,6 +49,7 @@ class ClientPicture:
     content: bytes | None = dataclasses.field(default=None, repr=False)
     num_bytes: int = 0
     created: int = 0
+    about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def read(self, **options: Any) -> SourceImage:
         """Read the pixels; options as `io.images.read_image`, whose ImageErrors call the picture by its name."""
@@ -156,7 +158,7 @@ class ClientPictures:
         )
 
     def upload(self, file: BinaryIO, name: str) -> ClientPicture:
-        """Keep a copy of a file that a client sends, and return its picture.
+        """Keep a copy of a file that a client sends, and return its picture, for `remember` or `discard`.
 
         Raises:
           ApiError: it is empty, or larger than everything that may be kept.
@@ -184,8 +186,13 @@ class ClientPictures:
             created=int(time.time()),
         )
         path.rename(self.folder / picture.id)
-        self.remember(picture)
         return picture
+
+    def discard(self, picture: ClientPicture) -> None:
+        """Remove the file of an upload that nobody has made known."""
+        with self._lock:
+            if picture.id not in self._pictures and self._is_upload(picture):
+                self._forget(picture)
 
     def remember(self, picture: ClientPicture) -> None:
         """Make a picture known by its id; uploads that are too many go."""

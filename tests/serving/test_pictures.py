@@ -110,9 +110,14 @@ def test_messages_name_a_picture_as_the_client_does_and_no_flag_of_the_server(st
 
 
 def test_uploads_are_known_by_content_and_the_least_recently_used_go(store):
-    first, second = (store.upload(io.BytesIO(bytes([number]) * 400), f"{number}.png") for number in (1, 2))
-    assert store.upload(io.BytesIO(bytes([1]) * 400), "again.png").id == first.id
-    third = store.upload(io.BytesIO(bytes([3]) * 400), "3.png")
+    def upload(number, name):
+        picture = store.upload(io.BytesIO(bytes([number]) * 400), name)
+        store.remember(picture)
+        return picture
+
+    first, second = upload(1, "1.png"), upload(2, "2.png")
+    assert upload(1, "again.png").id == first.id
+    third = upload(3, "3.png")
     assert [picture.id for picture in store.pictures] == [first.id, third.id]
     assert {path.name for path in store.folder.iterdir()} == {first.id, third.id}
     with pytest.raises(ApiError) as gone:
@@ -134,9 +139,17 @@ def test_an_uploads_name_is_for_reading_only(store):
 
 def test_a_picture_that_is_removed_takes_its_file_along_but_no_file_of_the_root(store):
     upload, named = store.upload(io.BytesIO(b"abc"), "a.png"), store.file("harbour.png")
-    store.remember(named)
     for picture in (upload, named):
+        store.remember(picture)
+        store.discard(picture)  # which is for those that nobody knows
+        assert picture.path.exists()
         store.remove(picture.id)
         with pytest.raises(ApiError):
             store.get(picture.id)
     assert not upload.path.exists() and named.path.exists()
+
+
+def test_an_upload_that_cannot_be_used_is_discarded(store):
+    picture = store.upload(io.BytesIO(b"abc"), "a.png")
+    store.discard(picture)
+    assert not picture.path.exists() and store.pictures == ()
