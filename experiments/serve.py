@@ -90,6 +90,7 @@ def main(_: list[str]) -> None:
     key = KEY.value or os.environ.get(API_KEY)
     if not key and HOST.value not in _LOOPBACK:
         print(f"warning: --host={HOST.value} without --api_key: whoever reaches it may ask", file=sys.stderr)
+    bound.listen()  # from here on who comes waits, but is not turned away
     print(f"{settings.model_name}: {url_of(bound)} (OpenAI's base URL: {url_of(bound)}/v1)", flush=True)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn raises the signal anew when it has ended
         DrainingServer(make_app(service, limits, key)).run(sockets=[bound])
