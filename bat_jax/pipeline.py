@@ -205,8 +205,8 @@ class BatModel:
             form; None for one device.
 
         Raises:
-          ValueError: the directory is no such checkpoint, the weights do not fit the config, or attention is to be
-            fused on a mesh.
+          ValueError: the directory is no such checkpoint, weights or tokenizer do not fit the config, or attention is
+            to be fused on a mesh.
         """
         path = checkpoint_folder(directory)
         cfg = cls.read_config(path) if cfg is None else cfg
@@ -215,7 +215,7 @@ class BatModel:
             raise ValueError(f"attention={attention!r}: on a mesh it is plain")
         kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), PLAIN if mesh else attention)
         cfg = dataclasses.replace(cfg, attention=kernels)
-        tokenizer = load_tokenizer(path / "tokenizer")
+        tokenizer = load_tokenizer(path / "tokenizer", cfg.decoder.vocab_size)
         params = load_device_params(path, weights=cfg.decoder.weights, mesh=mesh)
         store = SceneStore(cache=scene_cache, weights=weights_digest(path)) if scene_cache else None
         return cls(cfg, params, tokenizer, stages=Stages(mesh), stages_apart=stages_apart, scene_store=store)
@@ -328,8 +328,9 @@ class BatModel:
             arrays = answer(self.stages.run, *static, *moved)
         else:
             arrays = self.stages.run("question", answer_in_one, static, *moved)
-        ids, lengths, rows, kept = jax.device_get((arrays.ids, arrays.length, arrays.num_rows, arrays.kept))
-        return self._answer(arrays, None, ids[0], lengths.item(), rows.item(), kept, max_new_tokens)
+        ids, length, is_finite, rows, kept = jax.device_get(arrays.outcome)
+        self._check_finite(is_finite)
+        return self._answer(arrays, None, ids[0], length.item(), rows.item(), kept, max_new_tokens)
 
     def ask_many(
         self,
@@ -384,7 +385,8 @@ class BatModel:
             *self.stages.put((batch, np.int32(len(questions)))),
         )
         arrays = self.stages.run("questions", answer_many, static, *moved)
-        ids, lengths, rows, kept = jax.device_get((arrays.ids, arrays.length, arrays.num_rows, arrays.kept))
+        ids, lengths, is_finite, rows, kept = jax.device_get(arrays.outcome)
+        self._check_finite(is_finite[: len(questions)])
         return tuple(
             self._answer(
                 arrays, i, ids[i, 0], lengths[i].item(), rows[i].item(), kept[i], max_new_tokens, len(questions)
@@ -500,6 +502,14 @@ class BatModel:
                 f"budgets={list(budgets)}: need {len(limits)} values, each from 0 to {list(limits)}, not all 0"
             )
         return tuple(np.array(share, np.int32) for share in image_shares(self.cfg, budgets, num_images))
+
+    def _check_finite(self, is_finite: np.ndarray) -> None:
+        if not is_finite.all():
+            which = "" if is_finite.size == 1 else f" number {int(np.argmin(is_finite.ravel())) + 1}"
+            raise ValueError(
+                f"question{which}: the decoder's logits are not finite, so there is no answer; its weights do not suit "
+                f"compute_dtype={self.cfg.compute_dtype} or weights={self.cfg.decoder.weights}, or are no numbers"
+            )
 
     def _check_length(self, num_rows: int) -> None:
         limit = self.cfg.decoder.max_positions

@@ -217,7 +217,7 @@ def finetune() -> TrainResult:
         num_trained = len(source) - HELD_OUT.value
         held_out = RecordRange(source=source, numbers=range(num_trained, len(source)))
         source = RecordRange(source=source, numbers=range(num_trained))
-    tokenizer = load_tokenizer(checkpoint / "tokenizer")
+    tokenizer = load_tokenizer(checkpoint / "tokenizer", cfg.decoder.vocab_size)
     if host_flags.has_hosts():
         # First in a process of its own: where a host does not come JAX ends the process, without a word to the user.
         facts = settings_of_flags(cfg, recipe, records) | {"source": source_digest()}

@@ -452,6 +452,45 @@ def test_a_scene_encoded_without_the_towers_attention_is_refused(model, scene):
         other.ask([scene], "Any boats?")
 
 
+def with_nan_row(model, token):
+    """Return the model with an embedding that is no number for one token, and the programs of the other."""
+    embedding = model.params["decoder"]["embed_tokens"]["embedding"].at[token].set(np.nan)
+    decoder = model.params["decoder"] | {"embed_tokens": {"embedding": embedding}}
+    apart = model.stages_apart
+    return BatModel(
+        model.cfg, model.params | {"decoder": decoder}, model.tokenizer, stages=model.stages, stages_apart=apart
+    )
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_logits_that_are_no_numbers_are_an_error_and_never_an_answer(model, in_one, apart):
+    whole = model if apart else in_one
+    image, question = picture(150, 230), "Any boats?"
+    sound = whole.encode(image).ask(question, max_new_tokens=NEW, stop=False)
+    token = next(
+        id for id in build_prompt(model.tokenizer, question, 1, model.cfg.prompt).pieces[-1].tolist() if id > 9
+    )
+    with pytest.raises(ValueError, match="logits are not finite"):
+        with_nan_row(whole, token).encode(image).ask(question, max_new_tokens=NEW)
+    later = sound.token_ids[0]
+    assert later not in np.concatenate(build_prompt(model.tokenizer, question, 1, model.cfg.prompt).pieces)
+    scene = with_nan_row(whole, later).encode(image)
+    with pytest.raises(ValueError, match="logits are not finite"):
+        scene.ask(question, max_new_tokens=NEW, stop=False)
+    one = scene.ask(question, max_new_tokens=1, stop=False)
+    np.testing.assert_array_equal(one.token_ids, sound.token_ids[:1], "the token itself was drawn from numbers")
+
+
+def test_of_several_questions_the_one_without_finite_logits_is_named(model, in_one):
+    questions = ["Any boats?", "Which land use?"]
+    texts = [build_prompt(model.tokenizer, text, 1, model.cfg.prompt).pieces[-1].tolist() for text in questions]
+    token = next(id for id in texts[1] if id not in texts[0])
+    scene = with_nan_row(in_one, token).encode(picture(150, 230))
+    with pytest.raises(ValueError, match="question number 2: the decoder's logits are not finite"):
+        scene.ask_many(questions, room=4, max_new_tokens=NEW)
+    assert scene.ask(questions[0], max_new_tokens=1).token_ids.size <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,14 +8,18 @@ import jax.numpy as jnp
 from bat_jax.config import BatConfig
 from bat_jax.model import decode_step
 from bat_jax.nn.decoder import KVCache
-from bat_jax.typing import Array, Float, Int, Key, Params
+from bat_jax.typing import Array, Bool, Float, Int, Key, Params
 
 
 class Generated(NamedTuple):
-    """ids (B, max_new_tokens) int32, 0 behind the end. length (B,): tokens written, the stop token not counted."""
+    """ids (B, max_new_tokens) int32, 0 behind the end. length (B,): tokens written, the stop token not counted.
+
+    is_finite (B,): whether the logits of every token that was drawn are numbers; else the ids mean nothing.
+    """
 
     ids: Int[Array, "B N"]
     length: Int[Array, "B"]
+    is_finite: Bool[Array, "B"]
 
 
 def sample_token(
@@ -72,13 +76,15 @@ def generate(
         ids: Array
         length: Array
         is_done: Array
+        is_finite: Array
 
-    def written(step, logits, cache, ids, length, is_done):
+    def written(step, logits, cache, ids, length, is_done, is_finite):
         """Draw token `step` and write it down."""
+        is_finite = is_finite & (is_done | jnp.all(jnp.isfinite(logits), axis=-1))
         token = sample_token(logits, fold_in(key, step), temperature, top_p)
         is_done = is_done | jnp.any(token[:, None] == stop_ids, axis=1)
         ids = ids.at[:, step].set(jnp.where(is_done, 0, token))
-        return State(step + 1, token, cache, ids, length + ~is_done, is_done)
+        return State(step + 1, token, cache, ids, length + ~is_done, is_done, is_finite)
 
     def goes_on(state):
         return (state.step < max_new_tokens) & ~jnp.all(state.is_done)
@@ -86,10 +92,10 @@ def generate(
     def step(state):
         # The token before is fed here and not where it is drawn: the last one needs no step, so the cache no slot.
         next_logits, cache = decode_step(cfg, params, state.token, state.cache)
-        return written(state.step, next_logits, cache, state.ids, state.length, state.is_done)
+        return written(state.step, next_logits, cache, *state[3:])
 
     with jax.named_scope("generate"):
         ids = jnp.zeros((batch, max_new_tokens), jnp.int32)
-        nothing = (ids, jnp.zeros(batch, jnp.int32), is_left_out)
+        nothing = (ids, jnp.zeros(batch, jnp.int32), is_left_out, jnp.ones(batch, bool))
         end = jax.lax.while_loop(goes_on, step, written(jnp.int32(0), logits, cache, *nothing))
-    return Generated(end.ids, end.length)
+    return Generated(end.ids, end.length, end.is_finite)

@@ -91,17 +91,24 @@ class Compression(NamedTuple):
 
 
 class AnswerArrays(NamedTuple):
-    """ids (1, N), of which the first `length` (1,) are the answer. num_rows (1,): of the prompt.
+    """ids (1, N), of which the first `length` (1,) are the answer. is_finite (1,): whether all logits were numbers.
 
+    num_rows (1,): of the prompt.
     kept (I, S): rows kept. logits (1, V): after the prompt. compressions: by image.
     """
 
     ids: Int[Array, "1 N"]
     length: Int[Array, "1"]
+    is_finite: Bool[Array, "1"]
     num_rows: Int[Array, "1"]
     kept: Int[Array, "I S"]
     logits: Float[Array, "1 V"]
     compressions: tuple[Compression, ...]
+
+    @property
+    def outcome(self) -> tuple[Array, ...]:
+        """What is copied to the host of every answer."""
+        return self.ids, self.length, self.is_finite, self.num_rows, self.kept
 
 
 def run_inside(name: str, function: Callable[..., Any], static: tuple[Any, ...], *args: Any) -> Any:
@@ -196,7 +203,8 @@ def answer(
     begun = begin(run, cfg, layouts, max_new_tokens, params, scenes, importance, question)
     static = (cfg.networks, max_new_tokens)
     generated = run("generate", _generate, static, params, begun.logits, begun.cache, *question.drawing)
-    return AnswerArrays(generated.ids, generated.length, begun.num_rows, begun.kept, begun.logits, begun.compressions)
+    rest = (begun.num_rows, begun.kept, begun.logits, begun.compressions)
+    return AnswerArrays(generated.ids, generated.length, generated.is_finite, *rest)
 
 
 def answer_many(
@@ -239,8 +247,8 @@ def answer_many(
     drawing = (questions.stop_ids, questions.temperature, questions.top_p, draws, num_questions)
     static = (cfg.networks, max_new_tokens)
     generated = run_inside("generate", generate, static, params, found.logits[:, 0], cache, *drawing)
-    ids, length = generated.ids[:, None], generated.length[:, None]
-    return AnswerArrays(ids, length, found.num_rows, found.kept, found.logits, found.compressions)
+    ids, length, is_finite = (leaf[:, None] for leaf in generated)
+    return AnswerArrays(ids, length, is_finite, found.num_rows, found.kept, found.logits, found.compressions)
 
 
 def answer_in_one(cfg: BatConfig, layouts: tuple[SceneLayout, ...], max_new_tokens: int, *args: Any) -> AnswerArrays:

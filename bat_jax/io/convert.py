@@ -46,6 +46,7 @@ from bat_jax.io.params import (
     read_leaves,
     trim_memory,
 )
+from bat_jax.io.prompts import TOKENIZER_FILES, load_tokenizer
 from bat_jax.io.safetensors import TensorFolder, TensorSpec, open_folder, raise_problems, write_folder
 
 TOKENIZER_FOLDER, SOURCE_CONFIG_NAME = "tokenizer", "source_config.json"
@@ -116,12 +117,12 @@ def convert(
     notes += [f"the vision tower's sizes come from {clip_where}", *ignored_fields(values)]
     notes.append(hf_config.preprocessing_note(source, vision_tower))
     with _staged(output, (source, vision_tower), overwrite, leaves) as stage:
+        if not _copy_tokenizer(source, stage / TOKENIZER_FOLDER, config.decoder.vocab_size):
+            notes.append(f"no tokenizer files in {source}")
         params = stage / PARAMS_FOLDER
         write_json(stage / CHECKSUMS_NAME, _write_params(params, plan, leaves, progress))
         (stage / CONFIG_NAME).write_text(config.to_json())
         write_json(stage / SOURCE_CONFIG_NAME, values | {TOWER_FOLDER: clip_values})
-        if not _copy_tokenizer(source, stage / TOKENIZER_FOLDER):
-            notes.append(f"no tokenizer files in {source}")
         max_abs_error = _check_written(plan, params, leaves, progress)
     return _report(leaves, config, notes, plan, max_abs_error)
 
@@ -410,12 +411,24 @@ def _staged(
         raise
 
 
-def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> int:
-    """Copy the tokenizer's files that are there; return how many."""
+def _copy_tokenizer(source: pathlib.Path, target: pathlib.Path, num_rows: int | None = None) -> int:
+    """Copy the tokenizer's files that are there; return how many.
+
+    Args:
+      num_rows: of the embedding, which a tokenizer that is there is held against.
+
+    Raises:
+      ValueError: it cannot be read, or has an id without a row.
+    """
     files = sorted({file for pattern in _TOKENIZER_PATTERNS for file in source.glob(pattern) if file.is_file()})
     target.mkdir(exist_ok=True)
     for file in files:
         shutil.copyfile(file, target / file.name)
+    if num_rows is not None and any((target / name).exists() for name in TOKENIZER_FILES):
+        try:
+            load_tokenizer(target, num_rows)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(target), str(source))) from None
     return len(files)
 
 

@@ -22,6 +22,7 @@ from bat_jax.io.tokenizer_file import TokenizerFile
 IMAGE_TOKEN = "<image>"
 IMAGE_ID = -200  # the placeholder in token id lists, as in LLaVA's code
 START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # a folder with a tokenizer has one of them
 # Text is padded to this length or on by doubling, so that questions share compiled programs.
 SHORTEST_TEXT = 64
 
@@ -74,18 +75,33 @@ def padded(ids: np.ndarray, length: int, fill: int | float = 0) -> np.ndarray:
     return np.pad(ids, (0, length - ids.size), constant_values=fill)
 
 
-def load_tokenizer(directory: str | pathlib.Path) -> Any:
+def load_tokenizer(directory: str | pathlib.Path, num_rows: int | None = None) -> Any:
     """Load a Hugging Face tokenizer from a local directory (never from a hub, never with remote code).
 
+    Args:
+      num_rows: of the embedding that its ids are looked up in.
+
     Raises:
-      ValueError: the directory holds no tokenizer, or one that cannot be read; names it.
+      ValueError: the directory holds no tokenizer, one that cannot be read, or one with an id of `num_rows` or more;
+        names it.
     """
     path = pathlib.Path(directory)
-    if not (path / "tokenizer_config.json").exists() and not (path / "tokenizer.json").exists():
-        raise ValueError(f"{path}: holds no tokenizer (tokenizer.json or tokenizer_config.json)")
-    tokenizer = TokenizerFile.read(path)
-    if tokenizer is not None:
-        return tokenizer
+    if not any((path / name).exists() for name in TOKENIZER_FILES):
+        raise ValueError(f"{path}: holds no tokenizer ({' or '.join(TOKENIZER_FILES)})")
+    tokenizer = TokenizerFile.read(path) or _of_transformers(path)
+    added = tokenizer.get_added_vocab()
+    largest = max([len(tokenizer) - 1, *added.values()])
+    if num_rows is not None and largest >= num_rows:
+        excess = [token for token, index in added.items() if index >= num_rows]
+        names = f" ({', '.join(map(repr, excess[:3]))}{', ...' if len(excess) > 3 else ''})" if excess else ""
+        raise ValueError(
+            f"{path}: the tokenizer has ids up to {largest}{names}, the embedding has {num_rows} rows; give it a row "
+            "for every token (transformers: resize_token_embeddings) or take the tokenizer that it was trained with"
+        )
+    return tokenizer
+
+
+def _of_transformers(path: pathlib.Path) -> Any:
     import transformers  # imports torch where it is installed
 
     try:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import transformers
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
@@ -19,6 +20,7 @@ from bat_jax.io import convert, hf_config
 from bat_jax.io.params import load_params
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.nn.int8 import held_params
+from bat_jax.pipeline import BatModel
 
 ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dev" / "checkpoint"
@@ -324,6 +326,21 @@ def test_values_too_large_for_the_dtype_are_refused(tmp_path, tensors):
     source = _write_source(tmp_path / "source", tensors | {"model.norm.weight": np.full(64, 1e6, np.float32)})
     with pytest.raises(ValueError, match=r"model.norm.weight: 64 values are too large for float16"):
         convert.convert(source, tmp_path / "out", dtype="float16")
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused_and_nothing_is_left(converted, tmp_path):
+    for name, place in (("source", GOLDEN), ("checkpoint", converted[0])):
+        shutil.copytree(place, tmp_path / name)
+    for folder in (tmp_path / "source", tmp_path / "checkpoint" / "tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+        tokenizer.add_tokens(["<ship>"])
+        tokenizer.save_pretrained(str(folder))
+    message = r"{}: the tokenizer has ids up to 512 \('<ship>'\), the embedding has 512 rows"
+    with pytest.raises(ValueError, match=message.format(tmp_path / "source")):
+        convert.convert(tmp_path / "source", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match=message.format(tmp_path / "checkpoint" / "tokenizer")):
+        BatModel.load(tmp_path / "checkpoint")
 
 
 def test_broken_files_leave_no_output(tmp_path):
