@@ -20,7 +20,16 @@ from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.compress.partition import ALONE, LabelRegions, cluster_rows, label_regions
 from bat_jax.config import BatConfig, ScaleSpec
-from bat_jax.engine.image import ImageArrays, Regions, default_tile_batch, encode_in_one, encode_views, make_scene
+from bat_jax.engine.image import (
+    ImageArrays,
+    Regions,
+    default_tile_batch,
+    encode_in_one,
+    encode_views,
+    has_views_program,
+    make_scene,
+    view_shapes,
+)
 from bat_jax.engine.question import SceneArrays
 from bat_jax.engine.stages import Stages
 from bat_jax.io.birch import birch_labels
@@ -117,11 +126,9 @@ class SceneEncoder:
 
         Args:
           tile_batch: tiles that go through the tower at once; None chooses by sizes and device.
-          views_on_device: who resizes; None chooses the device unless it is a CPU.
+          views_on_device: who makes the views; None chooses by the device (`engine.image.has_views_program`).
           stages_apart: run stage by stage, each clocked, and each shared by settings that differ in another.
           scene_store: where `encode` looks first, and what it puts there.
-
-        On a CPU Pillow needs 2.1 s of one core for the paper's views of 8192 x 8192 pixels, the program 7.5 s.
         """
         self.cfg = cfg
         self.params = params
@@ -129,7 +136,7 @@ class SceneEncoder:
         self.stages = stages
         platform = jax.default_backend()
         self.tile_batch = default_tile_batch(cfg, platform, stages.num_devices) if tile_batch is None else tile_batch
-        self.views_on_device = platform != "cpu" if views_on_device is None else views_on_device
+        self.views_on_device = has_views_program(platform) if views_on_device is None else views_on_device
         self.stages_apart = stages_apart
         self.scene_store = scene_store
         self._table = stages.put(normalisation_table(cfg.vision))
@@ -193,7 +200,7 @@ class SceneEncoder:
             # Pillow resizes without the interpreter's lock: the program is compiled meanwhile.
             with ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(self._views, source.pixels)
-                self.stages.compile(*stage, self._view_shapes(), on_device)
+                self.stages.compile(*stage, view_shapes(self.cfg, self._table.sharding), on_device)
                 views = waiting.result()
         scene, centres = self.stages.run(*stage, self.stages.put(views), on_device)
         return self._scene_data(source, labels, capacity, arrays, scene, centres, {})
@@ -373,15 +380,6 @@ class SceneEncoder:
             return self.stages.run("views", view_tiles, (vision.image_size_px,), *self.stages.put(arguments))
         tiles = make_tiles(pixels, sizes, vision)
         return tuple(ViewTiles(view, is_padding_tile(view, vision.pad_colour)) for view in tiles)
-
-    def _view_shapes(self) -> tuple[ViewTiles, ...]:
-        """Return the shapes of `_views` on the device."""
-
-        def shape(dtype: Any, *sizes: int) -> Any:
-            return jax.ShapeDtypeStruct(sizes, dtype, sharding=self._table.sharding)
-
-        tile, counts = self.cfg.vision.image_size_px, map(self.cfg.num_tiles, self.cfg.compressor.sizes_px)
-        return tuple(ViewTiles(shape(np.uint8, n, tile, tile, 3), shape(bool, n)) for n in counts)
 
     def _valid_tokens(self, source: SourceImage, scale_px: int, grid: TokenGrid) -> np.ndarray:
         """Return (M,) bool: False for padding and nodata tokens where the settings mask them."""

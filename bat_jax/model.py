@@ -185,9 +185,25 @@ def encode_tiles_with_attention(
     return _encode_tiles(cfg, params, tiles, table, return_attention=True)
 
 
+def normalised(table: Float[Array, "256 3"], tiles: UInt8[Array, "*B 3"]) -> Float[Array, "*B 3"]:
+    """Return the table's value of every RGB level, to the last bit."""
+
+    def look_up(table, tiles):
+        return table[tiles.astype(jnp.int32), jnp.arange(3)]
+
+    # XLA's compiler for TPUs takes minutes over a gather of so many numbers, and pads the three channels to 128.
+    return jax.lax.platform_dependent(table, tiles, tpu=sum_of_level, default=look_up)
+
+
+def sum_of_level(table: Float[Array, "256 3"], tiles: UInt8[Array, "*B 3"]) -> Float[Array, "*B 3"]:
+    """Return what a lookup in the table would, as a sum over the levels of which one counts."""
+    is_level = tiles[..., None] == jnp.arange(256, dtype=jnp.uint8)
+    return jnp.sum(jnp.where(is_level, table.T, 0), axis=-1)
+
+
 def _encode_tiles(cfg, params, tiles, table, *, return_attention: bool) -> TileFeatures:
     with jax.named_scope("vision_tower"):
-        pixels = table[tiles.astype(jnp.int32), jnp.arange(3)].astype(cfg.compute_dtype)
+        pixels = normalised(table, tiles).astype(cfg.compute_dtype)
         output = run_tower(cfg, params, pixels, return_attention=return_attention)
     with jax.named_scope("projector"):
         return TileFeatures(output.patches, project(cfg, params, output.patches), output.attention)

@@ -11,8 +11,8 @@ mask. The budget B_s <= J may be traced. Ties are broken by region id, then by t
 their own come before regions with the same mean. Gradients flow through the gather and the means, not through scores.
 
     candidate     sort key (ascending)                                    row
-    token i       (-mu, group, 0, -a_i, i)    kept, valid                 embedding i
-    merged m      (-mu, group, 1,  0 , M+m)   R_m not empty               mean of R_m
+    token i       (-mu, group, -a_i)          kept, valid                 embedding i
+    merged m      (-mu, group, +inf)          R_m not empty               mean of R_m
     others        (+inf, ...)                                             never in the mask
 """
 
@@ -79,16 +79,14 @@ def _serialised_order(
     candidate_mean = jnp.concatenate([token_mean, mean])
     group = jnp.concatenate([token_group, num_tokens + jnp.arange(num_regions)]).astype(jnp.int32)
     is_candidate = jnp.concatenate([is_kept, is_merged])
-    is_merged_row = jnp.arange(num_tokens + num_regions) >= num_tokens
-    score = jnp.concatenate([importance, jnp.zeros_like(mean)])
+    candidate = jnp.arange(num_tokens + num_regions, dtype=jnp.int32)
     keys = (
         jnp.where(is_candidate, -candidate_mean, jnp.inf),
         group,
-        is_merged_row.astype(jnp.int32),
-        -score,
-        jnp.arange(num_tokens + num_regions, dtype=jnp.int32),
+        jnp.concatenate([-importance, jnp.full_like(mean, jnp.inf)]),
     )
-    _, group, _, _, candidate = jax.lax.sort(keys, num_keys=5)
+    # Stable: what ties in all three stays in the order of the tokens.
+    _, group, _, candidate = jax.lax.sort((*keys, candidate), num_keys=3)
     return candidate, group, jnp.sum(is_candidate)
 
 

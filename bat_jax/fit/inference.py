@@ -13,7 +13,15 @@ from jax.sharding import Mesh
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
 from bat_jax.engine.cost import Text
-from bat_jax.engine.image import ImageArrays, Regions, encode_in_one, encode_views, make_scene
+from bat_jax.engine.image import (
+    ImageArrays,
+    Regions,
+    encode_in_one,
+    encode_views,
+    has_views_program,
+    make_scene,
+    view_shapes,
+)
 from bat_jax.engine.mesh import params_at
 from bat_jax.engine.question import QuestionArrays, SceneArrays, SceneLayout, Suffix, answer, answer_in_one
 from bat_jax.fit.abstract_run import AbstractRun
@@ -59,8 +67,6 @@ def encode(
     settings, layout = cfg.compressor, scene_layout(cfg)
     if settings.partition not in ("kmeans", "grid", "one"):
         raise ValueError(f"partition={settings.partition!r}: is made on the host; fit takes kmeans, grid and one")
-    picture = np.broadcast_to(np.uint8(0), (image_px, image_px, 3))
-    arguments = view_arguments(picture, settings.sizes_px, cfg.vision)
     image = ImageArrays(
         prefix_ids=shape(text.prefix),
         seed=shape(dtype=jnp.uint32),
@@ -70,7 +76,12 @@ def encode(
     )
     with run.scope():
         table, image = run.hold(shape(256, 3, dtype=jnp.float32)), run.hold(image)
-        views = run.stage("views", view_tiles, (cfg.vision.image_size_px,), *arguments)
+        if has_views_program(run.mesh.devices.flat[0].platform):
+            picture = np.broadcast_to(np.uint8(0), (image_px, image_px, 3))
+            arguments = view_arguments(picture, settings.sizes_px, cfg.vision)
+            views = run.stage("views", view_tiles, (cfg.vision.image_size_px,), *arguments)
+        else:
+            views = run.hold(view_shapes(cfg))
         if stages_apart:
             features = encode_views(run.stage, cfg, tile_batch, params, table, views)
             made = make_scene(run.stage, cfg, layout.region_capacity, params, features, image)

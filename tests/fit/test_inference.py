@@ -20,7 +20,7 @@ IMAGE_PX, ANSWER = 300, 3
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     model = load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
-    model.encoder.views_on_device = True  # as on an accelerator
+    model.encoder.views_on_device = True  # as on a GPU
     return model
 
 
@@ -39,7 +39,9 @@ def walked(request, model):
     params = run.hold(abstract_params(model.cfg, mesh))
     weight_bytes = run.held
     tile_batch = model.encoder.tile_batch
-    abstract = encode(run, model.cfg, params, text, IMAGE_PX, tile_batch, stages_apart=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bat_jax.fit.inference.has_views_program", lambda platform: True)
+        abstract = encode(run, model.cfg, params, text, IMAGE_PX, tile_batch, stages_apart=request.param)
     scene_bytes = run.held - weight_bytes
     ask(run, model.cfg, params, abstract, text, stages_apart=request.param)
     return num_calls, scene, run, weight_bytes, scene_bytes
