@@ -13,7 +13,6 @@ programs in the cache (`JAX_COMPILATION_CACHE_DIR`). From the step on int8 on, t
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -56,6 +55,7 @@ from bat_jax.nn.int8 import held_params
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.gpu_page import page
 from bat_jax.runs import run_record
+from bat_jax.text_files import read_json
 from bat_jax.typing import Params
 from . import cli
 
@@ -494,7 +494,7 @@ def main(_: list[str]) -> int:
     if MEASURED.value:
         if not WRITE_DOCS.value:
             raise ValueError("--measured: goes with --write_docs")
-        write_text(pathlib.Path(WRITE_DOCS.value), page(json.loads(pathlib.Path(MEASURED.value).read_text())))
+        write_text(pathlib.Path(WRITE_DOCS.value), page(read_json(MEASURED.value)))
         return 0
     cfg = BatConfig.uhr_bat_7b() if CONFIG.value == "7b" else BatConfig.mini()
     benchmark = ShapesBenchmark(

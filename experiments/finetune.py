@@ -43,6 +43,7 @@ from bat_jax.io.prompts import load_tokenizer
 from bat_jax.io.sources import source_digest
 from bat_jax.pipeline import BatModel
 from bat_jax.runs import RUN_FILE, RunDirectory, working_path
+from bat_jax.text_files import read_text
 from bat_jax.train.finetune import TrainResult, train
 from bat_jax.train.loop import LoopSettings
 from bat_jax.train.loss import training_config
@@ -92,7 +93,7 @@ def recipe_of_flags() -> TrainConfig:
       ValueError: names the flag or the field.
     """
     if RECIPE.value:
-        recipe = TrainConfig.from_json(pathlib.Path(RECIPE.value).read_text())
+        recipe = TrainConfig.from_json(read_text(RECIPE.value))
     elif PRESET.value == "paper":
         if VISUAL_RATE.value is None or PROJECTION_RATE.value is None:
             raise ValueError("--preset=paper: give --visual_rate and --projection_rate; the paper's exponents are lost")

@@ -14,7 +14,6 @@ else with 3.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from typing import Any
@@ -32,6 +31,7 @@ from bat_jax.io.output_files import write_json, write_text
 from bat_jax.io.params import read_config
 from bat_jax.report.fit_page import page, stage_lines
 from bat_jax.runs import run_record
+from bat_jax.text_files import read_json, read_text
 from bat_jax.train.recipe import TrainConfig
 from . import cli
 from . import compressor_flags as compressor
@@ -95,7 +95,7 @@ def recipe_of_flags() -> TrainConfig | None:
     elif "=" in name:
         raise ValueError(f"--train={name}: name release_7b or a recipe's JSON file first")
     else:
-        recipe = TrainConfig.from_json(pathlib.Path(name).read_text())
+        recipe = TrainConfig.from_json(read_text(name))
     return with_fields(recipe, fields, "train")
 
 
@@ -151,7 +151,7 @@ def main(_: list[str]) -> int:
     """Answer, print, write."""
     # Nothing is computed, and looking for devices that are here would only warn of the compilers' missing drivers.
     jax.config.update("jax_platforms", "cpu")
-    earlier = [json.loads(pathlib.Path(name).read_text()) for name in JOIN.value]
+    earlier = [read_json(name) for name in JOIN.value]
     entries = [entry for part in earlier for entry in (part if isinstance(part, list) else [part])]
     for entry in entries:
         print(entry["answer"])

@@ -12,10 +12,10 @@ from bat_jax.config.networks import NetworkConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports from its own part and from the parts before it.
-ORDER = ["typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "scene_store", "encoding"]
-ORDER += ["pipeline", "runs", "hosts", "data", "mini.world", "benchmarks", "train", "fit", "mini.curriculum", "evals"]
-ORDER += ["study.paper", "study.measured", "report", "serving"]
-CORE = ("typing", "registry", "config", "ops", "nn", "compress", "model", "engine")
+ORDER = ["typing", "registry", "text_files", "config", "ops", "nn", "compress", "model", "engine", "io", "scene_store"]
+ORDER += ["encoding", "pipeline", "runs", "hosts", "data", "mini.world", "benchmarks", "train", "fit"]
+ORDER += ["mini.curriculum", "evals", "study.paper", "study.measured", "report", "serving"]
+CORE = ("typing", "registry", "text_files", "config", "ops", "nn", "compress", "model", "engine")
 FILES = sorted((ROOT / "bat_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
 

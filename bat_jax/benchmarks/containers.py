@@ -29,6 +29,7 @@ from bat_jax.benchmarks.stored_images import IMAGE_FIELDS, StoredImage, decode_b
 from bat_jax.data.llava import record_spans
 from bat_jax.io.data_paths import leads_out
 from bat_jax.io.digests import file_digest
+from bat_jax.text_files import decode, read_json, text_start
 
 _SUFFIXES = (".parquet", ".jsonl", ".tsv", ".json")
 _FORMS = "a folder with dataset_dict.json (datasets.save_to_disk), or .parquet, .jsonl, .json, .tsv or .arrow files"
@@ -116,8 +117,8 @@ def _natural(path: pathlib.Path) -> list[Any]:
 def _json_list(path: pathlib.Path, name: str) -> list[Any]:
     """Return a list that a small JSON file holds under a name."""
     try:
-        value = json.loads(path.read_bytes())[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = read_json(path)[name]
+    except (OSError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: field {name!r} cannot be read ({type(error).__name__})") from None
     if not isinstance(value, list):
         raise ValueError(f"{path}: field {name!r} is no list")
@@ -147,8 +148,9 @@ def _json_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], tuple[Store
 
 def _line_spans(path: pathlib.Path) -> Iterator[tuple[int, int]]:
     """Yield first byte and end of every line that is not blank."""
-    start = 0
+    start = text_start(path)
     with path.open("rb") as file:
+        file.seek(start)
         for line in file:
             if line.strip():
                 yield start, start + len(line)
@@ -162,8 +164,9 @@ def _read_span(path: pathlib.Path, start: int, end: int) -> bytes:
 
 
 def _json_record(path: pathlib.Path, index: int, start: int, end: int) -> dict[str, Any]:
+    text = decode(_read_span(path, start, end), f"{path}: row {index}")
     try:
-        record = json.loads(_read_span(path, start, end))
+        record = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path}: row {index} is no valid JSON ({error})") from None
     if not isinstance(record, dict):
@@ -173,13 +176,14 @@ def _json_record(path: pathlib.Path, index: int, start: int, end: int) -> dict[s
 
 def _tsv_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], tuple[StoredImage | str, ...]]]:
     csv.field_size_limit(sys.maxsize)  # the default stops at 128 KiB, pictures are larger
-    ends = [0]
+    ends = [text_start(path)]
     with path.open("rb") as file:
+        file.seek(ends[0])
 
         def lines() -> Iterator[str]:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 ends.append(ends.pop() + len(line))
-                yield line.decode("utf-8")
+                yield decode(line, f"{path}: line {number}")
 
         rows = csv.reader(lines(), delimiter="\t")
         names = next(rows, [])
@@ -193,7 +197,7 @@ def _tsv_rows(path: pathlib.Path) -> Iterator[tuple[dict[str, Any], tuple[Stored
 
 
 def _tsv_record(path: pathlib.Path, names: list[str], start: int, end: int) -> dict[str, Any]:
-    text = io.StringIO(_read_span(path, start, end).decode("utf-8"), newline="")
+    text = io.StringIO(decode(_read_span(path, start, end), path), newline="")
     return dict(zip(names, next(csv.reader(text, delimiter="\t")), strict=True))
 
 

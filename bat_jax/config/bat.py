@@ -15,6 +15,7 @@ from bat_jax.config.networks import (
     ScaleEmbeddingConfig,
     VisionConfig,
 )
+from bat_jax.text_files import read_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -224,5 +225,9 @@ class BatConfig:
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> "BatConfig":
-        """Read a config.json written by `to_json`."""
-        return cls.from_json(pathlib.Path(path).read_text())
+        """Read a config.json written by `to_json`; a ValueError names the file, too."""
+        text = read_text(path)
+        try:
+            return cls.from_json(text)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None

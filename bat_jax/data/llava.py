@@ -10,6 +10,7 @@ A record that is wrong is an error of that record alone (RecordError).
 """
 
 import array
+import codecs
 import dataclasses
 import json
 import pathlib
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from bat_jax.text_files import not_utf8, text_start
 
 IMAGE_TOKEN = "<image>"
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -86,7 +89,7 @@ class LlavaFile:
             text = file.read(int(end - start))
         try:
             values = json.loads(text)
-        except ValueError as error:  # bad JSON or bad UTF-8
+        except ValueError as error:
             raise RecordError(f"is no valid JSON: {error}") from None
         return parse_record(values, index)
 
@@ -143,9 +146,15 @@ def record_spans(path: pathlib.Path) -> np.ndarray:
 def _brackets(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     """Yield (byte, bracket) of every bracket of a JSON file that stands in no string."""
     base = 0
+    text_start(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
     unfinished: bytes | None = None  # how a string that is open at the end of a block ended there: b"\\" or b""
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}: {not_utf8(f'byte {base + error.start}')}") from None
             place = 0
             if unfinished is not None:
                 match = _REST_OF_STRING.match(block, len(unfinished))

@@ -25,6 +25,7 @@ from bat_jax.config import VisionConfig
 from bat_jax.io.bands import MIN_SIDE, ImageError, Size, Window
 from bat_jax.io.georeference import WGS84
 from bat_jax.io.images import SourceImage, file_place
+from bat_jax.text_files import decode
 
 # Straight lines of one reference system are bent in another: so many points a side of the smaller of area and picture.
 _POINTS_A_SIDE = 32
@@ -93,11 +94,11 @@ def read_area(path: str | os.PathLike, name: str = "--aoi") -> Area:
       ValueError: the file is no GeoJSON, holds no polygon or a broken one, or its coordinates are not on the earth.
     """
     name = f"{name}={path}"
+    text = decode(Path(path).read_bytes(), name)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
         content = json.loads(text)
         shapes = shapely.get_parts(shapely.from_geojson(text))
-    except (UnicodeDecodeError, ValueError, shapely.errors.GEOSException):
+    except (ValueError, shapely.errors.GEOSException):
         raise ValueError(f"{name}: is no GeoJSON") from None
     polygons = [shape for shape in _flat(shapes) if shape.geom_type == "Polygon" and not shape.is_empty]
     if not polygons:

@@ -1,10 +1,11 @@
 """Typed look-ups in a parsed Hugging Face JSON file; every error is one line that names the file and the field."""
 
-import json
 import pathlib
 import sys
 from collections.abc import Collection
 from typing import Any, NoReturn
+
+from bat_jax import text_files
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -15,10 +16,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        values = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: no valid JSON ({error})") from None
+    values = text_files.read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: a JSON object is needed, {type(values).__name__} came")
     return values

@@ -5,7 +5,6 @@ Label 0 is background.
 Letters: H, W height and width of the image in pixels.
 """
 
-import json
 import os
 import zipfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 from bat_jax.io.images import one_line
 from bat_jax.io.pillow_images import DECODE_ERRORS, open_pillow
 from bat_jax.io.views import resize_nearest_padded, tokens_per_side
+from bat_jax.text_files import read_json
 
 _MAX_MASK_PIXELS = 1_000_000_000
 _READ_ERRORS: tuple[type[Exception], ...] = (*DECODE_ERRORS, zipfile.BadZipFile)
@@ -196,11 +196,9 @@ SUFFIXES = (*_READERS, ".json")
 def _read_annotations(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Paint the annotations of a SAM file; `paint_windows` on run lengths."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabelMapError(
-            f"{path}: not readable JSON ({one_line(error)}): give --label_map an intact file"
-        ) from error
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise LabelMapError(f"{one_line(error)}: give --label_map an intact file") from error
     annotations = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(annotations, list) or not annotations:
         raise LabelMapError(

@@ -6,7 +6,6 @@ leaves: memory is measured there, see `trim_memory` and `orbax_context`.
 
 import ctypes
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +27,7 @@ from bat_jax.io.safetensors import array_bytes, cut_by_bytes, raise_problems
 from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.nn.decoder import unstacked
 from bat_jax.nn.int8 import held_as
+from bat_jax.text_files import read_json
 
 PARAMS_FOLDER = "params"
 CHECKSUMS_NAME = "checksums.json"  # leaf -> XXH3 of its bytes: what Orbax keeps of an array has no checksum
@@ -61,10 +61,7 @@ def read_config(directory: str | pathlib.Path) -> BatConfig:
         raise ValueError(f"checkpoint={path}: does not exist or is no directory (by name there is {MINI})")
     if not (path / CONFIG_NAME).is_file() or not (path / PARAMS_FOLDER).is_dir():
         raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
-    try:
-        return BatConfig.load(path / CONFIG_NAME)
-    except ValueError as error:
-        raise ValueError(f"{path / CONFIG_NAME}: {error}") from None
+    return BatConfig.load(path / CONFIG_NAME)
 
 
 def load_params(
@@ -190,7 +187,7 @@ def _read_checksums(path: pathlib.Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(read_json(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: is damaged: {error}; {_WHAT_TO_DO}") from None
 

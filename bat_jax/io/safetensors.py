@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeGuard
 import ml_dtypes
 import numpy as np
 
+from bat_jax.text_files import read_json
+
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -208,10 +210,8 @@ def open_folder(path: str | pathlib.Path) -> TensorFolder:
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
-    try:
-        weight_map = json.loads(path.read_text()).get("weight_map")
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{path}: no valid index ({error})") from None
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
     is_sound = isinstance(weight_map, dict) and all(isinstance(value, str) for value in weight_map.values())
     if not is_sound or not weight_map:
         raise ValueError(f"{path}: no valid index: weight_map must map tensor names to file names")

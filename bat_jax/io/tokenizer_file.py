@@ -9,6 +9,7 @@ from typing import Any, SupportsInt
 
 import tokenizers
 
+from bat_jax import text_files
 from bat_jax.io.hf_fields import read_json
 
 # Classes of transformers that take tokenizer.json as it is, or make the same of it.
@@ -50,9 +51,9 @@ class TokenizerFile:
         file, config = directory / "tokenizer.json", directory / "tokenizer_config.json"
         if not file.is_file() or not config.is_file():
             return None
-        settings = read_json(config)
+        settings, text = read_json(config), text_files.read_text(file)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
+            backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower one
             raise ValueError(f"{file}: {error}") from error
         try:

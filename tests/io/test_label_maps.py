@@ -253,7 +253,7 @@ def _bad_files(folder: Path) -> dict[str, Path]:
         f"run from 0 to {2**31}": npz("large.npz", label_map=np.array([[0, 2**31, 0], [0, 0, 0]])),
         "labels are float64": npz("float.npz", label_map=LABELS * 1.0),
         r"shape \(1, 2, 3\)": npz("deep.npz", label_map=LABELS[None]),
-        "not readable JSON": folder / "broken.json",
+        "no valid JSON": folder / "broken.json",
         'no list "annotations"': folder / "list.json",
         'no list "annotations" ': _write_json(folder / "none.json", []),
         "annotation 0: want": _write_json(folder / "bare.json", [{"area": 3}]),
