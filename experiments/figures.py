@@ -1,4 +1,4 @@
-"""Redo the paper's figures of pictures, regions, tokens and answers on a checkpoint (Figures 5 to 12).
+"""Redo the paper's figures of pictures, regions, tokens and answers on a checkpoint (5 to 12), and draw its steps.
 
     python -m experiments.figures --checkpoint=checkpoints/uhr-bat-mini --output_dir=figures
     python -m experiments.figures --checkpoint=DIR --image=harbour.tif --question="How many ships are moored?" \

@@ -97,7 +97,7 @@ def write_study(
             cards.append(_card(heading, grid.note, plot, _grid_table(found)))
     if pictures:
         cards.append("<h2>Pictures</h2>")
-    cards += [_card(f"Figure {one.number}: {one.title}", one.caption, one.image) for one in pictures]
+    cards += [_card(one.heading, one.caption, one.image) for one in pictures]
     comparison = study_tables.comparison_table(judged)
     coverage = study_tables.coverage_tables(results.coverage, results.rules)
     study_tables.comparison_plot(results, output / "comparison.png")

@@ -24,6 +24,7 @@ from bat_jax.report.figures.records.figure_8 import importance_on
 from bat_jax.report.figures.seen import seen_picture
 from bat_jax.report.figures.subject import Subject
 from bat_jax.report.layers import KEPT, MERGED, Backdrop, font, token_fate, window_in, wrap
+from bat_jax.report.pictures import region_panels
 from tests import selection_example
 from tests.command_batch import run_commands
 from tests.tiny_model import load_tiny, write_tiny_checkpoint
@@ -222,17 +223,34 @@ def test_every_figure_is_drawn_listed_and_on_the_page(subject, tmp_path):
     about = About(notice="", checkpoint="tiny", record=record)
     write_figures(tmp_path, subject, FIGURES.names, about, lambda figure: drawn.append(figure.number))
     written = json.loads((tmp_path / "figures.json").read_text())
-    assert [item["figure"] for item in written] == drawn == ["5", "6", "7", "8", "9", "10", "11", "12"]
+    assert [item["figure"] for item in written] == drawn == ["5", "6", "7", "8", "9", "10", "11", "12", "pipeline"]
     page = (tmp_path / "figures.html").read_text()
     for item in written:
         assert set(item) == {"figure", "title", "caption", "png"} and item["caption"]
-        assert f"Figure {item['figure']}. {item['title']}" in page
+        assert (f"Figure {item['figure']}. " if item["figure"].isdigit() else "") + item["title"] in page
         with Image.open(tmp_path / item["png"]) as picture:
             assert min(picture.size) > 400
             assert len(np.unique(np.asarray(picture.convert("L")))) > 50
     assert page.count("<section") == len(subject.asks)
     assert page.count("Ways to choose the tokens") == 4
     assert "http:" not in page and "https:" not in page
+
+
+def test_the_pipeline_shows_every_step_of_every_view_and_what_is_left(subject):
+    """Two views: five rows of panels of the picture's size, the last of four panels; regions in their colours."""
+    figure = FIGURES["pipeline"].draw(subject)
+    side, gap = subject.backdrop.square_px, 18
+    assert figure.image.width == 4 * (side + gap) + gap and figure.image.height > 5 * side
+    pixels = np.asarray(figure.image)
+    asked = subject.ask(subject.local_asks(1)[0])
+    left = seen_picture(subject.scene(), subject.backdrop, asked.answer.selections[0], subject.zoom(asked.ask))
+    place = pixels[:, 3 * (side + gap) + gap :][:, :side]
+    rows = [row for row in range(4 * side, len(pixels) - side) if (place[row] == left[0]).all()]
+    assert any((place[row : row + side] == left).all() for row in rows)
+    regions = region_panels(subject.scene(), subject.backdrop)[1].pixels
+    second = pixels[:, side + 2 * gap :][:, :side]
+    rows = [row for row in range(2 * side, 4 * side) if (second[row] == regions[0]).all()]
+    assert any((second[row : row + side] == regions).all() for row in rows)
 
 
 @pytest.fixture(scope="module")

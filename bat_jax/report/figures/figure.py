@@ -24,6 +24,11 @@ class Figure(NamedTuple):
     caption: str
     image: Image.Image
 
+    @property
+    def heading(self) -> str:
+        """The title, behind the paper's number where there is one."""
+        return f"Figure {self.number}. {self.title}" if self.number.isdigit() else self.title
+
 
 def counts_text(subject: Subject, asked: Asked) -> str:
     """Say how many tokens of how many an answer was given on, and how many of these are means of others."""

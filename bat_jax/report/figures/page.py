@@ -76,8 +76,7 @@ def _page(subject: Subject, figures: Sequence[Figure], about: About) -> html.Pag
 
 def _group(figure: Figure) -> html.ImageGroup:
     shown = page_figures([Panel(np.asarray(figure.image), figure.title)], 86, has_caption=False)
-    number = f"Figure {figure.number}. " if figure.number.isdigit() else ""
-    return html.ImageGroup(heading=f"{number}{figure.title}", text=figure.caption, figures=shown, is_wide=True)
+    return html.ImageGroup(heading=figure.heading, text=figure.caption, figures=shown, is_wide=True)
 
 
 def _compared(subject: Subject, ask: Ask) -> html.Table:

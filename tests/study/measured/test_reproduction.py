@@ -202,7 +202,7 @@ def test_a_studys_files_hold_claims_plots_and_pictures(tmp_path):
     assert page.count('class="mark') == len(judged)
     assert "jax 1.2, numpy 3.4" in page
     assert "questions with a red circle in the pixels are not asked" in page, "the rules' exclusions"
-    assert "Figure 8: heat" in page and "what it shows" in page and "&lt;b&gt;" in page and "<script" not in page
+    assert "Figure 8. heat" in page and "what it shows" in page and "&lt;b&gt;" in page and "<script" not in page
     assert page.count("data:image/jpeg") == len(names) + 3
     text = study_tables.reproduction_markdown(judged, ["a fact"], "a command")
     assert text.count("**reproduced in miniature**") == sum(one.verdict == REPRODUCED for one in judged)
