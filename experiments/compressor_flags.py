@@ -1,6 +1,7 @@
 """The compressor's flags, the same in every script, and what turns them into a loaded model and label maps."""
 
 import ast
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -15,6 +16,7 @@ from bat_jax.config import BUDGET_OF_SCALE, BatConfig, CompressorConfig, HeldWei
 from bat_jax.encoding import ImageLike
 from bat_jax.io.images import SourceImage, read_image
 from bat_jax.io.label_maps import read_label_map
+from bat_jax.io.nodata import NoDataValue
 
 FIDELITY = flags.DEFINE_enum(
     "fidelity",
@@ -67,7 +69,16 @@ WEIGHTS = flags.DEFINE_enum(
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the first K-means centres and of sampling.", lower_bound=0)
 BANDS = flags.DEFINE_string("bands", None, "Raster bands to read, counted from 1: three as 4,3,2, or one.")
 PAGE = flags.DEFINE_integer("page", 1, "Page of a TIFF or frame of an animation, counted from 1.", lower_bound=1)
-MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
+NODATA = flags.DEFINE_string(
+    "nodata", None, "Value that means no data, in place of the file's; none: no value does. Masks and NaN stay."
+)
+MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    300_000_000,
+    "Most pixels (width x height) that are held at once. Larger rasters are read straight to the largest view's size, "
+    "other files are refused.",
+    lower_bound=4,
+)
 
 _KMEANS_INIT_NAME = re.compile(r"kmeans_init_(\d+)")
 
@@ -158,15 +169,26 @@ def configure(cfg: BatConfig, label_maps: flags.FlagHolder = LABEL_MAP) -> BatCo
     return configured
 
 
+def _nodata() -> NoDataValue:
+    """Read --nodata: a number, whole if it can be, or "none"."""
+    text = NODATA.value
+    if text is None or text == "none":
+        return text
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    raise ValueError(f"--nodata={text}: need a number or none")
+
+
 def read_options(cfg: BatConfig) -> dict[str, Any]:
-    """Return the options of `read_image` that the flags for bands, pages and size decide."""
+    """Return the options of `read_image` that the flags for bands, pages, no data and size decide."""
     bands = whole_numbers(BANDS.value, "bands") if BANDS.value else None
-    options = {"bands": bands, "page": PAGE.value, "max_pixels": MAX_PIXELS.value}
+    options = {"bands": bands, "page": PAGE.value, "nodata": _nodata(), "max_pixels": MAX_PIXELS.value}
     return options | {"largest_view": max(cfg.compressor.sizes_px)}
 
 
 def read_source(path: str, cfg: BatConfig) -> SourceImage:
-    """Read an image with the flags for bands, pages and size."""
+    """Read an image with the flags for bands, pages, no data and size."""
     return read_image(path, **read_options(cfg))
 
 

@@ -138,7 +138,7 @@ def config_of_flags() -> BatConfig:
     Raises:
       ValueError: a flag does not fit the checkpoint or the others.
     """
-    for flag in (compressor.LABEL_MAP, compressor.BANDS, compressor.PAGE):
+    for flag in (compressor.LABEL_MAP, compressor.BANDS, compressor.PAGE, compressor.NODATA):
         if flag.value != flag.default:
             raise ValueError(f"--{flag.name}: is for single images; leave it out with --benchmark={BENCHMARK.value}")
     cfg = BatModel.read_config(CHECKPOINT.value)

@@ -79,6 +79,7 @@ BAD_ANSWERS = {
     "bands": ({"bands": "9"}, "--bands"),
     "bands text": ({"bands": "red"}, "--bands=red"),
     "page": ({"page": 2}, "--page"),
+    "nodata": ({"nodata": "black"}, "--nodata=black"),
     "window text": ({"window": "1,2,x,4"}, "--window=1,2,x,4"),
     "window count": ({"window": "1,2,3"}, "--window=1,2,3"),
     "window outside": ({"window": "200,100,40,20"}, "--window"),

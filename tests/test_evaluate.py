@@ -219,6 +219,7 @@ BAD = {
     "no map": ({"partition": "sam", "label_maps": "FOLDER/full"}, "3000000.npz"),
     "bands": ({"bands": "1,2,3"}, "--bands"),
     "page": ({"page": 2}, "--page"),
+    "nodata": ({"nodata": 0}, "--nodata"),
     "not ours": ({"output_dir": "FOLDER/full"}, "no run of this command"),
     "a file": ({"output_dir": "FOLDER/full/file"}, "is a file"),
     "not ours, overwrite": ({"output_dir": "FOLDER/full", "overwrite": True}, "no run of this command"),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bat_jax.io.nodata import NoDataValue
+
 MIN_SIDE = 2
 PERCENTILES = (2, 98)
 # Percentiles of larger bands are taken over every n-th valid pixel, n the smallest that gives at most this many.
@@ -28,11 +30,12 @@ class ImageError(ValueError):
 class ReadOptions:
     """What of a file is wanted, as the arguments of `io.images.read_image` say."""
 
-    bands: tuple[int, ...] | None
-    max_pixels: int
-    largest_view: int | None
-    window: Window | None
-    page: int
+    bands: tuple[int, ...] | None = None
+    max_pixels: int = 300_000_000
+    largest_view: int | None = None
+    window: Window | None = None
+    page: int = 1
+    nodata: NoDataValue = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -44,7 +47,7 @@ class Bands:
       window: (col, row, width, height) of the file that the pixels cover; larger than they after a decimated read.
       choice: which bands these are, "" if they are all. spreads: the values that were stretched to 0 and 255, by band.
       num_pages: pages or frames in the file. orientation: as in EXIF, 1 to 8.
-      name: GDAL's of the page, None for the file's path.
+      name: GDAL's of the page, None for the file's path. remarks: what else the note says.
     """
 
     pixels: np.ndarray
@@ -55,15 +58,17 @@ class Bands:
     num_pages: int = 1
     orientation: int = 1
     name: str | None = None
+    remarks: Sequence[str] = ()
 
 
-def check_size(path: Path, size: Size, max_pixels: int) -> None:
-    """Raise an ImageError if a file has too few or too many pixels."""
+def check_size(path: Path, size: Size, max_pixels: int, held: Size | None = None) -> None:
+    """Raise an ImageError if a file has too few pixels, or if more would be held at once; `held`: by default all."""
     width, height = size
     if min(size) < MIN_SIDE:
         raise ImageError(
             f"{path}: {width} x {height} pixels, the smallest image is {MIN_SIDE} x {MIN_SIDE}: give a larger --image"
         )
+    width, height = held or size
     if width * height > max_pixels:
         raise ImageError(
             f"{path}: {width} x {height} = {width * height} pixels, the limit is {max_pixels}:"

@@ -30,6 +30,7 @@ from bat_jax.config import VisionConfig
 from bat_jax.io.bands import PERCENTILES, Bands, ImageError, ReadOptions, Size, Window, check_page
 from bat_jax.io.file_headers import is_jp2_for_pillow, tiff_pages
 from bat_jax.io.georeference import IDENTITY, NOWHERE, Georeference, read_georeference, unoriented
+from bat_jax.io.nodata import NoDataValue
 from bat_jax.io.pillow_images import DECODE_ERRORS, EXIF_ORIENTATION, open_pillow, read_pillow, read_pillow_tiff
 from bat_jax.io.rasters import raster_name, raster_size, read_raster
 
@@ -85,14 +86,16 @@ def read_image(
     largest_view: int | None = None,
     window: Window | None = None,
     page: int = 1,
+    nodata: NoDataValue = None,
 ) -> SourceImage:
     """Read an image file to RGB bytes.
 
     Images of 8 bits equal `PIL.Image.open(path).convert("RGB")` after the EXIF orientation, except where they are
     transparent: a fully transparent pixel is no data, any other keeps its colour (nothing is blended).
 
-    Decimated reads: with f = floor(long side / (2 * largest_view)) of 2 or more, a raster is read at 1/f by averaging,
-    through its overviews if it has some, so that at least twice the largest view remains. A JPEG is decoded at 1/2, 1/4
+    Decimated reads: with f = floor(long side / (2 * largest_view)) of 2 or more, a raster is read at 1/f, so that at
+    least twice the largest view remains: averaged over what holds data, a part at a time, a large one from an overview
+    if it has some that show the same. Where any of the area holds data, the pixel does. A JPEG is decoded at 1/2, 1/4
     or 1/8 instead, the smallest that leaves as much. Other formats cannot, and are read in full.
 
     Of a raster only the window is read, decimated as a file of that size would be. Pillow's formats are decoded in full
@@ -102,18 +105,23 @@ def read_image(
       bands: 1-based bands for red, green and blue, or one band for grey. Default: those that the file says are, by
         colour interpretation or else by name (`io.band_roles`); else the first three, or the first alone where there
         are fewer than three (alpha not counted).
-      max_pixels: largest width x height that is decoded, looked up in the header: a raster's window, any other file as
-        a whole. (A decoded pixel takes 3 bytes, and for a moment 5 to 15 more, by band type.)
+      max_pixels: largest width x height that is held at once: a raster's window as it is read, decimated or not, any
+        other file as a whole. (A pixel takes 3 bytes, and for a moment 5 to 25 more, by band type.)
       largest_view: side of the largest view that will be cut, in pixels; None always reads in full.
       window: (col, row, width, height) to read, in pixels of the file as stored, before any orientation; None for all.
       page: which page or frame is read, from 1; reduced pages and masks of a TIFF do not count.
+      nodata: a value that is no data, in place of the file's; "none": no value is. Alpha, masks and NaN stay. Default:
+        the file's value; where it says nothing, 0, -9999, -32768, 65535, the type's least or greatest value or one
+        beyond 1e30 that reaches the border of a raster of more than 8 bits, in all bands at once.
 
     Raises:
       ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band, page or
         window that the file does not have; no valid pixel.
     """
     path = Path(path)
-    options = ReadOptions(bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window, page=page)
+    options = ReadOptions(
+        bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window, page=page, nodata=nodata
+    )
     _check_arguments(path, options)
     reader, name = _format(path)
     with _explained(path, reader, name):
@@ -127,7 +135,7 @@ def file_place(path: str | os.PathLike, page: int = 1) -> tuple[Size, Georeferen
       ImageError: as `read_image`, of what a header shows.
     """
     path = Path(path)
-    _check_arguments(path, ReadOptions(bands=None, max_pixels=1, largest_view=None, window=None, page=page))
+    _check_arguments(path, ReadOptions(page=page))
     reader, file_format = _format(path)
     with _explained(path, reader, file_format):
         if reader == "Pillow":
@@ -266,6 +274,7 @@ def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> 
     size = read.window[2:]
     if (width, height) != size:
         notes.append(f"read at {width} x {height} of {size[0]} x {size[1]} pixels")
+    notes += read.remarks
     if read.num_pages > 1:
         notes.append(f"page {options.page} of {read.num_pages}")
     if read.orientation in range(2, 9):

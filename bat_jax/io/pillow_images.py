@@ -23,6 +23,7 @@ from bat_jax.io.bands import (
     stretch,
     take_bands,
 )
+from bat_jax.io.nodata import all_of, any_of, border_of, differs, fill_remark, fill_values, is_fill, reaching_the_border
 
 # What Pillow and zlib raise on broken files.
 DECODE_ERRORS: tuple[type[Exception], ...] = (
@@ -122,38 +123,55 @@ def _read_frame(path: Path, image: Image.Image, options: ReadOptions) -> Bands:
     size = image.size
     check_size(path, size, options.max_pixels)
     col, row, width, height = check_window(path, options.window, size)
-    # A JPEG that was decoded at 1/f has no pixel where most windows begin.
-    factor = decimation(size, options.largest_view) if (width, height) == size else 1
+    # A JPEG that was decoded at 1/f has no pixel where most windows begin, and no value that means no data.
+    is_whole = (width, height) == size and options.nodata in (None, "none")
+    factor = decimation(size, options.largest_view) if is_whole else 1
     if factor > 1:  # only a JPEG follows this call
         image.draft(None, (size[0] // factor, size[1] // factor))
     image.load()
     orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     part = image if (width, height) == size else image.crop((col, row, col + width, row + height))
-    read = _pixels(path, part, options.bands, (col, row, width, height))
+    read = _pixels(path, part, options, (col, row, width, height))
     read.orientation = orientation
     return read
 
 
-def _pixels(path: Path, image: Image.Image, bands: tuple[int, ...] | None, window: Window) -> Bands:
+def _pixels(path: Path, image: Image.Image, options: ReadOptions, window: Window) -> Bands:
+    bands = options.bands
     is_wide = image.mode == "F" or image.mode.startswith("I")
     is_grey = is_wide or image.mode in ("1", "L", "LA", "La")
     has_alpha = image.has_transparency_data
     check_bands(path, bands, 1 if is_grey else 4 if has_alpha else 3)
-    valid, spreads = None, []
-    if is_wide:
-        grey, spread = stretch(np.asarray(image), None)
-        pixels = np.repeat(grey[:, :, None], 3, axis=2)
-        spreads.append(spread)
-    else:
-        mode = "RGBA" if has_alpha else "RGB"
-        # convert() would copy an image that has the mode already.
-        try:
-            pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        except ValueError as error:
-            raise ImageError(f"{path}: {image.mode} cannot be shown: convert the picture to RGB") from error
-        # Alpha that was chosen as a band is a colour.
-        if has_alpha and 4 not in (bands or ()):
-            valid = pixels[:, :, 3] > 0
-    pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)
+    value = None if options.nodata == "none" else options.nodata
     choice = "" if bands is None else f"bands {','.join(map(str, bands))}"
-    return Bands(pixels=pixels, valid=valid, window=window, choice=choice, spreads=spreads)
+    if is_wide:
+        return _wide_pixels(np.asarray(image), options, window, choice)
+    mode = "RGBA" if has_alpha else "RGB"
+    try:
+        # convert() would copy an image that has the mode already.
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except ValueError as error:
+        raise ImageError(f"{path}: {image.mode} cannot be shown: convert the picture to RGB") from error
+    # Alpha that was chosen as a band is a colour.
+    opaque = pixels[:, :, 3] > 0 if has_alpha and 4 not in (bands or ()) else None
+    pixels = pixels[:, :, :3] if bands is None else take_bands(pixels, bands)
+    if image.mode == "P":
+        differing = differs(np.asarray(image), value)
+    else:
+        differing = any_of([differs(pixels[:, :, c], value) for c in range(3)])
+    return Bands(pixels=pixels, valid=all_of((opaque, differing)), window=window, choice=choice)
+
+
+def _wide_pixels(grey: np.ndarray, options: ReadOptions, window: Window, choice: str) -> Bands:
+    masks = [np.isfinite(grey) if grey.dtype.kind == "f" else None]
+    remarks = []
+    if options.nodata is None:
+        for value in fill_values(border_of(grey[None])):
+            masks.append(~reaching_the_border(is_fill(grey[None], value)))
+            remarks.append(fill_remark(value))
+    elif options.nodata != "none":
+        masks.append(differs(grey, options.nodata))
+    valid = all_of(masks)
+    pixels, spread = stretch(grey, valid)
+    pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    return Bands(pixels=pixels, valid=valid, window=window, choice=choice, spreads=[spread], remarks=remarks)

@@ -3,9 +3,11 @@
 rasterio is imported where a file needs it: models on arrays run without it.
 """
 
-import math
+import contextlib
+import functools
+import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,16 @@ from bat_jax.io.bands import (
     stretch,
     take_bands,
 )
+from bat_jax.io.nodata import all_of, any_of, differs, fill_remark
+from bat_jax.io.overviews import overview_level, shows_the_same
+from bat_jax.io.raster_bands import BandRules, read_averaged, read_full, rules_of
 
 # A picture without map coordinates is nothing to warn about here. A filter for this one message is set once, because
 # warnings.catch_warnings is not safe in the worker threads that read images.
 warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+# Smaller windows are averaged from the data itself: overviews were made by whatever means.
+OVERVIEWS_FROM = 1 << 24
+CACHE_BYTES = 1 << 28
 _PAGES = {"GTiff": "GTIFF_DIR:{page}:{path}", "NITF": "NITF_IM:{index}:{path}"}
 
 
@@ -71,9 +79,9 @@ def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Ban
         if raster.count == 0:
             raise ImageError(f"{path}: the file holds no bands of its own: extract one image and give that to --image")
         window = check_window(path, options.window, (raster.width, raster.height))
-        check_size(path, window[2:], options.max_pixels)
         factor = decimation(window[2:], options.largest_view)
         width, height = (max(MIN_SIDE, round(side / factor)) for side in window[2:])
+        check_size(path, window[2:], options.max_pixels, (width, height) if factor > 1 else None)
         roles = band_roles([band.name for band in raster.colorinterp], [_band_name(raster, i) for i in raster.indexes])
         # GDAL gives greys of few bits in which 0 is white a palette.
         is_palette = raster.colorinterp[0] == ColorInterp.palette and len(roles.alpha) == raster.count - 1
@@ -88,11 +96,12 @@ def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Ban
         chosen = bands or roles.colours
         # Alpha that was chosen as a band is a colour.
         alpha = [i for i in roles.alpha if is_palette or i not in chosen]
-        opaque = _read_opaque(raster, alpha, window, (height, width))
+        _check_real(path, raster, (1,) if is_palette else chosen)
+        rules = rules_of(raster, (1,) if is_palette else chosen, tuple(alpha), options.nodata)
         if is_palette:
-            read = _read_palette(raster, window, (height, width), opaque)
+            read = _read_palette(raster, rules, window, (height, width))
         else:
-            read = _read_bands(path, raster, chosen, window, (height, width), opaque)
+            read = _read_colours(raster, rules, window, (height, width))
     if is_palette and bands is not None:
         read.pixels = take_bands(read.pixels, bands)
     if bands is not None or chosen != tuple(i for i in raster.indexes if i not in roles.alpha):
@@ -109,97 +118,89 @@ def _band_name(raster: Any, index: int) -> str | None:
     return raster.descriptions[index - 1] or tags.get("bandname") or tags.get("name")
 
 
-def _read_opaque(raster: Any, alpha: Sequence[int], window: Window, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return (H, W) bool, False where a band of alpha is 0; None without such bands."""
-    if not alpha:
-        return None
-    return (raster.read(alpha, out_shape=(len(alpha), *shape), **_how(window, shape)) > 0).all(axis=0)
-
-
-def _both(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    """Return where two masks hold, None standing for everywhere."""
-    return b if a is None else a if b is None else a & b
-
-
-def _read_palette(raster: Any, window: Window, shape: tuple[int, int], opaque: np.ndarray | None) -> Bands:
+def _read_palette(raster: Any, rules: BandRules, window: Window, shape: tuple[int, int]) -> Bands:
     from rasterio.enums import Resampling
 
     colors = np.zeros((1 << 16, 4), np.uint8)
     for index, color in raster.colormap(1).items():
         colors[index] = color
     # Indices cannot be averaged, so a decimated read takes the nearest.
-    how = {"window": _ranges(window), "resampling": Resampling.nearest}
+    col, row, width, height = window
+    how = {"window": ((row, row + height), (col, col + width)), "resampling": Resampling.nearest}
     indices = raster.read(1, out_shape=shape, **how)
-    valid = _band_valid(raster, 1, indices, how)
-    valid = _both(valid, opaque)
-    if np.any(colors[:, 3] == 0):
-        valid = _both(valid, (colors[:, 3] > 0)[indices])
-    return Bands(pixels=colors[:, :3][indices], valid=valid, window=window)
+    masks = [differs(indices, rules.nodata[0]), (colors[:, 3] > 0)[indices]]
+    masks += [raster.read(band, out_shape=shape, **how) > 0 for band in rules.alpha]
+    if rules.masked[0]:
+        masks.append(raster.read_masks(1, out_shape=shape, **how) > 0)
+    return Bands(pixels=colors[:, :3][indices], valid=all_of(masks), window=window)
 
 
-def _read_bands(
-    path: Path, raster: Any, chosen: tuple[int, ...], window: Window, shape: tuple[int, int], opaque: np.ndarray | None
-) -> Bands:
-    how = _how(window, shape)
-    dtypes = {np.dtype(raster.dtypes[i - 1]) for i in chosen}
+def _check_real(path: Path, raster: Any, chosen: tuple[int, ...]) -> None:
+    dtypes = {np.dtype(raster.dtypes[band - 1]) for band in chosen}
     if any(dtype.kind not in "uif" for dtype in dtypes):
         raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
-    is_bytes = dtypes == {np.dtype(np.uint8)}
-    pixels = np.empty((*shape, len(chosen)), np.uint8)
-    if is_bytes:
-        # Reading straight into the interleaved array saves a pass over a large image.
-        raster.read(list(chosen), out=np.moveaxis(pixels, 2, 0), **how)
-        data = np.moveaxis(pixels, 2, 0)
+
+
+def _read_colours(raster: Any, rules: BandRules, window: Window, shape: tuple[int, int]) -> Bands:
+    """Read bands to bytes, stretched if they are wider."""
+    remarks: list[str] = []
+    is_bytes = all(raster.dtypes[band - 1] == "uint8" for band in rules.bands)
+    pixels = np.empty((*shape, len(rules.bands)), np.uint8)
+    # Reading straight into the interleaved array saves a pass over a large image.
+    out = np.moveaxis(pixels, 2, 0) if is_bytes else None
+    if shape == (window[3], window[2]):
+        read = read_full(raster, rules, window, out)
     else:
-        data = raster.read(list(chosen), out_shape=(len(chosen), *shape), **how)
-    masks = [_both(_band_valid(raster, i, band, how), opaque) for i, band in zip(chosen, data, strict=True)]
-    # One band with data is enough: with nodata 0, pure red stays a colour.
-    without_data = [mask for mask in masks if mask is not None]
-    valid = np.logical_or.reduce(without_data) if len(without_data) == len(masks) else None
+        _bound_cache()
+        with _best_version(raster, rules, window, shape, remarks) as version:
+            read = read_averaged(version, rules, window, shape, (raster.width, raster.height), out)
     spreads = []
     if is_bytes:
-        bits = int(raster.tags(chosen[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
+        bits = int(raster.tags(rules.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 8))
         if bits < 8:
             pixels = (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     else:
-        for c, (band, mask) in enumerate(zip(data, masks, strict=True)):
+        for c, (band, mask) in enumerate(zip(read.data, read.masks, strict=True)):
             pixels[:, :, c], spread = stretch(band, mask)
             spreads.append(spread)
-    if chosen == (1,) and raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+    if rules.bands == (1,) and raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
         pixels = 255 - pixels
-    pixels = pixels if len(chosen) == 3 else np.repeat(pixels, 3, axis=2)
-    return Bands(pixels=pixels, valid=valid, window=window, spreads=spreads)
+    remarks += [fill_remark(value) for value in read.fills]
+    return Bands(
+        pixels=pixels if len(rules.bands) == 3 else np.repeat(pixels, 3, axis=2),
+        # One band with data is enough: with nodata 0, pure red stays a colour.
+        valid=any_of(read.masks),
+        window=window,
+        spreads=spreads,
+        remarks=remarks,
+    )
 
 
-def _how(window: Window, shape: tuple[int, int]) -> dict[str, Any]:
-    """Return rasterio's arguments for a window that is averaged to `shape` (H, W)."""
-    from rasterio.enums import Resampling
+@functools.cache
+def _bound_cache() -> None:
+    """Let GDAL keep no more of what it decoded than a large raster's row of blocks takes, unless the user says more.
 
-    is_full = shape == (window[3], window[2])
-    return {"window": _ranges(window), "resampling": Resampling.nearest if is_full else Resampling.average}
+    It would keep a twentieth of the machine's memory, for all of the process.
+    """
+    from rasterio.env import set_gdal_config
 
-
-def _ranges(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return rows and columns of a window as rasterio takes them."""
-    col, row, width, height = window
-    return (row, row + height), (col, col + width)
+    if "GDAL_CACHEMAX" not in os.environ:
+        set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
 
 
-def _band_valid(raster: Any, index: int, band: np.ndarray, how: Mapping[str, Any]) -> np.ndarray | None:
-    """Mark the pixels of one band that hold data: (H, W) bool, or None for all; `how` the band was read."""
-    from rasterio.enums import MaskFlags
+@contextlib.contextmanager
+def _best_version(
+    raster: Any, rules: BandRules, window: Window, shape: tuple[int, int], remarks: list[str]
+) -> Iterator[Any]:
+    """Yield the raster, or the overview of it that a large window is best averaged from; `remarks` gets what is odd."""
+    import rasterio
 
-    flags, nodata = raster.mask_flag_enums[index - 1], raster.nodatavals[index - 1]
-    valid = None
-    if MaskFlags.nodata in flags and nodata is not None and not math.isnan(nodata):
-        if band.dtype.kind == "f":
-            valid = band != band.dtype.type(nodata)
-        elif float(nodata).is_integer():
-            # A value that the type cannot hold, such as -9999 in bytes, equals nothing.
-            valid = band != int(nodata)
-    elif MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-        valid = raster.read_masks(index, out_shape=band.shape, **how) > 0
-    if band.dtype.kind == "f":
-        finite = np.isfinite(band)
-        valid = finite if valid is None else valid & finite
-    return None if valid is None or valid.all() else valid
+    level = overview_level(raster, window[2] / shape[1])
+    if level is None:
+        yield raster
+        return
+    with rasterio.open(raster.name, driver=raster.driver, OVERVIEW_LEVEL=level) as overview:
+        is_good = shows_the_same(raster, overview, rules, window)
+        if not is_good:
+            remarks.append("overviews passed by, they do not show the data")
+        yield overview if is_good and window[2] * window[3] > OVERVIEWS_FROM else raster

@@ -405,14 +405,6 @@ def test_a_decimated_read_leaves_twice_the_largest_view(tmp_path, size, view):
     assert max(shape) < max(4 * view + 2, max(size) if max(size) < 4 * view else 0)
 
 
-def test_decimated_read_uses_the_overviews(tmp_path):
-    path = write_raster(tmp_path / "a.tif", np.zeros((3, 256, 256), np.uint8), overviews=[4])
-    with rasterio.open(path, "r+", OVERVIEW_LEVEL=0) as overview:
-        overview.write(np.full((3, 64, 64), 200, np.uint8))
-    assert (read_image(path, largest_view=32).pixels == 200).all()
-    assert (read_image(path).pixels == 0).all()
-
-
 def test_cog_is_decimated_and_keeps_its_mask(tmp_path):
     data = np.concatenate([_large(512, 512), np.full((1, 512, 512), 255, np.uint8)])
     data[:, :256] = 0
@@ -475,7 +467,7 @@ def test_pillows_own_limit_neither_stops_nor_warns_nor_changes(tmp_path, monkeyp
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_our_limit_is_exact_and_counts_the_full_image(tmp_path, name):
     Image.fromarray(PICTURE).save(tmp_path / name)
     assert read_image(tmp_path / name, max_pixels=61 * 83).pixels.shape == PICTURE.shape
