@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bat_jax.io.safetensors import TensorFolder, TensorInfo
+from bat_jax.text_files import is_lfs_pointer, lfs_problem
 
 # (GGUF's name, the checkpoint's); `{layer}` stands for a number. What has no row here keeps its name, and no row of the
 # conversion table takes it.
@@ -58,6 +59,9 @@ class GgufFile(TensorFolder):
         path = pathlib.Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
+        with path.open("rb") as file:
+            if is_lfs_pointer(file.read(100)):
+                raise ValueError(lfs_problem(path))
         try:
             import gguf
         except ImportError:

@@ -23,11 +23,11 @@ from bat_jax.io import conversion_table as table
 from bat_jax.io.conversion_table import Shape
 from bat_jax.io.hf_config import CONFIG_NAME
 from bat_jax.io.output_files import write_json
-from bat_jax.io.safetensors import array_bytes, cut_by_bytes, raise_problems
+from bat_jax.io.safetensors import adapter_problem, array_bytes, cut_by_bytes, is_adapter, raise_problems
 from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.nn.decoder import unstacked
 from bat_jax.nn.int8 import held_as
-from bat_jax.text_files import read_json
+from bat_jax.text_files import is_lfs_pointer, lfs_problem, read_json
 
 PARAMS_FOLDER = "params"
 CHECKSUMS_NAME = "checksums.json"  # leaf -> XXH3 of its bytes: what Orbax keeps of an array has no checksum
@@ -35,6 +35,7 @@ CHECKSUMS_NAME = "checksums.json"  # leaf -> XXH3 of its bytes: what Orbax keeps
 _CHUNK_BYTES = 48 * 2**20
 _META = "/zarr.json"  # Orbax keeps each leaf as a Zarr array called by its path, with dots
 _WHAT_TO_DO = "copy the checkpoint anew, or convert it again with experiments.convert"
+_MOST_OF_POINTER = 1024
 _GROUP_BYTES = 512 * 2**20  # smaller leaves are handled together, up to this
 
 
@@ -59,6 +60,8 @@ def read_config(directory: str | pathlib.Path) -> BatConfig:
     path = checkpoint_folder(directory)
     if not path.is_dir():
         raise ValueError(f"checkpoint={path}: does not exist or is no directory (by name there is {MINI})")
+    if is_adapter(path):
+        raise ValueError(f"checkpoint={adapter_problem(path)}")
     if not (path / CONFIG_NAME).is_file() or not (path / PARAMS_FOLDER).is_dir():
         raise ValueError(f"checkpoint={path}: is no converted checkpoint; run experiments.convert first")
     return BatConfig.load(path / CONFIG_NAME)
@@ -168,6 +171,9 @@ def _stored_leaves(params: pathlib.Path) -> dict[str, Leaf]:
 
 def _damaged(params: pathlib.Path, error: ValueError) -> ValueError:
     """Return the error of a folder whose files TensorStore cannot read, in one line; names the file where it does."""
+    held = [path for path in sorted(params.rglob("*")) if path.is_file() and path.stat().st_size < _MOST_OF_POINTER]
+    if pointers := [path for path in held if is_lfs_pointer(path.read_bytes())]:
+        return ValueError(lfs_problem(pointers[0]))
     text = " ".join(str(error).split())
     files = re.findall(r'local file "([^"]*[^"/])"', text)
     where = files[-1].removeprefix(f"{params}/") + ": " if files else ""

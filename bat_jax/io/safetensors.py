@@ -8,17 +8,19 @@ system can drop at any time. The `safetensors` package copies every tensor it re
 Pickled weights (.bin, .pt, .pth) are never opened: unpickling runs code that the file brings along.
 """
 
+import contextlib
 import json
 import mmap
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeGuard
 
 import ml_dtypes
 import numpy as np
 
-from bat_jax.text_files import read_json
+from bat_jax.text_files import is_lfs_pointer, lfs_problem, read_json
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -38,6 +40,12 @@ INDEX_NAME = "model.safetensors.index.json"
 DEFAULT_SHARD_BYTES = 5 * 10**9
 # The format itself allows 100 MB; anything above is a broken length, not a header.
 _MAX_HEADER_BYTES = 100_000_000
+_ADAPTER_FILE, _MODEL_FILE = (
+    re.compile(r"adapter_(config|model)\b"),
+    re.compile(r"(pytorch_)?model\b.*\.(safetensors|bin)"),
+)
+# Of LoRA, DoRA and IA3, under any file's name.
+_ADAPTER_TENSOR = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|ia3_l)\b")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -103,7 +111,11 @@ def read_header(path: pathlib.Path) -> dict[str, TensorInfo]:
 def parse_header(file: BinaryIO, path: pathlib.Path) -> tuple[dict[str, TensorInfo], dict[str, Any]]:
     """Do as `read_header` with an open file, which then stands at its data; returns its metadata, too."""
     size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
+    start = file.read(8)
+    if is_lfs_pointer(start + file.read(92)):
+        raise ValueError(lfs_problem(path))
+    file.seek(8)
+    length = int.from_bytes(start, "little")
     if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
         raise ValueError(f"{path}: truncated: {size} bytes, and the header alone needs {8 + length}")
     try:
@@ -162,12 +174,15 @@ def open_folder(path: str | pathlib.Path) -> TensorFolder:
 
     Raises:
       FileNotFoundError: the folder does not exist.
-      ValueError: no safetensors file (pickled weights are refused with a hint), or, all of them together: a truncated
-        or broken shard, an absent shard, a tensor that the index lists and no shard holds, or one that two shards hold.
+      ValueError: no safetensors file (pickled weights are refused with a hint), a Git LFS pointer in a file's place, an
+        adapter in a checkpoint's place; or, all of them together: a truncated or broken shard, an absent shard, a
+        tensor that the index lists and no shard holds, or one that two shards hold.
     """
     folder = pathlib.Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
+    if is_adapter(folder):
+        raise ValueError(adapter_problem(folder))
     index_path = folder / INDEX_NAME
     weight_map: dict[str, str] | None = None
     if index_path.is_file():
@@ -177,6 +192,9 @@ def open_folder(path: str | pathlib.Path) -> TensorFolder:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise ValueError(_explain_no_weights(folder))
+    pointers = [file for file in files if file.is_file() and is_lfs_pointer(_head(file))]
+    if pointers:
+        raise ValueError(f"{lfs_problem(pointers[0])} ({len(pointers)} of {len(files)} weight files are pointers)")
     problems: list[str] = []
     infos: dict[str, TensorInfo] = {}
     broken: set[str] = set()
@@ -204,9 +222,35 @@ def open_folder(path: str | pathlib.Path) -> TensorFolder:
             problems.append(
                 f"{index_path} lists the tensor {name} in {file_name}, but it is in {infos[name].path.name}"
             )
+    if any(_ADAPTER_TENSOR.search(name) for name in infos):
+        raise ValueError(adapter_problem(folder))
     if problems:
         raise_problems(problems)
     return TensorFolder(folder, infos)
+
+
+def _head(path: pathlib.Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(100)
+
+
+def is_adapter(folder: pathlib.Path) -> bool:
+    """Whether a folder holds what PEFT or LLaVA saves of an adapter, and no model beside it."""
+    names = [file.name for file in folder.iterdir()]
+    return any(map(_ADAPTER_FILE.match, names)) and not any(map(_MODEL_FILE.match, names))
+
+
+def adapter_problem(folder: pathlib.Path) -> str:
+    """Return what to say of such a folder."""
+    base = "its base model"
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base += f" {named}" if isinstance(named, str) and named else ""
+    return (
+        f"{folder}: is a LoRA adapter (or another of PEFT's) and not a whole checkpoint; merge it into {base} "
+        "first, with peft's PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(DIR); then "
+        "convert DIR"
+    )
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:

@@ -82,6 +82,25 @@ def test_damage_is_one_line_that_says_what_to_do(whole, tmp_path, name, capfd):
     assert capfd.readouterr().err == "", "no library adds lines of its own"
 
 
+def test_files_that_git_lfs_did_not_fetch_are_named_as_such(whole, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(whole, folder)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12\n"
+    for path in (*chunk_files(folder), *nodes(folder), state(folder) / "manifest.ocdbt"):
+        path.write_text(pointer)
+    with pytest.raises(ValueError, match=r"copy/params/.*: is a Git LFS pointer .*`git lfs pull`"):
+        load_params(folder)
+    (folder / "config.json").write_text(pointer)
+    with pytest.raises(ValueError, match=r"config.json: is a Git LFS pointer"):
+        load_params(folder)
+
+
+def test_an_adapters_folder_is_no_checkpoint(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^checkpoint=.*: is a LoRA adapter .* merge it"):
+        load_params(tmp_path)
+
+
 def test_checksums_are_of_the_values_as_stored_whoever_writes_them(whole, tmp_path):
     write_tiny_checkpoint(tmp_path / "trained")
     write_checksums(tmp_path / "trained")

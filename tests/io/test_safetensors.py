@@ -103,6 +103,69 @@ def test_bytes_after_the_data_are_refused(tmp_path):
         ours.open_folder(tmp_path)
 
 
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4943162336\n"
+LORA = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((8, 64), np.float32)}
+ADAPTERS = {
+    "as PEFT saves it": {
+        "adapter_config.json": '{"base_model_name_or_path": "org/base"}',
+        "adapter_model.safetensors": LORA,
+    },
+    "a broken config": {"adapter_config.json": "[", "adapter_model.safetensors": LORA},
+    "no config": {"adapter_model.safetensors": LORA},
+    "any name": {"ships.safetensors": LORA},
+    "pickled": {"adapter_config.json": "{}", "adapter_model.bin": "pickle"},
+    "of LLaVA": {
+        "config.json": "{}",
+        "adapter_config.json": "{}",
+        "adapter_model.bin": "",
+        "non_lora_trainables.bin": "",
+    },
+    "no weights yet": {"adapter_config.json": "{}"},
+}
+
+
+def _fill(folder, content):
+    for name, what in content.items():
+        if isinstance(what, str):
+            (folder / name).write_text(what)
+        else:
+            safetensors.numpy.save_file(what, folder / name)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_is_no_checkpoint_and_one_line_says_to_merge_it(tmp_path, name):
+    _fill(tmp_path, ADAPTERS[name])
+    with pytest.raises(ValueError) as info:
+        ours.open_folder(tmp_path)
+    message = str(info.value)
+    assert str(tmp_path) in message and "is a LoRA adapter" in message and "merge_and_unload" in message
+    assert ("org/base" in message) == (name == "as PEFT saves it") and len(message.splitlines()) == 1
+
+
+def test_a_merged_model_with_its_adapters_config_left_beside_is_read(tmp_path):
+    _fill(tmp_path, {"adapter_config.json": "{}", "model.safetensors": {"x": np.ones(3, np.float32)}})
+    assert list(ours.open_folder(tmp_path).infos) == ["x"]
+
+
+@pytest.mark.parametrize("pointers", [["model-00001-of-00002"], ["model-00001-of-00002", "model-00002-of-00002"]])
+def test_a_git_lfs_pointer_among_the_shards_is_one_line_that_says_to_fetch(tmp_path, pointers):
+    for name in ("model-00001-of-00002", "model-00002-of-00002"):
+        _fill(tmp_path, {f"{name}.safetensors": POINTER if name in pointers else {name: np.ones(3, np.float32)}})
+    with pytest.raises(ValueError) as info:
+        ours.open_folder(tmp_path)
+    message = str(info.value)
+    assert "git lfs pull" in message and "model-00001-of-00002.safetensors: is a Git LFS pointer" in message
+    assert f"{len(pointers)} of 2 weight files" in message and len(message.splitlines()) == 1
+    with pytest.raises(ValueError, match="git lfs pull"):
+        ours.read_header(tmp_path / "model-00001-of-00002.safetensors")
+
+
+def test_an_index_that_is_a_git_lfs_pointer_says_to_fetch(tmp_path):
+    _fill(tmp_path, {ours.INDEX_NAME: POINTER, "model.safetensors": {"x": np.ones(3, np.float32)}})
+    with pytest.raises(ValueError, match=r"index.json: is a Git LFS pointer .*`git lfs pull`"):
+        ours.open_folder(tmp_path)
+
+
 def _write_raw(path, header: str, num_data_bytes: int):
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(num_data_bytes))
 
