@@ -9,6 +9,7 @@ setup(
     package_dir=INSIDE,
     package_data={
         "bat_jax.checkpoints": ["uhr-bat-mini/**/*"],
+        "bat_jax.serving": ["page/**/*"],
         "bat_jax.study.measured": ["rules_v*.toml"],
     },
 )

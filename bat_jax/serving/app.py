@@ -1,11 +1,13 @@
 """The HTTP application: routes, errors, health, metrics."""
 
 import contextlib
+import pathlib
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from bat_jax import __version__
@@ -14,6 +16,10 @@ from bat_jax.serving.errors import handle_errors
 from bat_jax.serving.gate import Gate, GateLimits
 from bat_jax.serving.scene_routes import scene_routes
 from bat_jax.serving.service import AnswerService
+
+_PAGE = pathlib.Path(__file__).parent / "page"
+# The page takes nothing from elsewhere; OpenSeadragon sets styles, and layers are data: URLs.
+_POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
 
 
 def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = None) -> Gate:
@@ -30,6 +36,12 @@ def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = N
     app.include_router(chat_routes(service))
     app.include_router(scene_routes(service))
     gate = Gate(app, limits=limits, metrics=service.metrics, api_key=api_key)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
+
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
 
     @app.get("/healthz")
     async def health() -> JSONResponse:

@@ -11,10 +11,10 @@ unpack to gigabytes is refused.
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
-import shutil
 import tempfile
 import threading
 import time
@@ -191,18 +191,23 @@ class ClientPictures:
     def discard(self, picture: ClientPicture) -> None:
         """Remove the file of an upload that nobody has made known."""
         with self._lock:
-            if picture.id not in self._pictures and self._is_upload(picture):
+            if picture.id not in self._pictures:
                 self._forget(picture)
 
     def remember(self, picture: ClientPicture) -> None:
-        """Make a picture known by its id; uploads that are too many go."""
+        """Make a picture known by its id; files that are too many go."""
         with self._lock:
             self._pictures[picture.id] = picture
             self._pictures.move_to_end(picture.id)
+        self.make_room(picture)
+
+    def make_room(self, keep: ClientPicture) -> None:
+        """Forget the least recently used pictures whose files take room that there is not, all but one."""
+        with self._lock:
             for old in list(self._pictures.values()):
                 if self._num_bytes() <= self.max_bytes:
                     break
-                if self._is_upload(old):
+                if old.id != keep.id and self._files(old):
                     self._forget(old)
 
     def get(self, name: str) -> ClientPicture:
@@ -218,7 +223,7 @@ class ClientPictures:
             return self._pictures[name]
 
     def remove(self, name: str) -> None:
-        """Forget a picture, and remove the file if it was uploaded.
+        """Forget a picture, and remove its upload and tiles.
 
         Raises:
           ApiError: it is not known.
@@ -233,14 +238,18 @@ class ClientPictures:
         with self._lock:
             return tuple(self._pictures.values())
 
-    def _is_upload(self, picture: ClientPicture) -> bool:
-        return picture.path is not None and picture.path.parent == self.folder
-
     def _num_bytes(self) -> int:
-        return sum(picture.num_bytes for picture in self._pictures.values() if self._is_upload(picture))
+        total = 0
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # renamed meanwhile, or removed
+                total += path.stat().st_size
+        return total
+
+    def _files(self, picture: ClientPicture) -> list[pathlib.Path]:
+        """Return what the folder holds of a picture: the upload, the tiles."""
+        return list(self.folder.glob(f"{picture.id}*"))
 
     def _forget(self, picture: ClientPicture) -> None:
         self._pictures.pop(picture.id, None)
-        if self._is_upload(picture):
-            for path in self.folder.glob(f"{picture.id}*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in self._files(picture):
+            path.unlink(missing_ok=True)

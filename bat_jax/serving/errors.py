@@ -10,6 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from bat_jax.io.bands import ImageError
+
 LOG = logging.getLogger("bat_jax.serving")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
 _LONGEST = 1000
@@ -70,6 +72,10 @@ def handle_errors(app: FastAPI) -> None:
         param = ".".join(str(part) for part in first["loc"][1:]) or None
         message = f"{param or 'request'}: {first['msg']}"
         return ApiError(400, message, param=param, code=first["type"]).response()
+
+    @app.exception_handler(ImageError)
+    async def unusable(_: Request, error: ImageError) -> JSONResponse:
+        return api_error(error).response()
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:

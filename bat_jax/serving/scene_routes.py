@@ -15,6 +15,7 @@ from bat_jax.serving.client_pictures import SCENE_SCHEME, ClientPicture
 from bat_jax.serving.errors import ApiError
 from bat_jax.serving.evidence import footprint
 from bat_jax.serving.service import AnswerService
+from bat_jax.serving.tiles import TilePyramids
 from bat_jax.serving.worker import Job
 
 
@@ -46,6 +47,7 @@ def scene_routes(service: AnswerService) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(prefix="/v1/scenes")
     pictures = service.pictures
+    pyramids = TilePyramids(pictures, dict(service.settings.read))
 
     async def encoded(picture: ClientPicture) -> dict[str, Any]:
         """Encode a picture, and know it by its id from then on."""
@@ -95,5 +97,14 @@ def scene_routes(service: AnswerService) -> APIRouter:
         pictures.remove(scene_id)
         service.shelf.remove(scene_id)
         return JSONResponse({"id": scene_id, "object": "scene", "deleted": True})
+
+    @routes.get("/{scene_id}/tiles")
+    def levels(scene_id: str) -> dict[str, int]:
+        return pyramids.plan(pictures.get(scene_id)).record()
+
+    @routes.get("/{scene_id}/tiles/{level}/{x}/{y}")
+    def tile(scene_id: str, level: int, x: int, y: int) -> Response:
+        content = pyramids.tile(pictures.get(scene_id), level, x, y)
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     return routes

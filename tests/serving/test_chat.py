@@ -15,20 +15,9 @@ pytest.importorskip("fastapi")
 from bat_jax.io.prompts import Dialogue
 from bat_jax.serving.gate import GateLimits
 from bat_jax.serving.worker import DeviceWorker
-from tests.serving.tiny_server import MAX_PIXELS, make_service, running, scraped, write_pictures
-from tests.tiny_model import load_tiny
+from tests.serving.tiny_server import MAX_PIXELS, make_service, running, scraped
 
 QUESTIONS = ("How many ships are moored?", "Is there a plane on the runway?", "What colour is the car?")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("files") / "scenes")
 
 
 @pytest.fixture(scope="module")

@@ -23,21 +23,11 @@ from prometheus_client.parser import text_string_to_metric_families
 pytest.importorskip("fastapi")
 
 from bat_jax.serving.gate import GateLimits
-from tests.serving.tiny_server import make_service, running, scraped, write_pictures
-from tests.tiny_model import load_tiny, write_tiny_checkpoint
+from tests.serving.tiny_server import make_service, running, scraped
+from tests.tiny_model import write_tiny_checkpoint
 
 QUESTIONS = ("How many ships?", "Any plane?", "What colour is the car?", "Which land use covers most?")
 NUM_CLIENTS, NUM_REQUESTS = 20, 200
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("files") / "scenes")
 
 
 def body(question, url, **fields):

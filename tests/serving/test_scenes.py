@@ -16,20 +16,13 @@ pytest.importorskip("fastapi")
 
 from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.map_files import write_map_files
-from tests.serving.tiny_server import make_service, running, scraped, write_pictures
-from tests.tiny_model import load_tiny
+from tests.serving.tiny_server import make_service, running, scraped
 
 QUESTION = "How many ships are moored?"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load_tiny(tmp_path_factory.mktemp("tiny") / "checkpoint")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = write_pictures(tmp_path_factory.mktemp("files") / "scenes")
+def root(root):
     pixels = np.random.default_rng(5).integers(0, 256, (3, 150, 230), dtype=np.uint8)
     place = {"crs": "EPSG:32617", "transform": from_origin(400_000, 3_300_000, 10, 10)}
     shape = {"width": 230, "height": 150, "count": 3, "dtype": "uint8", "photometric": "RGB"}
@@ -160,3 +153,49 @@ def test_layers_show_each_tokens_fate_at_its_place(api, model, root):
         is_kept = np.all(np.abs(colours[..., :3] / 255 - (0.16, 0.86, 0.42)) < 0.01, axis=2)
         index = answer.selections[0][scale].keep_index
         assert is_kept.sum() == layer["counts"]["kept"] == np.sum(index >= 0)
+
+
+def tile(api, scene, level, x, y):
+    reply = api.get(f"/scenes/{scene['id']}/tiles/{level}/{x}/{y}")
+    assert reply.status_code == 200 and reply.headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(reply.content)) as picture:
+        return np.asarray(picture).astype(int)
+
+
+@pytest.fixture(scope="module")
+def large(api, tmp_path_factory):
+    """A picture of 3 x 1 tiles, smooth as JPEG wants it, and its record."""
+    x, y = np.meshgrid(np.arange(1100), np.arange(180))
+    pixels = np.stack([x % 256 // 4 * 2, y % 256, (x + y) // 8 % 256], axis=2).astype(np.uint8)
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    Image.fromarray(pixels).save(path)
+    return pixels, sent(api, path).json()
+
+
+def test_tiles_show_the_picture_at_full_resolution_and_smaller(api, large):
+    pixels, scene = large
+    plan = api.get(f"/scenes/{scene['id']}/tiles").json()
+    assert plan == {"width": 1100, "height": 180, "tile_size": 512, "max_level": 2}
+    row = np.concatenate([tile(api, scene, 2, x, 0) for x in range(3)], axis=1)
+    assert row.shape == (180, 1100, 3)
+    assert np.abs(row - pixels).mean() < 4
+    whole = tile(api, scene, 0, 0, 0)
+    assert whole.shape == (45, 275, 3)
+    means = pixels.reshape(45, 4, 275, 4, 3).mean(axis=(1, 3))
+    assert np.abs(whole - means).mean() < 4
+
+
+@pytest.mark.parametrize("place", ["3/0/0", "2/3/0", "2/0/1", "0/1/0", "-1/0/0", "0/-1/0"])
+def test_there_are_no_tiles_beyond_the_picture(api, large, place):
+    reply = api.get(f"/scenes/{large[1]['id']}/tiles/{place}")
+    assert reply.status_code == 404 and reply.json()["error"]["code"] == "no_such_tile"
+
+
+def test_tiles_of_a_file_of_the_root_stand_with_the_uploads_and_go_with_them(api, service, root):
+    scene = api.post("/scenes", json={"file": "airport.png"}).json()
+    with Image.open(root / "airport.png") as picture:
+        assert np.abs(tile(api, scene, 0, 0, 0) - np.asarray(picture)).mean() < 60  # noise, which JPEG keeps badly
+    made = service.pictures.folder / f"{scene['id']}.tif"
+    assert made.exists()
+    api.delete(f"/scenes/{scene['id']}")
+    assert not made.exists() and (root / "airport.png").exists()
