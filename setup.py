@@ -4,12 +4,4 @@ from setuptools import find_packages, setup
 
 INSIDE = {"bat_jax.commands": "experiments", "bat_jax.checkpoints": "checkpoints"}
 
-setup(
-    packages=[*find_packages(include=["bat_jax*"]), *INSIDE],
-    package_dir=INSIDE,
-    package_data={
-        "bat_jax.checkpoints": ["uhr-bat-mini/**/*"],
-        "bat_jax.serving": ["page/**/*"],
-        "bat_jax.study.measured": ["rules_v*.toml"],
-    },
-)
+setup(packages=[*find_packages(include=["bat_jax*"]), *INSIDE], package_dir=INSIDE)

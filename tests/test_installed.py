@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bat_jax.io.digests import tree_digest
 from bat_jax.io.shipped import MINI, checkpoint_folder
 from experiments.__main__ import commands
 
@@ -18,8 +17,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 
-def digest(folder):
-    return tree_digest(folder, folder.rglob("*"))
+def files(folder, below=""):
+    """Return the bytes of every file of a folder by name, without what Python compiled; names get a folder in front."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {f"{below}{path.relative_to(folder).as_posix()}": path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def installed(tmp_path_factory):
     root = tmp_path_factory.mktemp("wheel")
     for name in ("bat_jax", "experiments", "checkpoints"):
         shutil.copytree(ROOT / name, root / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md"):
         shutil.copy(ROOT / name, root / "source")
     own = ["--no-deps", "--no-index"]
     subprocess.run([*PIP, "wheel", *own, "--no-build-isolation", f"--wheel-dir={root}", root / "source"], check=True)
@@ -52,12 +53,12 @@ def bat_jax_command(installed, tmp_path_factory):
     return run
 
 
-def test_the_wheel_installs_one_package_and_the_small_checkpoint_bit_for_bit(installed):
+def test_the_wheel_installs_one_package_with_scripts_and_the_small_checkpoint_byte_for_byte(installed):
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"bat_jax", "bin"}
-    assert digest(installed / "bat_jax" / "checkpoints" / MINI) == digest(ROOT / "checkpoints" / MINI)
-    scripts = {path.name for path in (ROOT / "experiments").glob("*.py")}
-    assert {path.name for path in (installed / "bat_jax" / "commands").glob("*.py")} == scripts
-    assert [path.name for path in (installed / "bat_jax" / "study" / "measured").glob("*.toml")]
+    parts = {"": "bat_jax", "commands/": "experiments", f"checkpoints/{MINI}/": f"checkpoints/{MINI}"}
+    want = {name: text for below, folder in parts.items() for name, text in files(ROOT / folder, below).items()}
+    found = files(installed / "bat_jax")
+    assert sorted(found) == sorted(want) and found == want
 
 
 def test_without_a_name_every_script_is_listed_with_one_line(bat_jax_command):

@@ -2,9 +2,9 @@
 
 UHR-BAT (arXiv:2604.13565), Sec. 3.4, Eq. 8-12, App. C.1, Algorithm 1:
 
-  mu_m = mean importance of region m         K_m = tokens with a_i >= mu_m (kept)         R_m = the rest
-  e_m  = mean embedding of R_m, if not empty (the merged token)
-  regions by mu_m descending; inside a region K_m by importance descending, then e_m; the first B_s rows stay.
+    mu_m = mean importance of region m         K_m = tokens with a_i >= mu_m (kept)         R_m = the rest
+    e_m  = mean embedding of R_m, if not empty (the merged token)
+    regions by mu_m descending; inside a region K_m by importance descending, then e_m; the first B_s rows stay.
 
 All shapes are fixed: M tokens and at most R regions give M + R candidates, of which J = max_budget rows leave with a
 mask. The budget B_s <= J may be traced. Ties are broken by region id, then by token index; tokens that are a region of
