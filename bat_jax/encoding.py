@@ -32,6 +32,7 @@ from bat_jax.engine.image import (
 )
 from bat_jax.engine.question import SceneArrays
 from bat_jax.engine.stages import Stages
+from bat_jax.io.bands import ImageError
 from bat_jax.io.birch import birch_labels
 from bat_jax.io.georeference import Georeference
 from bat_jax.io.images import SourceImage, fill_nodata, read_image
@@ -343,6 +344,8 @@ class SceneEncoder:
         """Read a file, or take an array as it is."""
         colour = self.cfg.vision.pad_colour
         if isinstance(image, SourceImage):
+            if image.valid is not None and not image.valid.any():
+                raise ImageError("image: no pixel holds data: give another image, or change which pixels are valid")
             return fill_nodata(image, colour)
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape[:2]) < 2:

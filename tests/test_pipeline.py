@@ -13,7 +13,9 @@ from bat_jax.compress.partition import cluster_rows
 from bat_jax.config import SELECTIONS
 from bat_jax.encoding import SceneEncoder
 from bat_jax.engine.stages import Stages
+from bat_jax.io.bands import ImageError
 from bat_jax.io.birch import birch_labels
+from bat_jax.io.images import SourceImage
 from bat_jax.io.prompts import Dialogue, build_prompt
 from bat_jax.io.views import is_padding_tile, make_tiles, normalisation_table
 from bat_jax.pipeline import BatModel
@@ -287,6 +289,18 @@ def test_padding_tokens_are_never_selected_and_never_in_a_region_in_paper_fideli
         assert np.all(valid[selection.keep_index[selection.keep_index >= 0]])
         assert np.all(np.asarray(scale.region_id)[~valid] == -1)
     assert np.all(answer.anchor_importance[0][~np.asarray(scene.scales[0].valid)] == 0)
+
+
+def test_one_row_with_data_keeps_its_tokens_and_none_is_an_error(paper):
+    valid = np.zeros((900, 900), bool)
+    image = SourceImage(pixels=np.full((900, 900, 3), 200, np.uint8), valid=valid, full_size=(900, 900), note="")
+    with pytest.raises(ImageError, match="image: no pixel holds data"):
+        paper.encode(image)
+    valid[301] = True
+    scene = paper.encode(image)
+    for scale, grid in zip(scene.scales, scene.grids, strict=True):
+        assert np.asarray(scale.valid).sum() == round(np.sqrt(grid.num_tokens))
+    assert all(kept > 0 for kept in scene.ask("Any boats?", max_new_tokens=1).tokens_kept[0])
 
 
 def test_release_fidelity_lets_padding_take_part(model):

@@ -15,7 +15,7 @@ from bat_jax.benchmarks.record import Loaded
 from bat_jax.benchmarks.samples import Sample
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.io.images import SourceImage
-from bat_jax.io.views import RESAMPLING, nearest_index
+from bat_jax.io.views import RESAMPLING, any_in_cells
 
 
 def load_images(images: Sequence[StoredImage], max_pixels: int, most_px: int | None = None) -> Loaded:
@@ -29,7 +29,7 @@ def load_images(images: Sequence[StoredImage], max_pixels: int, most_px: int | N
 def down_sampled(image: SourceImage, most_px: int) -> SourceImage:
     """Return an image whose long side has at most `most_px` pixels; a smaller one is returned as it is.
 
-    Pixels are resampled with the filter that views are cut with, pixels without data by nearest neighbour. `full_size`
+    Pixels are resampled with the filter that views are cut with; one holds data where any of its area does. `full_size`
     stays the file's, as after a decimated read: a label map that fits the file fits what is returned.
     """
     height, width = image.pixels.shape[:2]
@@ -39,7 +39,8 @@ def down_sampled(image: SourceImage, most_px: int) -> SourceImage:
     size = (max(2, round(width * factor)), max(2, round(height * factor)))
     valid = image.valid
     if valid is not None:
-        valid = valid[nearest_index(height, size[1])][:, nearest_index(width, size[0])]
+        rows, cols = np.arange(size[1] + 1) * height * size[0], np.arange(size[0] + 1) * width * size[1]
+        valid = any_in_cells(valid, rows, cols, size[0] * size[1])
     note = f"down-sampled to {size[0]} x {size[1]} of {width} x {height} pixels ({RESAMPLING.name.lower()})"
     return dataclasses.replace(
         image,

@@ -175,13 +175,15 @@ def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.nd
 
     Args:
       size: (W, H) of the image in pixels. scale, patch: sides of the view and of a token in pixels.
-      valid: (h, w) bool, False = nodata, in any resolution; used instead of `size`, padded and resized like a label
-        map. A token is valid where any of its pixels is.
+      valid: (h, w) bool, False = nodata, in any resolution; used instead of `size`, padded to a square likewise. A
+        token is valid where any of its area is.
     """
     side = tokens_per_side(scale, patch)
     if valid is not None:
-        pixels = resize_nearest_padded(valid.astype(bool, copy=False), scale)
-        return np.logical_or.reduce(pixels.reshape(side, patch, side, patch), axis=(1, 3))
+        long = max(valid.shape)
+        edges = np.arange(side + 1, dtype=np.int64) * patch * long
+        rows, cols = (edges - (long - extent) // 2 * scale for extent in valid.shape)
+        return any_in_cells(valid, rows, cols, scale)
     long = max(size)
     token = np.arange(side, dtype=np.int64)
     masks = []
@@ -193,6 +195,21 @@ def token_valid_mask(size: tuple[int, int], scale: int, patch: int, valid: np.nd
         masks.append(starts_before_end & ends_after_start)
     has_col, has_row = masks
     return has_row[:, None] & has_col[None, :]
+
+
+def any_in_cells(mask: np.ndarray, rows: np.ndarray, cols: np.ndarray, unit: int) -> np.ndarray:
+    """Return which cells of a grid hold any area of an (H, W) mask: (R, C) bool.
+
+    Args:
+      rows, cols: (R + 1,) and (C + 1,) whole numbers, the cells' edges in pixels of the mask times `unit`.
+    """
+    for edges in (rows, cols):
+        first = np.clip(edges[:-1] // unit, 0, len(mask))
+        stop = np.clip(-(-edges[1:] // unit), 0, len(mask))
+        cells = [mask[a:b].any(axis=0) for a, b in zip(first, stop, strict=True)]
+        # The other axis comes first next; twice, the two are as they were.
+        mask = np.stack(cells).T
+    return mask
 
 
 def tokens_per_side(scale: int, patch: int) -> int:

@@ -37,6 +37,13 @@ def test_pixels_without_data_stay_where_they_are():
     assert made.valid.tolist() == [[True] * 12 + [False] * 12] * 20
 
 
+def test_a_single_row_with_data_stays():
+    valid = np.zeros((401, 480), bool)
+    valid[133] = True
+    made = down_sampled(source_of(np.zeros((401, 480, 3), np.uint8), valid), 24)
+    assert np.flatnonzero(made.valid.any(axis=1)).tolist() == [133 * 20 // 401] and made.valid[6].all()
+
+
 def test_a_label_map_of_the_file_fits_the_smaller_picture_and_names_the_same_tokens(tmp_path):
     labels = np.repeat(np.repeat(np.arange(16, dtype=np.int32).reshape(4, 4), 28, axis=0), 28, axis=1)
     np.savez(tmp_path / "map.npz", label_map=labels)

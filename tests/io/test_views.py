@@ -208,13 +208,31 @@ def test_token_validity_of_a_flat_image_is_a_band():
     assert views.token_valid_mask((5, 5), 8, 2).all()
 
 
-def test_pixel_mask_equals_padding_resizing_and_any_over_the_patch():
-    valid = np.random.default_rng(3).random((37, 90)) < 0.02
-    square = np.zeros((90, 90), np.uint8)
-    square[26:63] = valid
-    resized = np.asarray(Image.fromarray(square).resize((56, 56), Image.Resampling.NEAREST)) > 0
-    expected = [[resized[r : r + 14, c : c + 14].any() for c in range(0, 56, 14)] for r in range(0, 56, 14)]
-    assert views.token_valid_mask((90, 37), 56, 14, valid).tolist() == expected
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 90), st.integers(1, 90), st.integers(1, 6), st.integers(1, 15), st.sampled_from([0.002, 0.02, 0.5])
+)
+def test_a_token_is_valid_where_any_of_its_area_is(height, width, side, patch, share):
+    valid = np.random.default_rng(3).random((height, width)) < share
+    long, scale = max(height, width), side * patch
+    square = np.zeros((long, long), bool)
+    top, left = (long - height) // 2, (long - width) // 2
+    square[top : top + height, left : left + width] = valid
+    # Every pixel in scale x scale pieces, so that tokens' edges and pixels' edges both lie between pieces.
+    pieces = square.repeat(side, axis=0).repeat(side, axis=1)
+    starts = range(0, long * side, long)
+    expected = [[pieces[r : r + long, c : c + long].any() for c in starts] for r in starts]
+    assert views.token_valid_mask((width, height), scale, patch, valid).tolist() == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(3000, 3000), (1000, 3000)])
+@pytest.mark.parametrize("scale", [336, 672, 4032])
+def test_one_valid_row_keeps_its_tokens(height, width, scale):
+    valid = np.zeros((height, width), bool)
+    valid[700] = True
+    mask = views.token_valid_mask((width, height), scale, 14, valid)
+    row = (700 + (3000 - height) // 2) * (scale // 14) // 3000
+    assert mask.any(axis=1).nonzero()[0].tolist() == [row] and mask[row].all()
 
 
 def test_nodata_quarter_invalidates_its_tokens():
