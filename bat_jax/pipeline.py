@@ -66,6 +66,10 @@ from bat_jax.typing import Params
 MAX_NEW_TOKENS = 64
 
 
+class NotFiniteError(ValueError):
+    """The decoder's logits are no numbers: the weights are at fault, or how they are held, not the question."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answer:
     """What came of one question.
@@ -506,7 +510,7 @@ class BatModel:
     def _check_finite(self, is_finite: np.ndarray) -> None:
         if not is_finite.all():
             which = "" if is_finite.size == 1 else f" number {int(np.argmin(is_finite.ravel())) + 1}"
-            raise ValueError(
+            raise NotFiniteError(
                 f"question{which}: the decoder's logits are not finite, so there is no answer; its weights do not suit "
                 f"compute_dtype={self.cfg.compute_dtype} or weights={self.cfg.decoder.weights}, or are no numbers"
             )

@@ -21,6 +21,7 @@ from bat_jax.serving.worker import Job, Served
 
 # A stream's status is sent when its answer is there, or after so many seconds, from when on comments keep it open.
 _QUIET_SECONDS = 10.0
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # by proxies
 T = TypeVar("T")
 
 
@@ -87,7 +88,7 @@ def chat_routes(service: AnswerService) -> APIRouter:
             return JSONResponse((await unless_gone(request, answered(body))).whole())
         events = _events(request, body, answered(body))
         first = await anext(events)  # so that a failure that comes soon has its status
-        return EventSourceResponse(_chained(first, events))
+        return EventSourceResponse(_chained(first, events), headers=_UNBUFFERED)
 
     return routes
 
@@ -114,7 +115,7 @@ async def _events(request: Request, body: ChatRequest, work: Coroutine[Any, Any,
         except Exception as error:
             if not is_begun:
                 raise api_error(error) if isinstance(error, ValueError) else error from None
-            if not isinstance(error, ValueError | ApiError):
+            if api_error(error).status_code >= 500:
                 LOG.exception("a stream failed")
             yield format_sse_event(data_str=json.dumps(api_error(error).body()))
             return

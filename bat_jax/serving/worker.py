@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from bat_jax.io.prompts import Question, bucket
 from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.serving.client_pictures import ClientPicture
-from bat_jax.serving.errors import LOG, ApiError
+from bat_jax.serving.errors import LOG, ApiError, api_error
 from bat_jax.serving.metrics import ServerMetrics
 from bat_jax.serving.scene_shelf import SceneShelf
 
@@ -178,7 +178,7 @@ class DeviceWorker:
                 for job in jobs:
                     self._serve([job])
                 return
-            if not isinstance(error, ValueError | ApiError):
+            if api_error(error).status_code >= 500:
                 LOG.exception("a job failed")
             jobs[0].done.set_exception(error)
             return

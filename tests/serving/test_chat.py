@@ -1,7 +1,9 @@
 """The routes that OpenAI's clients know, asked by the real `openai` package over a socket."""
 
 import base64
+import concurrent.futures
 import json
+import threading
 import time
 
 import httpx
@@ -253,6 +255,47 @@ def test_what_takes_too_long_is_a_timeout(model, root):
     with running(service) as url:
         reply = httpx.post(f"{url}/v1/chat/completions", json=GOOD)
     assert reply.status_code == 504 and reply.json()["error"]["type"] == "timeout_error"
+
+
+@pytest.fixture
+def held(model, root, monkeypatch):
+    """A server whose device does nothing until it may: its service, its address, and the event."""
+    is_busy, may_go, serve = threading.Event(), threading.Event(), DeviceWorker._serve
+    monkeypatch.setattr(DeviceWorker, "_serve", lambda self, jobs: (is_busy.set(), may_go.wait(60), serve(self, jobs)))
+    service = make_service(model, root, max_waiting=1)
+    with running(service) as url, concurrent.futures.ThreadPoolExecutor() as pool:
+        busy = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=GOOD, timeout=60)
+        assert is_busy.wait(60)
+        yield service, url, may_go
+        may_go.set()
+        assert busy.result().status_code == 200
+
+
+def until(condition):
+    while not condition():
+        time.sleep(0.005)
+
+
+def test_a_full_queue_is_a_rate_limit_to_openais_package(held):
+    _, url, may_go = held
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        others = [pool.submit(client.chat.completions.create, **GOOD) for _ in range(3)]
+        refused = next(concurrent.futures.as_completed(others)).exception()
+        assert isinstance(refused, openai.RateLimitError) and refused.code == "queue_full"
+        assert int(refused.response.headers["retry-after"]) >= 1
+        may_go.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_takes_its_waiting_job_along(held, stream):
+    service, url, may_go = held
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/v1/chat/completions", json=GOOD | {"stream": stream}, timeout=0.3)
+    until(lambda: all(job.done.cancelled() for job in service.worker._waiting))
+    may_go.set()
+    until(lambda: not service.worker._waiting)
+    until(lambda: scraped(service.metrics)["bat_jax_questions_total"] == 1)
 
 
 def test_a_slow_answers_stream_is_kept_open_and_a_late_error_is_an_event(model, root, monkeypatch):

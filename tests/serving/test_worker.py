@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from bat_jax.pipeline import NotFiniteError
 from bat_jax.serving.client_pictures import ClientPicture
-from bat_jax.serving.errors import ApiError
+from bat_jax.serving.errors import ApiError, api_error
 from bat_jax.serving.metrics import ServerMetrics
 from bat_jax.serving.scene_shelf import SceneShelf
 from bat_jax.serving.worker import AnswerOptions, DeviceWorker, Job, token_room
@@ -115,6 +116,14 @@ def test_a_broken_picture_and_a_defect_fail_alone_and_the_thread_goes_on(worker,
     with pytest.raises(ZeroDivisionError):
         bug.result(60)
     assert good.result(60).answer == "x: c" and worker.is_alive
+
+
+def test_what_is_the_servers_fault_is_told_as_such_and_logged(worker, recorder, caplog):
+    recorder.ask = lambda *_, **__: (_ for _ in ()).throw(NotFiniteError("question: the logits are not finite"))
+    (failed,) = behind_the_gate(worker, recorder, job("a", "x"))
+    error = api_error(failed.exception(60))
+    assert (error.status_code, error.code) == (500, "not_finite") and "a job failed" in caplog.text
+    assert api_error(ValueError("question: is empty")).status_code == 400
 
 
 def test_a_job_that_was_cancelled_while_it_waited_is_never_begun(worker, recorder):
