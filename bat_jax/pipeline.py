@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ from bat_jax.engine.question import (
     compress,
     importance_of,
 )
-from bat_jax.engine.stages import Stages
+from bat_jax.engine.stages import Stages, memory_advice
 from bat_jax.io.digests import weights_digest
 from bat_jax.io.params import load_params, read_config
 from bat_jax.io.prompts import (
@@ -220,7 +221,8 @@ class BatModel:
         kernels = choose_attention(cfg, default_tile_batch(cfg, jax.default_backend()), PLAIN if mesh else attention)
         cfg = dataclasses.replace(cfg, attention=kernels)
         tokenizer = load_tokenizer(path / "tokenizer", cfg.decoder.vocab_size)
-        params = load_device_params(path, weights=cfg.decoder.weights, mesh=mesh)
+        with _memory_advice(cfg):
+            params = load_device_params(path, weights=cfg.decoder.weights, mesh=mesh)
         store = SceneStore(cache=scene_cache, weights=weights_digest(path)) if scene_cache else None
         return cls(cfg, params, tokenizer, stages=Stages(mesh), stages_apart=stages_apart, scene_store=store)
 
@@ -238,15 +240,18 @@ class BatModel:
           options: label_map, kmeans_init, seed, prefix_ids, keep_intermediates, max_clusters, see
             `SceneEncoder.make_scene`.
         """
-        return self._scene(self.encoder.encode(image, **options))
+        with _memory_advice(self.cfg):
+            return self._scene(self.encoder.encode(image, **options))
 
     def encode_views(self, image: ImageLike) -> EncodedViews:
         """Run the networks of an image alone, for `make_scene` under many settings."""
-        return self.encoder.encode_views(image)
+        with _memory_advice(self.cfg):
+            return self.encoder.encode_views(image)
 
     def make_scene(self, views: EncodedViews, **options: Any) -> Scene:
         """Return what `encode` would, from encoded views; see `SceneEncoder.make_scene` for the options."""
-        return self._scene(self.encoder.make_scene(views, **options))
+        with _memory_advice(self.cfg):
+            return self._scene(self.encoder.make_scene(views, **options))
 
     def _scene(self, data: SceneData) -> Scene:
         return Scene(model=self, **{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
@@ -316,6 +321,8 @@ class BatModel:
         if suffixes is None:
             suffixes, question_at = prompt.pieces[-1:], [prompt.question_at]
         shares = self._shares(budgets, len(scenes))
+        num_text = sum(piece.size for piece in prompt.pieces)
+        self._check_length(num_text + max_new_tokens)
         used = scenes[: len(prompt.pieces) - 1]  # the release's prompt has a place for the first image alone
         texts, text_valid = _padded_pieces(prompt)
         question = QuestionArrays(
@@ -327,12 +334,13 @@ class BatModel:
         )
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
         self.stages.reset_clocks()
-        moved = (self.params, tuple(scene.arrays for scene in used), self.stages.put(question))
-        if self.stages_apart:
-            arrays = answer(self.stages.run, *static, *moved)
-        else:
-            arrays = self.stages.run("question", answer_in_one, static, *moved)
-        ids, length, is_finite, rows, kept = jax.device_get(arrays.outcome)
+        with _memory_advice(self.cfg, num_text):
+            moved = (self.params, tuple(scene.arrays for scene in used), self.stages.put(question))
+            if self.stages_apart:
+                arrays = answer(self.stages.run, *static, *moved)
+            else:
+                arrays = self.stages.run("question", answer_in_one, static, *moved)
+            ids, length, is_finite, rows, kept = jax.device_get(arrays.outcome)
         self._check_finite(is_finite)
         return self._answer(arrays, None, ids[0], length.item(), rows.item(), kept, max_new_tokens)
 
@@ -368,6 +376,8 @@ class BatModel:
             options = {"budgets": budgets, "max_new_tokens": max_new_tokens, **drawing}
             return tuple(self.ask(scenes, question, **options) for question in questions)
         shares = self._shares(budgets, len(scenes))
+        num_text = max(sum(piece.size for piece in prompt.pieces) for prompt in prompts)
+        self._check_length(num_text + max_new_tokens)
         used = scenes[: len(prompts[0].pieces) - 1]
         order = [min(index, len(questions) - 1) for index in range(room)]
         texts = [self._suffix(question) for question in questions]
@@ -383,13 +393,12 @@ class BatModel:
         batch = QuestionArrays(suffixes, shares[: len(used)], pieces, valid, **self._drawing(max_new_tokens, **drawing))
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
         self.stages.reset_clocks()
-        moved = (
-            self.params,
-            tuple(scene.arrays for scene in used),
-            *self.stages.put((batch, np.int32(len(questions)))),
-        )
-        arrays = self.stages.run("questions", answer_many, static, *moved)
-        ids, lengths, is_finite, rows, kept = jax.device_get(arrays.outcome)
+        with _memory_advice(self.cfg, num_text, len(questions)):
+            put = self.stages.put((batch, np.int32(len(questions))))
+            arrays = self.stages.run(
+                "questions", answer_many, static, self.params, tuple(scene.arrays for scene in used), *put
+            )
+            ids, lengths, is_finite, rows, kept = jax.device_get(arrays.outcome)
         self._check_finite(is_finite[: len(questions)])
         return tuple(
             self._answer(
@@ -526,6 +535,21 @@ class BatModel:
 
 def _without_places(question: str) -> str:
     return question.replace(IMAGE_TOKEN, "").strip() if IMAGE_TOKEN in question else question
+
+
+def _memory_advice(cfg: BatConfig, num_text: int = 0, num_questions: int = 1) -> AbstractContextManager[None]:
+    """Say of memory that does not suffice what these settings, and questions of so many tokens, ask for."""
+    settings = cfg.compressor
+    budgets, scales = (",".join(map(str, part)) for part in (settings.budgets, settings.sizes_px))
+    held = (
+        f"--budgets={budgets} of --scales={scales}, compute_dtype={cfg.compute_dtype}, --weights={cfg.decoder.weights}"
+    )
+    together = f"{num_questions} prompts" if num_questions > 1 else "a prompt"
+    asks = f"{together} of {num_text:,} tokens of text, {held}" if num_text else held
+    advice = "smaller budgets or scales, or --weights=int8, need less"
+    if num_questions > 1:
+        advice = f"ask fewer questions at once; {advice}"
+    return memory_advice(asks, f"shorten the question; {advice}" if num_text > sum(settings.budgets) else advice)
 
 
 def load_device_params(

@@ -18,6 +18,7 @@ from types import FrameType
 import jax
 from absl import app, flags, logging
 
+from bat_jax.engine.stages import is_out_of_memory
 from bat_jax.io.shipped import checkpoint_folder
 
 # Compiled programs are kept here unless JAX_COMPILATION_CACHE_DIR says otherwise; the oldest go when they are too many.
@@ -93,9 +94,13 @@ def _use_compile_cache() -> None:
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    for argument in argv:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):
+            shown = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            _fail(f"{shown}: holds bytes that are no UTF-8; write it in UTF-8 (iconv -t utf-8 converts a script)", 2)
     try:
         rest = flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, UnicodeDecodeError) as error:
         _fail("; ".join(str(error).splitlines()), 2)
     if len(rest) > 1:
         _fail(f"unexpected argument {rest[1]!r}; settings are written --name=value", 2)
@@ -112,6 +117,13 @@ def _call(main: Callable[[list[str]], int | None], argv: list[str]) -> None:
         sys.exit(1)
     except (ValueError, OSError) as error:
         _fail(_describe(error), 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _fail(
+            f"out of memory ({reason}): smaller --budgets, --scales, --batch_size or --weights=int8, if there, help", 1
+        )
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     finally:

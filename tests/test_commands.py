@@ -1,6 +1,7 @@
 """The commands as a user types them: what they print and write, and one clear line for every bad input."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -98,6 +99,12 @@ BAD_ANSWERS = {
     "no question": ({"question": None}, "--question"),
     "empty question": ({"question": " "}, "--question"),
     "long question": ({"question": "boat " * 900}, "positions"),
+    "question of other bytes": ({"question": os.fsdecode(b"caf\xe9s near the port?")}, r"--question=caf\xe9s near"),
+    "path of other bytes": (
+        {"image": os.fsdecode(b"caf\xe9.png")},
+        r"--image=caf\xe9.png: holds bytes that are no UTF-8",
+    ),
+    "answer beyond positions": ({"max_new_tokens": 100_000}, "positions"),
     "budget count": ({"budgets": "3"}, "--budgets"),
     "budget zero": ({"budgets": "0,7"}, "--budgets"),
     "budget negative": ({"budgets": "-3,7"}, "--budgets"),

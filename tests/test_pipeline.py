@@ -466,6 +466,26 @@ def test_a_scene_encoded_without_the_towers_attention_is_refused(model, scene):
         other.ask([scene], "Any boats?")
 
 
+def test_a_prompt_beyond_memory_names_what_it_is_made_of(in_one, scene, monkeypatch):
+    monkeypatch.setattr("bat_jax.engine.stages.host_memory_bytes", lambda: 1000)
+    with pytest.raises(ValueError) as info:
+        in_one.ask([scene], "boat " * 130, max_new_tokens=1)
+    message = str(info.value)
+    assert "shorten the question" in message and len(message.splitlines()) == 1
+    for part in ("--budgets=12,30", "--scales=112,224", "compute_dtype=float32", "--weights=stored", "--weights=int8"):
+        assert part in message
+    with pytest.raises(ValueError, match="ask fewer questions at once"):
+        in_one.ask_many([scene], ["Any boats?", "boat " * 130], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("ask", ["ask", "ask_many"])
+def test_an_answer_beyond_the_decoders_positions_is_refused_before_anything_runs(scene, in_one, ask):
+    calls = dict(in_one.stages.num_calls)
+    with pytest.raises(ValueError, match=r"needs 1[0-9]{5} positions, the decoder has 1024"):
+        getattr(in_one, ask)([scene], "Any boats?" if ask == "ask" else ["A?", "B?"], max_new_tokens=100_000)
+    assert dict(in_one.stages.num_calls) == calls
+
+
 def with_nan_row(model, token):
     """Return the model with an embedding that is no number for one token, and the programs of the other."""
     embedding = model.params["decoder"]["embed_tokens"]["embedding"].at[token].set(np.nan)

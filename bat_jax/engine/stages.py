@@ -2,16 +2,48 @@
 
 import collections
 import contextlib
+import functools
+import os
+import pathlib
 import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent import futures
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class OutOfMemoryError(ValueError):
+    """A program needs more memory than there is; the message says what asks for it and what to do."""
+
+
+@contextlib.contextmanager
+def memory_advice(asks: str, advice: str) -> Iterator[None]:
+    """Turn XLA's error of a full device, and that of a program too large for the host, into one line.
+
+    Args:
+      asks: what needs the memory. advice: what to do.
+
+    Raises:
+      OutOfMemoryError: with all of it.
+    """
+    try:
+        yield
+    except (OutOfMemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("RESOURCE_EXHAUSTED: ")[2] or str(error)
+        raise OutOfMemoryError(f"out of memory with {asks}: {advice} ({(reason.splitlines() or [''])[0]})") from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory does not suffice."""
+    is_ours = isinstance(error, OutOfMemoryError | MemoryError)
+    return is_ours or (isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error))
 
 
 class Stages:
@@ -83,7 +115,9 @@ class Stages:
                 # JAX remembers programs by function, so that another model of this process finds them.
                 jitted = jax.jit(function, static_argnums=tuple(range(len(static))))
                 with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh) if self.mesh else contextlib.nullcontext():
-                    program.set_result(jitted.lower(*static, *args).compile())
+                    compiled = jitted.lower(*static, *args).compile()
+                _check_host_memory(name, compiled)
+                program.set_result(compiled)
             except BaseException as error:
                 program.set_exception(error)
                 with self._lock:
@@ -104,6 +138,26 @@ class _Clocks(threading.local):
     def __init__(self) -> None:
         self.run: dict[str, float] = collections.defaultdict(float)
         self.compile: dict[str, float] = collections.defaultdict(float)
+
+
+def _check_host_memory(name: str, compiled: Any) -> None:
+    """Refuse a program that the host can never hold, where it is the device: the system would kill the process."""
+    needs = compiled.memory_analysis() if jax.default_backend() == "cpu" else None
+    if needs is None:
+        return
+    num_bytes = needs.temp_size_in_bytes + needs.output_size_in_bytes
+    if num_bytes > host_memory_bytes():
+        sizes = f"{num_bytes / 1e9:.1f} GB, the machine has {host_memory_bytes() / 1e9:.1f} GB"
+        raise OutOfMemoryError(f"the program {name!r} needs {sizes}")
+
+
+@functools.cache
+def host_memory_bytes() -> int:
+    """Return this machine's memory, or what its control group lets a process have of it."""
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        limit = min(limit, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+    return limit
 
 
 def peak_host_bytes() -> int:

@@ -157,7 +157,7 @@ def tokenize(tokenizer: Any, parts: Sequence[str], cfg: PromptConfig) -> Prompt:
     pieces: list[list[int]] = [[]]
     if cfg.special_tokens == "raw" or not any(_holds_added(tokenizer, text) for text in parts[::2]):
         # In one go where that is the same: some tokenizers write a text's beginning in another way than its middle.
-        pieces = [tokenizer.encode(piece, add_special_tokens=False) for piece in "".join(parts).split(IMAGE_TOKEN)]
+        pieces = [template_ids(tokenizer, piece) for piece in "".join(parts).split(IMAGE_TOKEN)]
     else:
         for number, part in enumerate(parts):
             for place, text in enumerate(part.split(IMAGE_TOKEN)):
@@ -168,8 +168,17 @@ def tokenize(tokenizer: Any, parts: Sequence[str], cfg: PromptConfig) -> Prompt:
 
 
 def template_ids(tokenizer: Any, text: str) -> list[int]:
-    """Tokenise text of our own, in which added tokens are what they stand for."""
-    return tokenizer.encode(text, add_special_tokens=False)
+    """Tokenise text of our own, in which added tokens are what they stand for.
+
+    Raises:
+      ValueError: the text holds half of a surrogate pair, as text has that was made of bytes that are no UTF-8.
+    """
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except TypeError:
+        if not (halves := [sign for sign in text if "\ud800" <= sign <= "\udfff"]):
+            raise
+        raise ValueError(f"text {text[:80]!a}: holds {halves[0]!a}, which is no character of UTF-8") from None
 
 
 def text_ids(tokenizer: Any, text: str, cfg: PromptConfig) -> list[int]:

@@ -4,10 +4,12 @@ import threading
 import time
 from concurrent import futures
 
+import jax
 import jax.numpy as jnp
 import pytest
 
-from bat_jax.engine.stages import Stages
+from bat_jax.engine import stages as stages_module
+from bat_jax.engine.stages import OutOfMemoryError, Stages, host_memory_bytes, memory_advice
 
 
 def test_another_models_stages_find_a_program_by_its_function_settings_and_shapes():
@@ -64,3 +66,25 @@ def test_a_program_that_does_not_compile_fails_for_each_and_is_tried_again():
     failing.clear()
     assert stages.run("scaled", scaled, (), jnp.arange(3)).tolist() == [0, 2, 4]
     assert stages.num_compiles == {"scaled": 1}
+
+
+def test_a_program_that_the_machine_can_never_hold_is_refused_before_it_runs(monkeypatch):
+    def sorted_twice(values):
+        return jnp.sort(jnp.sort(values, axis=0), axis=1)
+
+    monkeypatch.setattr(stages_module, "host_memory_bytes", lambda: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"the program 'sorted' needs .* GB, the machine has"):
+        Stages().run("sorted", sorted_twice, (), jnp.ones((64, 64)))
+    monkeypatch.undo()
+    assert Stages().run("sorted", sorted_twice, (), jnp.ones((64, 64))).shape == (64, 64)
+    assert host_memory_bytes() > 2**28
+
+
+def test_a_full_device_is_one_line_and_other_errors_of_it_stay():
+    with pytest.raises(OutOfMemoryError) as info:
+        with memory_advice("budgets 3,7", "take fewer"):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
+    assert str(info.value) == "out of memory with budgets 3,7: take fewer (Out of memory allocating 9 bytes.)"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        with memory_advice("budgets 3,7", "take fewer"):
+            raise jax.errors.JaxRuntimeError("INTERNAL: no")

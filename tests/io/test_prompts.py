@@ -27,6 +27,15 @@ from tests.golden.golden_vectors import DEV
 PAPER, RELEASE = PromptConfig.preset("paper"), PromptConfig.preset("release")
 
 
+@pytest.mark.parametrize("special_tokens", ["raw", "text"])
+@pytest.mark.parametrize("text", ["caf\udce9s near the port?", "\ud83d"])
+def test_text_of_other_bytes_is_refused_in_words(tokenizer, text, special_tokens):
+    """What `os.fsdecode` makes of Latin-1, and half of a pair as JSON may hold it."""
+    cfg = dataclasses.replace(RELEASE, special_tokens=special_tokens)
+    with pytest.raises(ValueError, match=r"holds '\\ud[0-9a-f]{3}', which is no character of UTF-8"):
+        build_prompt(tokenizer, text, 1, cfg)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     """The golden tokenizer without the model's config beside it."""
