@@ -1,17 +1,19 @@
 """Ask questions of ultra-high-resolution images.
 
     python -m experiments.answer --checkpoint=DIR --image=FILE --question="How many ships are there?"
+    python -m experiments.answer --checkpoint=DIR --images=FOLDER --questions=FILE.csv --output_dir=DIR
 
 Prints each answer, the tokens kept per scale and the seconds of image and question (compiling apart), with --profile
 those of every stage. With --output_dir it writes
 answer.json, report.html (all in one file, no network) and pictures: importance over the image, the fate of every token
 per scale, the region map; and for map software tokens.geojson, tokens.gpkg and rasters of importance and regions
-(docs/map.md).
+(docs/map.md). Many pictures, or one in cells: --images, --grid (answer_many.py).
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -21,7 +23,7 @@ from bat_jax.pipeline import Answer, BatModel, Scene
 from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.report.map_files import coordinates_of, write_map_files
 from bat_jax.runs import run_record
-from . import cli
+from . import answer_many, cli, host_flags
 from . import compressor_flags as compressor
 from .area_flags import area_of_flags, read_part
 from .mesh_flags import mesh_of_flags
@@ -38,6 +40,22 @@ OUTPUT_DIR = flags.DEFINE_string(
 )
 PROFILE = flags.DEFINE_bool("profile", False, "Run stage by stage and say what each takes; slower, the same answers.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files in a directory that is not empty.")
+
+
+def drawing() -> dict[str, Any]:
+    """Return the options of `BatModel.ask` that the flags decide.
+
+    Raises:
+      ValueError: one is out of range.
+    """
+    if not 0 < TOP_P.value <= 1:
+        raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
+    return {
+        "max_new_tokens": MAX_NEW_TOKENS.value,
+        "temperature": TEMPERATURE.value,
+        "top_p": TOP_P.value,
+        "seed": compressor.SEED.value,
+    }
 
 
 def seconds_table(title: str, run: dict[str, float], compiling: dict[str, float]) -> str:
@@ -88,6 +106,7 @@ class Session:
     model: BatModel
     images: tuple[str, ...]
     scenes: tuple[Scene, ...]
+    drawing: Mapping[str, Any]
 
     @classmethod
     def open(cls, checkpoint: str, images: Sequence[str]) -> "Session":
@@ -96,8 +115,7 @@ class Session:
         Raises:
           ValueError: a flag, the checkpoint or an image is at fault; before weights are read.
         """
-        if not 0 < TOP_P.value <= 1:
-            raise ValueError(f"--top_p={TOP_P.value}: must be in (0, 1]")
+        options_of_ask = drawing()
         cfg, cache = compressor.configure(BatModel.read_config(checkpoint)), scene_cache()
         mesh = mesh_of_flags(cfg)
         area = area_of_flags()
@@ -111,7 +129,8 @@ class Session:
             note = f" ({scene.note})" if scene.note else ""
             print(f"{path}: {scene.image_size[0]} x {scene.image_size[1]} px{note}")
             print(seconds_table("image, once", scene.run_seconds, scene.compile_seconds), flush=True)
-        return cls(checkpoint=checkpoint, model=model, images=tuple(images), scenes=tuple(scenes))
+        found = {"images": tuple(images), "scenes": tuple(scenes), "drawing": options_of_ask}
+        return cls(checkpoint=checkpoint, model=model, **found)
 
     @property
     def num_tokens(self) -> int:
@@ -120,14 +139,7 @@ class Session:
 
     def ask(self, question: str) -> Answer:
         """Ask about all images at once."""
-        return self.model.ask(
-            self.scenes,
-            question,
-            max_new_tokens=MAX_NEW_TOKENS.value,
-            temperature=TEMPERATURE.value,
-            top_p=TOP_P.value,
-            seed=compressor.SEED.value,
-        )
+        return self.model.ask(self.scenes, question, **self.drawing)
 
     def report(self, output: pathlib.Path, asked: Sequence[Asked], notice: str = "") -> None:
         """Write answer.json, report.html and pictures into `output`, and say so."""
@@ -192,6 +204,14 @@ def main(_: list[str]) -> None:
     """Answer what the flags ask."""
     if not CHECKPOINT.value:
         raise ValueError("--checkpoint: give a directory written by experiments.convert")
+    if answer_many.is_asked():
+        if PROFILE.value:
+            raise ValueError("--profile: is for single images; leave it out")
+        asked = (CHECKPOINT.value, IMAGE.value or [], QUESTION.value or [])
+        answer_many.answer_many(*asked, OUTPUT_DIR.value, OVERWRITE.value, drawing())
+        return
+    if host_flags.has_hosts():
+        raise ValueError("--coordinator: hosts share many pictures; give --images")
     answer_questions(CHECKPOINT.value, IMAGE.value or [], QUESTION.value or [], OUTPUT_DIR.value, OVERWRITE.value)
 
 

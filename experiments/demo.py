@@ -22,7 +22,7 @@ from bat_jax.mini.world.questions import generate_questions
 from bat_jax.mini.world.render import MAX_SIDE_PX, MIN_SIDE_PX, render
 from bat_jax.mini.world.splits import SPLITS
 from bat_jax.report.answer_page import Ask, Asked, summary
-from . import answer, cli
+from . import answer, answer_many, cli
 
 OWN_PICTURE = (
     "The shipped model knows only the small made-up world that it was trained on: its answers about real photographs "
@@ -86,6 +86,8 @@ def ask_scene(checkpoint: str, folder: pathlib.Path) -> None:
 
 def main(_: list[str]) -> None:
     """Ask about the user's picture if there is one, else about the rendered scene."""
+    if answer_many.is_asked():
+        raise ValueError("--images, --questions, --grid: are of experiments.answer; leave them out")
     folder = pathlib.Path(DEMO_DIR.value)
     is_shipped = not answer.CHECKPOINT.value
     checkpoint = answer.CHECKPOINT.value or str(checkpoint_folder(MINI))

@@ -15,7 +15,6 @@ it ended, and asks once more what had failed. Several hosts share a run with --c
 that need not know of each other do so with --shard=1/4 ... --shard=4/4; --merge makes the metrics from what is there.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -39,7 +38,7 @@ from bat_jax.evals.runner import (
     run,
     shard_of,
 )
-from bat_jax.hosts import HostShare, HostSign, meet
+from bat_jax.hosts import HostShare
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.label_maps import SUFFIXES, read_label_map
 from bat_jax.io.output_files import staged_file, write_json
@@ -261,10 +260,10 @@ def share_of_flags(facts: Mapping[str, Any]) -> HostShare:
     Raises:
       ValueError: flags do not fit each other, a host does not come, or one was started with other facts.
     """
-    if not host_flags.has_hosts():
+    if SHARD.value:
         index, num_shards = shard_of_flag()
         return HostShare(index=index, num_hosts=num_shards, meeting="")
-    return meet(*host_flags.places(), facts, host_flags.HOST_TIMEOUT.value)
+    return host_flags.host_share(facts)
 
 
 def evaluate() -> results.Summary | None:
@@ -306,9 +305,7 @@ def evaluate() -> results.Summary | None:
             overwrite=OVERWRITE.value,
             own=_OWN,
         ) as directory,
-        HostSign(directory.path, share, host_flags.HOST_TIMEOUT.value)
-        if share.meeting
-        else contextlib.nullcontext() as sign,
+        host_flags.host_sign(directory.path, share) as sign,
     ):
         with staged_file(directory.path / _CONFIG) as stage:
             stage.write_text(cfg.to_json())

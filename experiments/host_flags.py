@@ -1,6 +1,13 @@
 """The flags of commands that run on several hosts: how the processes find each other."""
 
+import contextlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
 from absl import flags
+
+from bat_jax.hosts import HostShare, HostSign, meet
 
 AUTO = "auto"
 
@@ -45,3 +52,19 @@ def places() -> tuple[str | None, int | None, int | None]:
     if COORDINATOR.value == AUTO:
         return None, None, None
     return COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+
+
+def host_share(facts: Mapping[str, Any]) -> HostShare:
+    """Return which of the hosts this is, after all have met and compared facts; the first of one without others.
+
+    Raises:
+      ValueError: flags do not fit each other, a host does not come, or one was started with other facts.
+    """
+    if not has_hosts():
+        return HostShare(index=1, num_hosts=1, meeting="")
+    return meet(*places(), facts, HOST_TIMEOUT.value)
+
+
+def host_sign(directory: pathlib.Path, share: HostShare) -> contextlib.AbstractContextManager[HostSign | None]:
+    """Return the context in which this host gives signs of life; of nothing where it did not meet others."""
+    return HostSign(directory, share, HOST_TIMEOUT.value) if share.meeting else contextlib.nullcontext()

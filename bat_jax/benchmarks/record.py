@@ -83,6 +83,7 @@ class Picture:
       scene: the same for pictures whose questions lean the same way, since they show the same; by default the key.
       label_map: returns the region labels of a single picture for partition "sam", (H, W); None under the others.
       files: what `load` and `label_map` read on their own, apart from the data's files.
+      ask_options: options of `ask` that are this picture's own.
     """
 
     key: str
@@ -91,6 +92,7 @@ class Picture:
     scene: str = ""
     label_map: Callable[[], np.ndarray] | None = None
     files: tuple[pathlib.Path, ...] = ()
+    ask_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         object.__setattr__(self, "scene", self.scene or self.key)

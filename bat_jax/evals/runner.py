@@ -29,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,7 @@ from bat_jax.runs import claim
 
 DEFAULT_RULE = "official"
 PREDICTIONS = "predictions"
+P = TypeVar("P")  # Picture, or what `run` takes in place of it
 # What encoding a picture costs beside a question, to share pictures out among processes.
 _PICTURE_COST = 5
 
@@ -131,7 +132,7 @@ def _quotas(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
         singles |= left_out
 
 
-def shard_of(pictures: Sequence[Picture], index: int, num_shards: int) -> tuple[Picture, ...]:
+def shard_of(pictures: Sequence[P], index: int, num_shards: int) -> tuple[P, ...]:
     """Return part `index` (from 1) of the pictures, in about equal work; the parts together are all of them.
 
     Raises:
@@ -143,20 +144,23 @@ def shard_of(pictures: Sequence[Picture], index: int, num_shards: int) -> tuple[
     own = []
     for picture in pictures:
         lightest = loads.index(min(loads))
-        loads[lightest] += _PICTURE_COST + len(picture.tasks)
+        loads[lightest] += _PICTURE_COST + len(picture.tasks)  # type: ignore[attr-defined]
         if lightest == index - 1:
             own.append(picture)
     return tuple(own)
 
 
-def read_predictions(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Return the last line of every question in the predictions files of a results directory, by id.
+def read_predictions(directory: pathlib.Path, name: str = PREDICTIONS) -> dict[str, dict[str, Any]]:
+    """Return the last line of every question in the files of predictions of a results directory, by id.
+
+    Args:
+      name: which files these are: NAME*.jsonl.
 
     Raises:
       ValueError: a line is no JSON object with an id, or a question was asked again that had not failed.
     """
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(directory.glob(f"{PREDICTIONS}*.jsonl")):
+    for path in sorted(directory.glob(f"{name}*.jsonl")):
         for id, record in _last_lines(path, path.read_bytes()).items():
             if id in found:
                 raise _twice(path, id)
@@ -265,9 +269,10 @@ class Pace:
 
 def run(
     model: Any,
-    pictures: Sequence[Picture],
+    pictures: Sequence[Any],
     log: PredictionLog,
     *,
+    line: Callable[..., dict[str, Any]] | None = None,
     encode_options: Mapping[str, Any] | None = None,
     ask_options: Mapping[str, Any] | None = None,
     questions_at_once: int = 1,
@@ -280,6 +285,9 @@ def run(
       model: a BatModel, or anything with its `encode(image, **options)`, what that returns with
         `ask(text, **options)`, and, for pictures shown together, `ask(encoded, text, **options)`; `ask_many` with texts
         and `room` where several questions are asked at once.
+      pictures: Picture, or others with its key, load, label_map, ask_options and tasks, which have a Task's id, text
+        and shared_with.
+      line: makes a question's line, as `benchmark_line` does for a benchmark's.
       encode_options, ask_options: for these.
       questions_at_once: most questions of a picture in one program; those whose tokens serve others, too, go alone.
       num_workers: threads that load pictures, at most one more than them ahead of the model.
@@ -308,23 +316,24 @@ def run(
     ):
         for picture, loading in _load_ahead(pool, todo, num_workers + 1):
             options = (encode_options or {}, ask_options or {}, questions_at_once)
-            for record in answer_picture(model, picture, loading.result, *options):
+            for record in answer_picture(model, picture, loading.result, *options, line=line):
                 log.append(record)
-                counts.update(asked=1, right=record["is_right"], errors=record["status"] == "error")
+                counts.update(asked=1, right=record.get("is_right", 0), errors=record["status"] == "error")
                 seconds = pace.seconds_left
                 eta = "after the first picture" if seconds is None else tqdm.format_interval(seconds)
                 errors = f", {counts['errors']} errors" if counts["errors"] else ""
-                bar.set_postfix_str(f"{counts['right'] / counts['asked']:.1%} right{errors}, ETA {eta}", refresh=False)
+                right = f"{counts['right'] / counts['asked']:.1%} right" if "is_right" in record else f"{picture.key}"
+                bar.set_postfix_str(f"{right}{errors}, ETA {eta}", refresh=False)
                 bar.update()
             pace.add(len(picture.tasks))
 
 
 def _load_ahead(
-    pool: futures.Executor, pictures: Sequence[Picture], num_ahead: int
-) -> Iterator[tuple[Picture, futures.Future]]:
+    pool: futures.Executor, pictures: Sequence[Any], num_ahead: int
+) -> Iterator[tuple[Any, futures.Future]]:
     """Yield pictures in order while the next ones load; never more than `num_ahead` are loaded or loading."""
     rest = iter(pictures)
-    waiting: collections.deque[tuple[Picture, futures.Future]] = collections.deque()
+    waiting: collections.deque[tuple[Any, futures.Future]] = collections.deque()
     try:
         while True:
             for picture in itertools.islice(rest, num_ahead - len(waiting)):
@@ -337,18 +346,19 @@ def _load_ahead(
             loading.cancel()
 
 
-def _timed_load(picture: Picture) -> tuple[Loaded, float]:
+def _timed_load(picture: Any) -> tuple[Loaded, float]:
     start = time.perf_counter()
     return picture.load(), time.perf_counter() - start
 
 
 def answer_picture(
     model: Any,
-    picture: Picture,
+    picture: Any,
     load: Callable[[], tuple[Any, float]],
     encode_options: Mapping[str, Any],
     ask_options: Mapping[str, Any],
     questions_at_once: int = 1,
+    line: Callable[..., dict[str, Any]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield a line for every question of a picture; for the arguments see `run`.
 
@@ -358,6 +368,8 @@ def answer_picture(
     of_picture: dict[str, Any] = dict.fromkeys(
         ("picture_px", "load_seconds", "encode_seconds", "encode_compile_seconds")
     )
+    line = line or benchmark_line
+    ask_options = {**ask_options, **picture.ask_options}
     try:
         loaded, of_picture["load_seconds"] = load()
         regions = {} if picture.label_map is None else {"label_map": picture.label_map()}
@@ -372,11 +384,11 @@ def answer_picture(
         of_picture["picture_px"] = [max(scene.pixels.shape[:2]) for scene in scenes]
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail
         for task in picture.tasks:
-            yield _record(task, picture, of_picture, error=_reason("picture", error))
+            yield line(task, picture, of_picture, error=_reason("picture", error))
         return
     for tasks in _together(picture.tasks, questions_at_once):
         for task, outcome in _ask(model, scenes, tasks, ask_options, questions_at_once):
-            yield _record(task, picture, of_picture, **outcome)
+            yield line(task, picture, of_picture, **outcome)
 
 
 def _together(tasks: Sequence[Task], most: int) -> Iterator[tuple[Task, ...]]:
@@ -424,7 +436,7 @@ def _reason(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {one_line(error)}"
 
 
-def _record(
+def benchmark_line(
     task: Task,
     picture: Picture,
     of_picture: Mapping[str, Any],
@@ -435,7 +447,11 @@ def _record(
     compile_seconds: float | None = None,
     error: str | None = None,
 ) -> dict[str, Any]:
-    """Return the line of a question."""
+    """Return the line of a benchmark's question.
+
+    Args:
+      of_picture: the fields that all of the picture's lines have. The others: of the answer, or why there is none.
+    """
     verdicts = answer_readers.judge(output, task.question)
     return {
         "id": task.id,

@@ -1,4 +1,4 @@
-"""Areas of interest: from a box or polygons on the map to the window of a file that is read.
+"""Areas of interest: from a box or polygons on the map to the window of a file that is read; and a window's cells.
 
 area = read_area("fields.geojson")
 window, polygon = area.in_file("scene.tif")
@@ -19,11 +19,11 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import geometry_mask
-from rasterio.warp import transform
+from rasterio.warp import transform, transform_geom
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.bands import MIN_SIDE, ImageError, Size, Window
-from bat_jax.io.georeference import WGS84
+from bat_jax.io.bands import MIN_SIDE, ImageError, NoDataError, Size, Window
+from bat_jax.io.georeference import WGS84, Georeference
 from bat_jax.io.images import SourceImage, file_place
 from bat_jax.text_files import decode
 
@@ -121,7 +121,7 @@ def outside_as_nodata(source: SourceImage, shape: Any) -> SourceImage:
     """Return a picture without data outside of a shape in its file's pixels; pixels count by their middles.
 
     Raises:
-      ImageError: nothing is left.
+      NoDataError: nothing is left.
     """
     height, width = source.pixels.shape[:2]
     to_file = source.georeference.in_file @ Affine.scale(source.full_size[0] / width, source.full_size[1] / height)
@@ -130,11 +130,54 @@ def outside_as_nodata(source: SourceImage, shape: Any) -> SourceImage:
     if source.valid is not None:
         valid &= source.valid
     if not valid.any():
-        raise ImageError("--aoi: no pixel with data has its middle in the area")
+        raise NoDataError("--aoi: no pixel with data has its middle in the area")
     pixels = source.pixels.copy()
     pixels[~valid] = VisionConfig.pad_colour
     note = "; ".join(filter(None, [source.note, f"{100 * share:.3g} % of the window lie outside of the area"]))
     return dataclasses.replace(source, pixels=pixels, valid=valid, note=note)
+
+
+def cells(window: Window, rows: int, cols: int, overlap: float) -> tuple[Window, ...]:
+    """Cut a window into rows and columns of equal cells that share a border, row by row; together they cover it.
+
+    Args:
+      overlap: of neighbours, as a share of a cell's side if below 1, else in pixels.
+
+    Raises:
+      ValueError: a cell would have fewer than two pixels a side, or be no larger than the overlap.
+    """
+    col, row, width, height = window
+    across, down = _spans(width, cols, overlap), _spans(height, rows, overlap)
+    return tuple((col + x, row + y, w, h) for y, h in down for x, w in across)
+
+
+def _spans(length: int, count: int, overlap: float) -> list[tuple[int, int]]:
+    """Return start and length of `count` equal parts of a side."""
+    if overlap < 1:
+        side = length / (count - (count - 1) * overlap)
+        step = side * (1 - overlap)
+    else:
+        side = (length + (count - 1) * overlap) / count
+        step = side - overlap
+    if side < MIN_SIDE or (count > 1 and step < 1):
+        raise ValueError(f"cells of {side:.3g} pixels with an overlap of {overlap:g} do not cut {length} into {count}")
+    starts = [round(number * step) for number in range(count)]
+    ends = [round(number * step + side) for number in range(count - 1)] + [length]
+    return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
+
+
+def footprint(place: Georeference, window: Window) -> dict[str, Any] | None:
+    """Return a window's outline in longitudes and latitudes (WGS 84) as GeoJSON's geometry; None if it has none.
+
+    Args:
+      place: a picture's or a file's. window: (col, row, width, height) in its pixels.
+    """
+    if not place.is_on_earth:
+        return None
+    col, row, width, height = window
+    outline = shapely.orient_polygons(_moved(_dense(shapely.box(col, row, col + width, row + height)), place.to_map))
+    geometry = json.loads(shapely.to_geojson(outline))
+    return transform_geom(place.crs, WGS84, geometry, antimeridian_cutting=True, precision=7)
 
 
 def _check_on_earth(name: str, bounds: tuple[float, ...], crs: CRS) -> None:

@@ -26,6 +26,10 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and says what to change."""
 
 
+class NoDataError(ImageError):
+    """A picture, or the part of it that is wanted, without a single pixel that holds data."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """What of a file is wanted, as the arguments of `io.images.read_image` say."""

@@ -27,7 +27,7 @@ import numpy as np
 from affine import Affine
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.bands import PERCENTILES, Bands, ImageError, ReadOptions, Size, Window, check_page
+from bat_jax.io.bands import PERCENTILES, Bands, ImageError, NoDataError, ReadOptions, Size, Window, check_page
 from bat_jax.io.file_headers import is_jp2_for_pillow, tiff_pages
 from bat_jax.io.georeference import IDENTITY, NOWHERE, Georeference, read_georeference, unoriented
 from bat_jax.io.nodata import NoDataValue
@@ -147,6 +147,15 @@ def file_place(path: str | os.PathLike, page: int = 1) -> tuple[Size, Georeferen
             page = pages[page - 1].directory
         name = raster_name(path, file_format, page)
         return raster_size(name, file_format), read_georeference(path, file_format, IDENTITY, name)
+
+
+def is_image(path: str | os.PathLike) -> bool:
+    """Return whether a file begins as a picture does that can be read."""
+    try:
+        _format(Path(path))
+    except ImageError:
+        return False
+    return True
 
 
 def _format(path: Path) -> tuple[str, str]:
@@ -283,7 +292,7 @@ def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> 
     valid = None
     if read.valid is not None and not read.valid.all():
         if not read.valid.any():
-            raise ImageError(
+            raise NoDataError(
                 f"{path}: no pixel holds data (all nodata, masked or transparent): give another --image or --bands"
             )
         valid = np.ascontiguousarray(_orient(read.valid, read.orientation))

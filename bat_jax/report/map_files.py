@@ -13,13 +13,11 @@ picture has no place on the map they are in pixels of its file, x to the right a
 """
 
 import pathlib
-import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import pyogrio
 import rasterio
 import shapely
 from rasterio.control import GroundControlPoint
@@ -29,6 +27,7 @@ from bat_jax.compress.preserve_merge import Selection
 from bat_jax.encoding import SceneData
 from bat_jax.io.georeference import Georeference
 from bat_jax.io.token_places import TokenPlaces
+from bat_jax.io.vector_files import Features, write_geojson, write_geopackage
 from bat_jax.report.answer_page import Asked
 from bat_jax.report.layers import FATE_NAMES, KEPT, MERGED, token_fate
 
@@ -44,19 +43,6 @@ _FIELDS = {
 }
 # A raster without an affine place gets so many control points a side.
 _CONTROL_POINTS = 8
-
-# Coordinates without a reference system are said to be that in the file.
-warnings.filterwarnings("ignore", message="'crs' was not provided")
-
-
-class TokenPolygons(NamedTuple):
-    """Rows that the language model read: geometry (N,) of shapely, in map coordinates; the fields by name, (N,) each.
-
-    No region is ALONE.
-    """
-
-    geometry: np.ndarray
-    fields: dict[str, np.ndarray]
 
 
 def coordinates_of(georeference: Georeference, file: str) -> str:
@@ -82,8 +68,10 @@ def _by_label(scene: SceneData, scale: int, region: np.ndarray) -> np.ndarray:
     return np.where(region == ALONE, ALONE, labels[region])
 
 
-def token_polygons(scene: SceneData, asked: Sequence[Asked], image: int = 0) -> TokenPolygons:
+def token_polygons(scene: SceneData, asked: Sequence[Asked], image: int = 0) -> Features:
     """Return a polygon for every row that an image gave to the language model, question by question, scale by scale.
+
+    They are in map coordinates, the fields those of the module.
 
     Args:
       image: which of the images that were asked about together the scene is.
@@ -97,7 +85,7 @@ def token_polygons(scene: SceneData, asked: Sequence[Asked], image: int = 0) -> 
             about = {"question_number": number, "question": item.ask.prompt, "scale": scene.scales_px[scale]}
             rows += [about | fields for _, fields in of_scale]
     fields = {name: np.array([row[name] for row in rows], kind) for name, kind in _FIELDS.items()}
-    return TokenPolygons(np.concatenate(shapes), fields)
+    return Features(np.concatenate(shapes), fields, {"region": fields["region"] == ALONE})
 
 
 def _rows(scene: SceneData, scale: int, selection: Selection) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -132,16 +120,8 @@ def write_map_files(
     words = coordinates_of(scene.georeference, file)
     if asked:
         polygons = token_polygons(scene, asked, image)
-        write_geojson(folder / f"tokens{suffix}.geojson", polygons, scene.georeference, words)
-        _write_polygons(
-            folder / f"tokens{suffix}.gpkg",
-            polygons,
-            scene.georeference.crs,
-            driver="GPKG",
-            geometry_type="MultiPolygon",
-            promote_to_multi=True,
-            layer_options={"DESCRIPTION": words},
-        )
+        write_geojson(folder / f"tokens{suffix}.geojson", "tokens", polygons, scene.georeference, words)
+        write_geopackage(folder / f"tokens{suffix}.gpkg", "tokens", polygons, scene.georeference.crs, words)
     for scale, (size, places) in enumerate(zip(scene.scales_px, scene.token_places, strict=True)):
         valid = np.asarray(scene.scales[scale].valid)
         regions = np.where(valid, region_numbers(scene, scale), NO_REGION).astype(np.int32)
@@ -150,32 +130,6 @@ def write_map_files(
             layers = [np.where(valid, item.answer.importance[image][scale], np.nan) for item in asked]
             names = [item.ask.prompt for item in asked]
             _write_raster(folder / f"importance{suffix}_{size}.tif", layers, np.nan, places, words, names)
-
-
-def write_geojson(path: pathlib.Path, polygons: TokenPolygons, georeference: Georeference, words: str) -> None:
-    """Write polygons as RFC 7946 asks: longitudes and latitudes of WGS 84, cut where they cross the antimeridian.
-
-    Where they are in no known reference system they are written as they are. `words` say which coordinates these are.
-    """
-    is_on_earth = georeference.is_on_earth
-    words = "longitude and latitude (WGS 84)" if is_on_earth else words
-    options = {"DESCRIPTION": words} | ({"RFC7946": "YES"} if is_on_earth else {})
-    crs = georeference.crs if is_on_earth else ""
-    _write_polygons(path, polygons, crs, driver="GeoJSON", geometry_type="Unknown", layer_options=options)
-
-
-def _write_polygons(path: pathlib.Path, polygons: TokenPolygons, crs: str, **options: Any) -> None:
-    masks = [values == ALONE if name == "region" else None for name, values in polygons.fields.items()]
-    pyogrio.raw.write(
-        path,
-        shapely.to_wkb(polygons.geometry),
-        list(polygons.fields.values()),
-        list(polygons.fields),
-        field_mask=masks,
-        layer=path.stem,
-        crs=crs or None,
-        **options,
-    )
 
 
 def _write_raster(

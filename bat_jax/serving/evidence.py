@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from bat_jax.encoding import SceneData
-from bat_jax.io.georeference import NOWHERE, WGS84, Georeference
+from bat_jax.io.georeference import NOWHERE
 from bat_jax.io.prompts import Question
+from bat_jax.io.vector_files import write_geojson
 from bat_jax.pipeline import Answer
 from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.layers import FATE_NAMES, PADDING, fate_layer, importance_layer, token_fate
-from bat_jax.report.map_files import coordinates_of, token_polygons, write_geojson
+from bat_jax.report.map_files import coordinates_of, token_polygons
 
 Frame = Literal["map", "picture"]
 
@@ -36,7 +37,7 @@ def evidence(scene: SceneData, question: Question, answer: Answer, image: int, n
     polygons = token_polygons(scene, [Asked(ask=Ask(text), answer=answer)], image)
     with tempfile.TemporaryDirectory(prefix="bat_jax-") as folder:
         path = pathlib.Path(folder) / "tokens.geojson"
-        write_geojson(path, polygons, scene.georeference, coordinates_of(scene.georeference, name))
+        write_geojson(path, "tokens", polygons, scene.georeference, coordinates_of(scene.georeference, name))
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -59,22 +60,6 @@ def token_layers(scene: SceneData, answer: Answer, image: int) -> dict[str, Any]
         for kind, colours in (("importance", of_importance), ("fate", of_fate)):
             layers.append({"kind": kind, "scale_px": size, "counts": counts, "png": _png_url(colours)})
     return {"square": [x, y, right - x, bottom - y], "layers": layers}
-
-
-def footprint(size: tuple[int, int], georeference: Georeference) -> dict[str, Any] | None:
-    """Return the outline of a picture of (width, height) in longitude and latitude; None where it has no such place."""
-    if not georeference.is_on_earth:
-        return None
-    from rasterio.warp import transform_geom
-
-    width, height = size
-    # Points between the corners: a straight side of a picture is none on the map.
-    along = np.linspace(0, 1, 9)[:-1]
-    sides = [(along, 0 * along), (1 + 0 * along, along), (1 - along, 1 + 0 * along), (0 * along, 1 - along)]
-    ring = np.concatenate([np.stack(side, axis=1) for side in sides]) * (width, height)
-    on_map = georeference.to_map(np.concatenate([ring, ring[:1]])[::-1])
-    outline = {"type": "Polygon", "coordinates": [on_map.tolist()]}
-    return transform_geom(georeference.crs, WGS84, outline, antimeridian_cutting=True, precision=7)
 
 
 def _png_url(colours: np.ndarray) -> str:

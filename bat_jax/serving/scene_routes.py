@@ -9,11 +9,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from bat_jax.io.areas import footprint
 from bat_jax.pipeline import Scene
 from bat_jax.serving.chat_routes import unless_gone
 from bat_jax.serving.client_pictures import SCENE_SCHEME, ClientPicture
 from bat_jax.serving.errors import ApiError
-from bat_jax.serving.evidence import footprint
 from bat_jax.serving.service import AnswerService
 from bat_jax.serving.tiles import TilePyramids
 from bat_jax.serving.worker import Job
@@ -38,7 +38,7 @@ def scene_record(picture: ClientPicture, scene: Scene) -> dict[str, Any]:
         "width": width,
         "height": height,
         "note": scene.note,
-        "footprint": footprint(scene.image_size, scene.georeference),
+        "footprint": footprint(scene.georeference, (0, 0, *scene.image_size)),
         "scales_px": list(scene.scales_px),
     }
 

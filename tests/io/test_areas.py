@@ -11,7 +11,7 @@ from PIL import Image
 from rasterio.warp import transform as project
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.areas import box_area, outside_as_nodata, read_area
+from bat_jax.io.areas import box_area, cells, outside_as_nodata, read_area
 from bat_jax.io.bands import ImageError
 from bat_jax.io.images import read_image
 
@@ -184,3 +184,26 @@ def test_an_area_without_a_pixels_middle_is_an_error(files):
     window, shape = area.in_file(files / "north_up.tif")
     with pytest.raises(ImageError, match="--aoi: no pixel with data"):
         outside_as_nodata(read_image(files / "north_up.tif", window=window), shape)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 1), (2, 3), (7, 5)])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 3.0])
+def test_cells_cover_a_window_evenly_and_share_what_they_should(rows, cols, overlap):
+    found = np.reshape(cells((100, 50, 211, 97), rows, cols, overlap), (rows, cols, 4))
+    covered = np.zeros((97, 211), int)
+    for col, row, width, height in found.reshape(-1, 4) - (100, 50, 0, 0):
+        assert min(col, row) >= 0
+        covered[row : row + height, col : col + width] += 1
+    assert covered.min() == 1 and covered.max() <= (1 if overlap == 0 else 4)
+    for axis, count, side in ((0, cols, found[0, :, 2]), (1, rows, found[:, 0, 3])):
+        start = found[0, :, 0] if axis == 0 else found[:, 0, 1]
+        assert side.max() - side.min() <= 1
+        shared = (start + side)[:-1] - start[1:]
+        wanted = overlap * side[:-1] if overlap < 1 else overlap
+        assert np.all(np.abs(shared - wanted) <= 1), (count, shared)
+
+
+@pytest.mark.parametrize(("rows", "cols", "overlap"), [(60, 1, 0.0), (1, 2, 80.0), (2, 2, 0.999)])
+def test_cells_too_small_for_a_picture_are_refused(rows, cols, overlap):
+    with pytest.raises(ValueError, match="do not cut"):
+        cells((0, 0, 60, 60), rows, cols, overlap)

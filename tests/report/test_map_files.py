@@ -16,10 +16,11 @@ from rasterio.warp import transform as project
 
 from bat_jax.compress.partition import ALONE
 from bat_jax.io.georeference import Georeference
+from bat_jax.io.vector_files import Features, write_geojson
 from bat_jax.io.views import make_tiles
 from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.layers import token_fate
-from bat_jax.report.map_files import NO_REGION, TokenPolygons, region_numbers, write_geojson, write_map_files
+from bat_jax.report.map_files import NO_REGION, region_numbers, write_map_files
 from tests.tiny_model import load_tiny
 
 pytestmark = [
@@ -183,13 +184,13 @@ def test_rasters_hold_every_question_and_region_on_the_grid_of_tokens(written):
 
 def _polygons(*shapes, region=0):
     fields = {"region": np.full(len(shapes), region, np.int64), "scale": np.arange(len(shapes), dtype=np.int32)}
-    return TokenPolygons(np.array(shapes, object), fields)
+    return Features(np.array(shapes, object), fields, {"region": fields["region"] == ALONE})
 
 
 def test_a_token_across_the_antimeridian_is_cut_in_two(tmp_path):
     here = Georeference(crs=rasterio.CRS.from_epsg(32701).to_wkt(), transform=Affine.identity())
     # UTM zone 1 south begins at 180 degrees: 166,021 m east at the equator, and further east nearer to the pole.
-    write_geojson(tmp_path / "a.geojson", _polygons(shapely.box(150_000, 9_990_000, 180_000, 9_999_000)), here, "")
+    write_geojson(tmp_path / "a.geojson", "a", _polygons(shapely.box(150_000, 9_990_000, 180_000, 9_999_000)), here, "")
     ((shape, _),) = _features(tmp_path / "a.geojson")
     west, east = sorted(shape.geoms, key=lambda part: part.bounds[0])
     assert west.bounds[0] == -180 and west.bounds[2] < -179 and east.bounds[2] == 180 and east.bounds[0] > 179
@@ -198,7 +199,7 @@ def test_a_token_across_the_antimeridian_is_cut_in_two(tmp_path):
 def test_rings_run_as_rfc_7946_asks_and_a_token_alone_has_no_region(tmp_path):
     here = Georeference(crs=UTM.to_wkt(), transform=Affine.identity())
     clockwise = shapely.box(403_000, 3_286_000, 403_100, 3_286_100, ccw=False)
-    write_geojson(tmp_path / "a.geojson", _polygons(clockwise, region=ALONE), here, "")
+    write_geojson(tmp_path / "a.geojson", "a", _polygons(clockwise, region=ALONE), here, "")
     ((shape, fields),) = _features(tmp_path / "a.geojson")
     assert shape.exterior.is_ccw and fields["region"] is None
 
@@ -207,7 +208,7 @@ def test_a_grid_that_is_not_of_the_earth_is_written_as_it_is(tmp_path):
     local = rasterio.CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]').to_wkt()
     here = Georeference(crs=local, transform=Affine.identity())
     assert not here.is_on_earth
-    write_geojson(tmp_path / "a.geojson", _polygons(shapely.box(0, 0, 5000, 10)), here, "a grid")
+    write_geojson(tmp_path / "a.geojson", "a", _polygons(shapely.box(0, 0, 5000, 10)), here, "a grid")
     found = json.loads((tmp_path / "a.geojson").read_text())
     assert found["description"] == "a grid" and shapely.from_geojson(json.dumps(found)).bounds == (0, 0, 5000, 10)
 
