@@ -42,7 +42,7 @@ QUESTIONS_AT_ONCE = flags.DEFINE_integer(
 TIMEOUT_S = flags.DEFINE_float("timeout_s", 300.0, "Seconds that a request may take (504).", lower_bound=0.01)
 MAX_REQUEST_MB = flags.DEFINE_float("max_request_mb", 64.0, "Largest request, in 10^6 bytes (413).", lower_bound=0.001)
 MAX_UPLOAD_MB = flags.DEFINE_float("max_upload_mb", 2000.0, "Largest upload, in 10^6 bytes (413).", lower_bound=0.001)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def main(_: list[str]) -> None:
@@ -88,12 +88,13 @@ def main(_: list[str]) -> None:
     model = BatModel.load(CHECKPOINT.value, cfg=cfg, scene_cache=scene_cache(), mesh=mesh_of_flags(cfg))
     service = AnswerService(model, settings, shelf=SceneShelf(int(SCENE_MEMORY.value * 1e9)), pictures=pictures)
     key = KEY.value or os.environ.get(API_KEY)
+    hosts = _LOOPBACK if not key and HOST.value in _LOOPBACK else ("*",)
     if not key and HOST.value not in _LOOPBACK:
         print(f"warning: --host={HOST.value} without --api_key: whoever reaches it may ask", file=sys.stderr)
     bound.listen()  # from here on who comes waits, but is not turned away
     print(f"{settings.model_name}: {url_of(bound)} (OpenAI's base URL: {url_of(bound)}/v1)", flush=True)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):  # uvicorn raises the signal anew when it has ended
-        DrainingServer(make_app(service, limits, key)).run(sockets=[bound])
+        DrainingServer(make_app(service, limits, key, hosts)).run(sockets=[bound])
     print("stopped; everything that was taken is answered", flush=True)
 
 

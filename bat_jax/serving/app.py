@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,8 +23,15 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 _POLICY = "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'"
 
 
-def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = None) -> Gate:
-    """Return the application in its gate; when it ends, it closes the service."""
+def make_app(
+    service: AnswerService, limits: GateLimits, api_key: str | None = None, hosts: Sequence[str] = ("*",)
+) -> Gate:
+    """Return the application in its gate; when it ends, it closes the service.
+
+    Args:
+      hosts: names that requests may call the server by. Of one that is for this machine alone, without a key, a page
+        from elsewhere could else have its own name lead here, and read what the browser's user may.
+    """
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -32,6 +40,7 @@ def make_app(service: AnswerService, limits: GateLimits, api_key: str | None = N
 
     # FastAPI's own pages of documentation load scripts from the network.
     app = FastAPI(title="bat_jax", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     handle_errors(app)
     app.include_router(chat_routes(service))
     app.include_router(scene_routes(service))

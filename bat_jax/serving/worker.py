@@ -170,17 +170,19 @@ class DeviceWorker:
 
     def _serve(self, jobs: list[Job]) -> None:
         """Give jobs their results, or an exception."""
+        scenes: tuple[Scene, ...] | None = None
         try:
             scenes = tuple(self._scene(picture) for picture in jobs[0].pictures)
             answers = self._answers(scenes, jobs)
         except Exception as error:
-            if len(jobs) > 1:  # one question that does not fit takes no other along
+            if scenes is not None and len(jobs) > 1:  # one question that does not fit takes no other along
                 for job in jobs:
                     self._serve([job])
                 return
             if api_error(error).status_code >= 500:
                 LOG.exception("a job failed")
-            jobs[0].done.set_exception(error)
+            for job in jobs:
+                job.done.set_exception(error)
             return
         for job, answer in zip(jobs, answers, strict=True):
             job.done.set_result(Served(scenes, answer))

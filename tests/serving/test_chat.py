@@ -226,6 +226,12 @@ def test_a_bad_request_gets_one_line_in_openais_form(url, name, stream):
     assert (error["param"] or "").startswith(param or "")
 
 
+def test_a_name_that_leads_here_from_elsewhere_is_no_name_of_the_server(url):
+    headers = {"Authorization": "Bearer key"}
+    assert httpx.get(f"{url}/v1/models", headers=headers | {"Host": "evil.example"}).status_code == 400
+    assert httpx.get(f"{url}/v1/models", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"a": NaN}', b"\xff\xfe"])
 def test_what_is_no_json_object_is_refused(url, content):
     headers = {"Authorization": "Bearer key", "Content-Type": "application/json"}

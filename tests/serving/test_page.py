@@ -52,8 +52,9 @@ def page(browser, url):
     page.set_default_timeout(120_000)
     wrong, asked = [], []
     page.on("pageerror", lambda error: wrong.append(str(error)))
+    refused = "Failed to load resource"  # without the key, or no picture; the page says so itself
     page.on(
-        "console", lambda line: wrong.append(line.text) if line.type == "error" and "401" not in line.text else None
+        "console", lambda line: wrong.append(line.text) if line.type == "error" and refused not in line.text else None
     )
     page.on("request", lambda request: asked.append(request.url))
     page.asked = asked
@@ -130,7 +131,7 @@ def test_layers_lie_where_the_picture_is(page, picture):
     np.testing.assert_allclose(corners[0], corners[1], atol=2)
 
 
-def test_a_picture_that_is_dropped_is_opened(page, picture):
+def test_a_picture_that_is_dropped_is_opened_and_what_is_none_is_named(page, picture):
     drop = """([text, name]) => {
         const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
         const dataTransfer = new DataTransfer();
@@ -140,7 +141,9 @@ def test_a_picture_that_is_dropped_is_opened(page, picture):
     }"""
     page.evaluate(drop, [base64.b64encode(picture.read_bytes()).decode(), "dropped.png"])
     sync_api.expect(page.locator("#about")).to_contain_text("dropped.png; 900 × 600")
-    page.wait_for_selector("#send:enabled")
+    page.evaluate(drop, [base64.b64encode(b"no picture").decode(), "notes.txt"])
+    sync_api.expect(page.locator("#status.error")).to_contain_text("notes.txt: not an image")
+    assert page.is_enabled("#send")
 
 
 def test_a_follow_up_keeps_the_turns_before(page, model, picture):

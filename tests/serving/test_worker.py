@@ -110,9 +110,12 @@ def test_a_question_that_does_not_fit_takes_no_other_along(worker, recorder):
 
 
 def test_a_broken_picture_and_a_defect_fail_alone_and_the_thread_goes_on(worker, recorder):
-    broken, bug, good = behind_the_gate(worker, recorder, job("a", "broken"), job("b", "bug"), job("c", "x"))
-    with pytest.raises(ValueError, match="truncated"):
-        broken.result(60)
+    jobs = job("a", "broken"), job("b", "bug"), job("c", "x"), job("d", "broken")
+    broken, bug, good, same = behind_the_gate(worker, recorder, *jobs)
+    for future in (broken, same):
+        with pytest.raises(ValueError, match="truncated"):
+            future.result(60)
+    assert recorder.encoded.count("broken") == 1
     with pytest.raises(ZeroDivisionError):
         bug.result(60)
     assert good.result(60).answer == "x: c" and worker.is_alive

@@ -49,10 +49,12 @@ def make_service(model: BatModel, root: pathlib.Path | None = None, **settings) 
 
 
 @contextlib.contextmanager
-def running(service: AnswerService, limits: GateLimits | None = None, api_key: str | None = None) -> Iterator[str]:
+def running(
+    service: AnswerService, limits: GateLimits | None = None, api_key: str | None = None, hosts=("127.0.0.1",)
+) -> Iterator[str]:
     """Serve, and give the address; at the end the server stops as it does on a signal."""
     bound = bound_socket("127.0.0.1", 0)
-    gate = make_app(service, limits or GateLimits(request_bytes=2**20, upload_bytes=2**21), api_key)
+    gate = make_app(service, limits or GateLimits(request_bytes=2**20, upload_bytes=2**21), api_key, hosts)
     server = DrainingServer(gate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     thread.start()
