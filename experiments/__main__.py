@@ -8,6 +8,7 @@ import ast
 import difflib
 import pathlib
 import runpy
+import signal
 import sys
 
 
@@ -25,6 +26,7 @@ def main() -> int:
     """Run the command that the first argument names, in this process; without one, list them."""
     name, known = (sys.argv[1:] or ["--help"])[0], commands()
     if name in ("--help", "-h", "help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that leaves, as `| head` does, ends it quietly
         width = max(map(len, known))
         print("\n".join([__doc__, *(f"  {command:<{width}}  {line}" for command, line in known.items())]))
         return 0

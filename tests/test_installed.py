@@ -70,6 +70,14 @@ def test_without_a_name_every_script_is_listed_with_one_line(bat_jax_command):
     assert set(listed) == scripts
 
 
+def test_a_reader_of_the_list_may_leave():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-u", "-m", "experiments"]
+    assert subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE).stderr == b""
+    os.close(writing)
+
+
 def test_an_unknown_name_gets_the_nearest_ones_in_one_line(bat_jax_command):
     code, out, err = bat_jax_command("ablatte")
     assert (code, out) == (2, "") and err.startswith("error: 'ablatte' is no command; did you mean ablate")
