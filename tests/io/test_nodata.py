@@ -133,6 +133,7 @@ def test_cells_that_cut_pixels_take_their_share_of_them(tmp_path):
     [
         *(("uint16", 0), ("uint16", 65535), ("int16", -9999), ("int16", -32768), ("int16", 0), ("int32", -9999)),
         *(("uint32", 2**32 - 1), ("float32", -9999), ("float32", 0), ("float32", -3.4e38), ("float64", -9999)),
+        *(("int16", -32767), ("float32", -99999), ("float32", 1e20), ("float32", 9.96921e36)),
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
