@@ -10,11 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from bat_jax.engine.stages import OutOfMemoryError
 from bat_jax.io.bands import ImageError
 from bat_jax.pipeline import NotFiniteError
 
 LOG = logging.getLogger("bat_jax.serving")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}
+_SERVERS_FAULTS: dict[type, str] = {NotFiniteError: "not_finite", OutOfMemoryError: "out_of_memory"}
 _LONGEST = 1000
 
 
@@ -49,12 +51,12 @@ def api_error(error: BaseException) -> ApiError:
     """Return what a client is told about an exception.
 
     Library code says what is wrong with an input in a ValueError of one line; flags that it names are the server's.
-    Weights that give no numbers are no fault of the client.
+    Weights that give no numbers, and a device that is too small, are no fault of the client.
     """
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, NotFiniteError):
-        return ApiError(500, str(error), code="not_finite")
+    if type(error) in _SERVERS_FAULTS:
+        return ApiError(500, str(error), code=_SERVERS_FAULTS[type(error)])
     if isinstance(error, ValueError):
         message, _, hint = str(error).rpartition(": ")
         return ApiError(400, message if message and "--" in hint else str(error), code="invalid_value")

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from bat_jax.engine.stages import OutOfMemoryError
 from bat_jax.pipeline import NotFiniteError
 from bat_jax.serving.client_pictures import ClientPicture
 from bat_jax.serving.errors import ApiError, api_error
@@ -121,11 +122,12 @@ def test_a_broken_picture_and_a_defect_fail_alone_and_the_thread_goes_on(worker,
     assert good.result(60).answer == "x: c" and worker.is_alive
 
 
-def test_what_is_the_servers_fault_is_told_as_such_and_logged(worker, recorder, caplog):
-    recorder.ask = lambda *_, **__: (_ for _ in ()).throw(NotFiniteError("question: the logits are not finite"))
+@pytest.mark.parametrize(("kind", "code"), [(NotFiniteError, "not_finite"), (OutOfMemoryError, "out_of_memory")])
+def test_what_is_the_servers_fault_is_told_as_such_and_logged(worker, recorder, caplog, kind, code):
+    recorder.ask = lambda *_, **__: (_ for _ in ()).throw(kind("question: nothing comes of it"))
     (failed,) = behind_the_gate(worker, recorder, job("a", "x"))
     error = api_error(failed.exception(60))
-    assert (error.status_code, error.code) == (500, "not_finite") and "a job failed" in caplog.text
+    assert (error.status_code, error.code) == (500, code) and "a job failed" in caplog.text
     assert api_error(ValueError("question: is empty")).status_code == 400
 
 
