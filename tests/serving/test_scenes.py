@@ -199,3 +199,21 @@ def test_tiles_of_a_file_of_the_root_stand_with_the_uploads_and_go_with_them(api
     assert made.exists()
     api.delete(f"/scenes/{scene['id']}")
     assert not made.exists() and (root / "airport.png").exists()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_raster_that_is_too_large_to_be_read_in_full_has_tiles_of_its_own_pixels(api, root, dtype):
+    """Of 600,000 pixels, where 200,000 may be read; where values are stretched, what the model was given is shown."""
+    x, y = np.meshgrid(np.arange(1000), np.arange(600))
+    stripes = (x // 3 % 2 * 120 + y // 100 * 20 + 10).astype(dtype)
+    shape = {"width": 1000, "height": 600, "count": 3, "dtype": dtype, "photometric": "RGB"}
+    with rasterio.open(root / f"{dtype}.tif", "w", driver="GTiff", **shape) as raster:
+        raster.write(np.stack([stripes] * 3))
+    scene = api.post("/scenes", json={"file": f"{dtype}.tif"}).json()
+    plan = api.get(f"/scenes/{scene['id']}/tiles").json()
+    assert (plan["width"], plan["height"], plan["max_level"]) == (1000, 600, 1)
+    assert tile(api, scene, 0, 0, 0).shape == (300, 500, 3)
+    edge = tile(api, scene, 1, 1, 1)
+    assert edge.shape == (88, 488, 3)
+    if dtype == "uint8":
+        assert np.abs(edge[..., 0] - stripes[512:, 512:].astype(int)).mean() < 4
