@@ -32,6 +32,11 @@ def folder(tmp_path_factory):
         with rasterio.open(folder / "scenes" / f"s{number}.tif", "w", **profile) as raster:
             raster.write(rng.integers(0, 256, (3, 150, 230), dtype=np.uint8))
     (folder / "scenes" / "broken.tif").write_bytes((folder / "scenes" / "s0.tif").read_bytes()[:500])
+    pixels = rng.integers(1, 256, (3, 150, 230), dtype=np.uint8)
+    pixels[:, :, :115] = 0
+    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "width": 230, "height": 150, "nodata": 0}
+    with rasterio.open(folder / "gap.tif", "w", **profile) as raster:
+        raster.write(pixels)
     (folder / "questions.csv").write_text("question\n" + "\n".join(QUESTIONS) + "\n")
     # The left 100 pixels of the first scene, as the outline of a field.
     area = shapely.box(403_000, 3_284_500, 404_000, 3_286_000)
@@ -55,9 +60,29 @@ def lines_of(folder, output):
 
 
 @pytest.fixture(scope="module")
-def whole(folder):
-    """A run over all scenes in one go."""
-    ((code, out, err),) = run_commands("experiments.answer", [command(folder, "whole")])
+def done(folder):
+    """Command lines that share a process, and so what it traces: name -> (code, stdout, stderr)."""
+    image = [f"--image={folder}/scenes/s0.tif"]
+    lines = {
+        "whole": command(folder, "whole"),
+        "alone": [
+            *(f"--checkpoint={folder}/checkpoint", "--max_new_tokens=2"),
+            *(f"--image={folder}/scenes/s3.tif", f"--question={QUESTIONS[1]}"),
+        ],
+    }
+    grids = {
+        "plain": [*image, "--grid=2x3"],
+        "area": [*image, "--grid=1x2", f"--aoi={folder}/area.geojson"],
+        "gap": [f"--image={folder}/gap.tif", "--grid=1x2"],
+    }
+    lines |= {name: command(folder, f"grid-{name}", *flags, images=None) for name, flags in grids.items()}
+    return dict(zip(lines, run_commands("experiments.answer", list(lines.values())), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, done):
+    """A run over all scenes in one go: its lines, and what it printed."""
+    code, out, err = done["whole"]
     assert code == 0, err
     return lines_of(folder, "whole"), out
 
@@ -81,9 +106,8 @@ def test_every_scene_is_answered_and_a_broken_one_recorded_and_passed_by(folder,
     assert np.all(np.diff(west) > 0.03) and -82.01 < west[0] < -81.99
 
 
-def test_one_scene_alone_gives_the_answer_that_it_gives_among_many(folder, whole):
-    flags = [f"--checkpoint={folder}/checkpoint", "--max_new_tokens=2", f"--image={folder}/scenes/s3.tif"]
-    ((code, out, err),) = run_commands("experiments.answer", [[*flags, f"--question={QUESTIONS[1]}"]])
+def test_one_scene_alone_gives_the_answer_that_it_gives_among_many(done, whole):
+    code, out, err = done["alone"]
     assert code == 0, err
     assert f"Q: {QUESTIONS[1]}\nA: {whole[0]['s3.tif:2']['answer']}\n" in out
 
@@ -115,26 +139,8 @@ def test_two_hosts_give_what_one_gives(folder, whole):
     assert (folder / "hosts" / "answers.csv").read_bytes() == (folder / "whole" / "answers.csv").read_bytes()
 
 
-@pytest.fixture(scope="module")
-def grids(folder):
-    image = [f"--image={folder}/scenes/s0.tif"]
-    cases = {
-        "plain": [*image, "--grid=2x3"],
-        "area": [*image, "--grid=1x2", f"--aoi={folder}/area.geojson"],
-        "gap": ["--image=" + str(folder / "gap.tif"), "--grid=1x2"],
-    }
-    pixels = np.random.default_rng(1).integers(1, 256, (3, 150, 230), dtype=np.uint8)
-    pixels[:, :, :115] = 0
-    with rasterio.open(
-        folder / "gap.tif", "w", driver="GTiff", count=3, dtype="uint8", width=230, height=150, nodata=0
-    ) as raster:
-        raster.write(pixels)
-    lines = [command(folder, f"grid-{name}", *flags, images=None) for name, flags in cases.items()]
-    return dict(zip(cases, run_commands("experiments.answer", lines), strict=True))
-
-
-def test_cells_cover_the_picture_and_share_the_budget_of_one(folder, grids):
-    assert grids["plain"][0] == 0, grids["plain"][2]
+def test_cells_cover_the_picture_and_share_the_budget_of_one(folder, done):
+    assert done["plain"][0] == 0, done["plain"][2]
     lines = lines_of(folder, "grid-plain")
     assert len(lines) == 2 * 6 and {line["status"] for line in lines.values()} == {"answered"}
     of_first = [line for line in lines.values() if line["question"] == QUESTIONS[0]]
@@ -146,21 +152,21 @@ def test_cells_cover_the_picture_and_share_the_budget_of_one(folder, grids):
         covered[row : row + height, col : col + width] += 1
         assert (line["cell"][0] - 1, line["cell"][1] - 1) == (row // 75, col // 76)
     assert (covered == 1).all()
-    assert "s0.tif row 2 column 3: Is there a bridge?\n" in grids["plain"][1]
+    assert "s0.tif row 2 column 3: Is there a bridge?\n" in done["plain"][1]
     features = json.loads((folder / "grid-plain" / "answers.geojson").read_text())["features"]
     areas = [shapely.from_geojson(json.dumps(item["geometry"])).area for item in features]
     np.testing.assert_allclose(areas, np.mean(areas), rtol=0.05)
 
 
-def test_cells_of_an_area_lie_in_it(folder, grids):
-    assert grids["area"][0] == 0, grids["area"][2]
+def test_cells_of_an_area_lie_in_it(folder, done):
+    assert done["area"][0] == 0, done["area"][2]
     lines = lines_of(folder, "grid-area").values()
     assert {tuple(line["window"]) for line in lines} == {(0, 0, 50, 150), (50, 0, 50, 150)}
     assert {tuple(line["tokens_kept"]) for line in lines} == {(6, 15)}
 
 
-def test_a_cell_without_data_is_said_so_and_not_asked_again(folder, grids):
-    code, out, err = grids["gap"]
+def test_a_cell_without_data_is_said_so_and_not_asked_again(folder, done):
+    code, out, err = done["gap"]
     assert code == 0, err
     assert [line["status"] for line in lines_of(folder, "grid-gap").values()] == ["no_data"] * 2 + ["answered"] * 2
     assert "2 answered, 2 without data; wrote" in out and "pixels of gap.tif (x to the right, y down)" in out

@@ -5,7 +5,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyogrio
 import shapely
 
 from bat_jax.io.georeference import Georeference
@@ -45,6 +44,8 @@ def write_geopackage(path: pathlib.Path, layer: str, features: Features, crs: st
 
 
 def _write(path: pathlib.Path, layer: str, features: Features, crs: str, **options: Any) -> None:
+    import pyogrio.raw  # which imports pandas where that is installed: a second that only a writer waits
+
     pyogrio.raw.write(
         path,
         shapely.to_wkb(features.geometry),
