@@ -4,8 +4,8 @@
                XLRS, MME as in `eval_your_results.py`. RSHR's own scorer is not published; set equality of letters is
                all that is known of it, so its official rule is the release's; LLaVA files have no scorer and take it
                as well.
-    release    the release's evaluation scripts: every letter A-F (MME: the question's letters among A-E) anywhere in
-               the text, upper-cased, inside words too.
+    release    the release's evaluation scripts: every letter A-F (MME: the question's letters among A-E; a question
+               with more than six options: all of its letters) anywhere in the text, upper-cased, inside words too.
     strict     ours: exactly the form that was asked for and nothing else.
     tolerant   ours: what the text says. The asked form, "(B) Dark green", "B. Dark green", "The answer is B",
                "A, C and D"; never a letter inside a word.

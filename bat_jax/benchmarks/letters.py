@@ -6,12 +6,14 @@ its record's file. What the rules are for is said in `answer_readers`.
 
 import dataclasses
 import re
+import string
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bat_jax.benchmarks.question_prompts import release_truth
 
-LETTERS = "ABCDEF"
+LETTERS = string.ascii_uppercase
+_RELEASE_LETTERS = 6  # that the release looks for
 
 # XLRS and MME alike. The last two are pairs of phrases that lost the comma between them, and so never match.
 _PREFIXES = (
@@ -23,8 +25,7 @@ _PREFIXES = (
     "Best answer:Best option:",
 )
 _SPECIAL = re.compile(r"<\|[^>]+?\|>(?: ?assistant)?|<image>|</?s>|<pad>|<eos>|<unk>", re.IGNORECASE)
-_LABEL = re.compile(r"(?:\(([A-F])\)|([A-F])[).:])(?:\s|$)", re.IGNORECASE)
-_BARE_TRUTH = re.compile(r"[A-F ,;/()]*[A-F][A-F ,;/()]*|[a-f]")
+_LABEL = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:])(?:\s|$)", re.IGNORECASE)
 _OPTION_LABEL = re.compile(r"\s*(?:\(([A-Z])\)|([A-Z])[).:])\s*")
 _STRICT_ONE = re.compile(r"\(([A-Z])\)\.?|([A-Z])\.?")
 _STRICT_MANY = re.compile(r"[A-Z](?:(?:, ?| )[A-Z])*\.?|\([A-Z]\)(?:(?:, ?| )\([A-Z]\))*\.?")
@@ -92,14 +93,15 @@ def truth_letters(truth: str | Sequence[str], options: Sequence[str]) -> str:
     """
     known = LETTERS[: len(options)]
     texts = {_without_label(option).casefold(): letter for letter, option in zip(known, options, strict=False)}
+    bare = re.compile(rf"[{known} ,;/()]*[{known}][{known} ,;/()]*|[{known.lower()}]")
     found = set()
     for item in [truth] if isinstance(truth, str) else truth:
         item = item.strip()
         label = _LABEL.match(item)
         if len(item) > 1 and item.casefold() in texts:
             letters = {texts[item.casefold()]}
-        elif _BARE_TRUTH.fullmatch(item):
-            letters = {character for character in item.upper() if character in LETTERS}
+        elif bare.fullmatch(item):
+            letters = set(item.upper()) & set(known)
         else:
             letters = {(label[1] or label[2]).upper() if label else "none"}
         if not letters <= set(known):
@@ -141,10 +143,13 @@ def first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
-def release_letters(output: str | None, valid: Collection[str] = LETTERS, *, is_cleaned: bool = True) -> str:
+def release_letters(
+    output: str | None, valid: Collection[str] = LETTERS[:_RELEASE_LETTERS], *, is_cleaned: bool = True
+) -> str:
     """Read letters as the release does: every letter of `valid` anywhere in the upper-cased text.
 
     Args:
+      valid: A-F in its XLRS script.
       is_cleaned: take special tokens out before (its XLRS script); its MME script does not, so that a kept
         "<|im_end|>" adds D and E.
     """
@@ -154,15 +159,20 @@ def release_letters(output: str | None, valid: Collection[str] = LETTERS, *, is_
 
 def release_official(output: str, options: tuple[str, ...]) -> str:
     """Read letters by the release's rule, for a benchmark whose own scorer is not published."""
-    del options
-    return release_letters(output)
+    return release_letters(output, _release_valid(options))
 
 
 def release_verdict(output: str, question: AnswerKey, letter_scores: Mapping[str, float] | None = None) -> Reading:
     """Compare with the truth as the release's XLRS script reads it: its letters anywhere; none there, no verdict."""
     del letter_scores
-    letters, truth = release_letters(output), release_letters(release_truth(question.truth))
+    valid = _release_valid(question.options)
+    letters, truth = release_letters(output, valid), release_letters(release_truth(question.truth), valid)
     return Reading(letters, letters == truth if truth else None)
+
+
+def _release_valid(options: Sequence[str]) -> str:
+    """Return A-F, or the letters of a question that has more, which the release does not know."""
+    return LETTERS[: max(_RELEASE_LETTERS, len(options))]
 
 
 def strict_letters(output: str, letters: str, is_multi_answer: bool) -> str:

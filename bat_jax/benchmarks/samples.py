@@ -17,6 +17,7 @@ import ast
 import dataclasses
 import json
 import re
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,8 +26,9 @@ from bat_jax.data.llava import parse_turns
 
 # What a row may call the dialogue that it is a turn of.
 _DIALOGUE_FIELDS = ("dialogue_id", "dialog_id", "conversation_id", "dialogue")
-_LABELLED_LINE = re.compile(r"^[ \t]*(?:\(([A-F])\)|([A-F])[.):])[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
-_LABEL_INSIDE = re.compile(r"(?:^|\s)(?:\(([A-F])\)|([A-F])[.):])\s*")
+_LABELLED_LINE = re.compile(r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])[.):])[ \t]*(\S.*?)[ \t\r]*$", re.MULTILINE)
+_LABEL_INSIDE = re.compile(r"(?:^|\s)(?:\(([A-Z])\)|([A-Z])[.):])\s*")
+_NAMES_LETTER = re.compile(r"\(?[A-Za-z]\)?(?:[).:,]|$)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def read_conversation(
     return {
         "id": _id(fields.get("id"), number),
         "question": asked,
-        "options": labelled_lines(asked),
+        "options": _asked_options(asked, answer),
         "options_text": None,
         "answer": answer,
         "category": _text(fields, *category) if category else str(fields.get("category") or ""),
@@ -211,21 +213,55 @@ def _literal_list(text: str) -> Any:
 
 
 def labelled_lines(text: str) -> tuple[str, ...]:
-    """Return the options on lines of their own, "(A) ...", "A. ...", "A) ..." or "A: ...", each as "(A) ..."."""
-    found: list[str] = []
-    for match in _LABELLED_LINE.finditer(text):
-        letter = match[1] or match[2]
-        if letter == chr(ord("A") + len(found)):
-            found.append(f"({letter}) {match[3]}")
-    return tuple(found) if len(found) > 1 else ()
+    """Return the options on lines of their own, "(A) ...", "A. ...", "A) ..." or "A: ...", each as "(A) ...".
+
+    They begin with the first line that is labelled A. One line alone is none.
+
+    Raises:
+      ValueError: the labels are not A, B, C, ... in this order, or small letters.
+    """
+    lines = [(match[1] or match[2], match[3]) for match in _LABELLED_LINE.finditer(text)]
+    capitals = [line for line in lines if line[0].isupper()]
+    lines = capitals or lines
+    first = next((index for index, (letter, _) in enumerate(lines) if letter in "Aa"), len(lines))
+    letters = "".join(letter for letter, _ in lines[first:])
+    if len(letters) < 2:
+        return ()
+    if not string.ascii_uppercase.startswith(letters):
+        raise ValueError(f"options: labels are {', '.join(letters)}; want A, B, C, ... in this order, each once")
+    return tuple(f"({letter}) {option}" for letter, option in lines[first:])
+
+
+def _asked_options(asked: str, answer: str) -> tuple[str, ...]:
+    """Return the options of a conversation's question; none where its answer needs none.
+
+    Raises:
+      ValueError: the answer names a letter, and the lines that have letters are no list of options.
+    """
+    try:
+        return labelled_lines(asked)
+    except ValueError:
+        if _NAMES_LETTER.match(answer.strip()):
+            raise
+        return ()
 
 
 def _labelled_inside(text: str) -> tuple[str, ...]:
-    """Return the options of a text that holds nothing else: "A. Red B. Blue"."""
+    """Return the options of a text that holds nothing else: "A. Red B. Blue"; as `labelled_lines` does."""
     starts: list[re.Match[str]] = []
+    behind = ""
     for match in _LABEL_INSIDE.finditer(text):
-        if (match[1] or match[2]) == chr(ord("A") + len(starts)):
+        letter = match[1] or match[2]
+        if letter == chr(ord("A") + len(starts)):
             starts.append(match)
+            behind = ""
+        else:
+            behind += letter
+    if len(starts) > 1 and behind:
+        last = chr(ord("A") + len(starts) - 1)
+        raise ValueError(
+            f"options={text[:80]!r}: label {behind[0]} stands behind {last}; want A, B, C, ... in this order"
+        )
     ends = [match.start() for match in starts[1:]] + [len(text)]
     pairs = zip(starts, ends, strict=True)
     found = tuple(f"({m[1] or m[2]}) {text[m.end() : end].strip()}" for m, end in pairs)

@@ -227,7 +227,7 @@ def test_release_mme_takes_valid_letters_from_the_conversation():
 
 
 def test_questions_without_sense_are_errors():
-    with pytest.raises(ValueError, match="must be 2 to 6"):
+    with pytest.raises(ValueError, match="must be 2 to 26"):
         AnswerKey(benchmark="rshr", truth="A", options=("one",))
     with pytest.raises(ValueError, match="benchmark='vqa'"):
         judge("A", AnswerKey(benchmark="vqa", truth="A", options=FOUR))

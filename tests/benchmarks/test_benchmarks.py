@@ -1,6 +1,7 @@
 """Benchmarks read back from files in their real forms: every field a literal, every picture byte for byte."""
 
 import json
+import string
 import sys
 
 import numpy as np
@@ -8,7 +9,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from bat_jax.benchmarks.answer_readers import RULES, judge
 from bat_jax.benchmarks.file_benchmark import BenchmarkData
+from bat_jax.benchmarks.letters import AnswerKey
 from bat_jax.benchmarks.record import TfdsConfig
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.benchmarks.samples import labelled_lines, parse_options
@@ -132,7 +135,61 @@ def test_options_are_read_from_any_form(value, options):
 
 
 def test_a_letter_in_a_sentence_is_no_option():
-    assert labelled_lines("Is it vitamin A. or B?") == () and labelled_lines("A. one\nC. three") == ()
+    assert labelled_lines("Is it vitamin A. or B?") == () and labelled_lines("I. Look.\nA. one\nSay why.") == ()
+    assert parse_options("A. vitamin E. of plants B. none")[0] == ("(A) vitamin E. of plants", "(B) none")
+
+
+FORMS = ("({})", "{}.", "{})", "{}:")
+
+
+@pytest.mark.parametrize("count", [2, 6, 8, 26])
+@pytest.mark.parametrize("form", FORMS)
+def test_options_up_to_z_are_read_in_every_form_and_count_as_right(tmp_path, form, count):
+    letters = string.ascii_uppercase[:count]
+    lines = "\n".join(f"{form.format(letter)} thing {letter}" for letter in letters)
+    expected = tuple(f"({letter}) thing {letter}" for letter in letters)
+    assert labelled_lines(f"Which?\n{lines}\nAnswer with the letter.") == parse_options(lines)[0] == expected
+    assert labelled_lines(f"Which?\r\n{lines}".replace("\n", "\r\n")) == expected
+    assert parse_options(" ".join(lines.split("\n")))[0] == expected
+    (tmp_path / "a.jpg").write_bytes(files.picture(1))
+    path = tmp_path / "q.json"
+    truths = (letters[-1], f"{form.format(letters[-1])} thing", letters[-1].lower())
+    turns = [[{"from": "human", "value": f"<image>\nWhich?\n{lines}"}, {"from": "gpt", "value": t}] for t in truths]
+    path.write_text(json.dumps([{"image": "a.jpg", "conversations": both} for both in turns]))
+    for sample in read("llava", path)[0]:
+        task = BENCHMARKS["llava"].task_of(sample, "release")
+        assert sample.options == expected and task.question.answer_form == "letters"
+        # The release's script counts the letters of a truth's words, too.
+        rules = [rule for rule in RULES if rule != "release" or len(sample.answer) == 1]
+        for output, is_right in ((letters[-1], True), (letters[0], False)):
+            found = judge(output, task.question)
+            assert [found[rule].is_right for rule in rules] == [is_right] * len(rules)
+
+
+@pytest.mark.parametrize("labels", ["ABD", "ABCA", "ABAB", "AC", "abc", "AABB"])
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_that_are_not_a_b_c_in_order_are_refused_and_none_is_dropped(tmp_path, form, labels):
+    lines = "\n".join(f"{form.format(letter)} thing" for letter in labels)
+    with pytest.raises(ValueError, match=f"options: labels are {', '.join(labels)}; want A, B, C"):
+        labelled_lines(f"Which?\n{lines}")
+    with pytest.raises(ValueError, match="options"):
+        parse_options(lines)
+    (tmp_path / "a.jpg").write_bytes(files.picture(1))
+
+    def asked(truth):
+        turns = [{"from": "human", "value": f"<image>\nWhich?\n{lines}"}, {"from": "gpt", "value": truth}]
+        (tmp_path / "q.json").write_text(json.dumps([{"image": "a.jpg", "conversations": turns}]))
+        return read("llava", tmp_path / "q.json")[0]
+
+    for truth in (labels[-1], f"{form.format(labels[-1])} thing"):
+        with pytest.raises(ValueError, match=r"q.json: row 0: options: labels are"):
+            asked(truth)
+    assert asked("Two ships.")[0].options == (), "an open answer needs no options"
+
+
+def test_more_options_than_letters_are_refused():
+    with pytest.raises(ValueError, match="must be 2 to 26"):
+        AnswerKey(benchmark="llava", truth="A", options=tuple(map(str, range(27))))
 
 
 def changed(key, value):
