@@ -14,12 +14,10 @@ same command started again goes on where the last one ended and asks once more w
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
 
 from bat_jax.benchmarks.record import Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
@@ -27,6 +25,7 @@ from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.views import RESAMPLING
 from bat_jax.mini.world.render import NATIVE_PX
 from bat_jax.pipeline import BatModel
+from bat_jax.progress import Progress
 from bat_jax.report import sweep_tables
 from bat_jax.runs import RunDirectory
 from bat_jax.study.measured import rules
@@ -138,7 +137,7 @@ def main(_: list[str]) -> None:
         model = BatModel.load(CHECKPOINT.value, stages_apart=True)
         grids = [GRIDS[name](model.cfg) for name in names]
         sweep = Sweep(model, grids if is_scenes else [without_masks(grid) for grid in grids], directory.path)
-        with tqdm(total=num_questions * sweep.num_runs, unit="answer", disable=not sys.stderr.isatty()) as bar:
+        with Progress(total=num_questions * sweep.num_runs, unit="answer") as bar:
             num_again = sweep.run(
                 lambda px: opened(px)[0],
                 scene_masks if is_scenes else None,

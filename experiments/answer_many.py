@@ -186,7 +186,7 @@ def answer_many(
                     encode_options=encode_options,
                     ask_options=drawing,
                     questions_at_once=QUESTIONS_AT_ONCE.value,
-                    progress=sys.stderr.isatty(),
+                    progress=True,
                 )
         if sign is not None:
             sign.wait_for_others()

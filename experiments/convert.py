@@ -8,14 +8,13 @@ Sizes come from config.json. The command ends with a check: every tensor is read
 
 import pathlib
 import re
-import sys
 import threading
 import time
 
 from absl import flags
-from tqdm import tqdm
 
 from bat_jax.io import convert as conversion
+from bat_jax.progress import Progress
 from . import cli
 
 FLAGS = flags.FLAGS
@@ -110,11 +109,12 @@ def main(argv: list[str]) -> None:
     if _TO_HF.value and (_DTYPE.value or _VISION_TOWER.value):
         raise ValueError("--to_hf writes back what is stored; leave --dtype and --vision_tower out")
     start = time.perf_counter()
-    with AnonymousMemory() as memory, tqdm(unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+    with AnonymousMemory() as memory, Progress(unit="B", unit_scale=True) as bar:
 
         def progress(purpose: str, done: int, total: int) -> None:
-            bar.set_description(purpose)
-            bar.total = total
+            if bar.desc != f"{purpose}: ":
+                bar.reset(total)
+                bar.set_description(purpose, refresh=False)
             bar.n = done
             bar.refresh()
 

@@ -20,7 +20,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -326,7 +325,7 @@ def evaluate() -> results.Summary | None:
                     ask_options={"max_new_tokens": settings["max_new_tokens"]},
                     questions_at_once=settings["questions_at_once"],
                     num_workers=NUM_WORKERS.value,
-                    progress=sys.stderr.isatty(),
+                    progress=True,
                 )
         if sign is not None:
             sign.wait_for_others()

@@ -5,13 +5,12 @@ python -m experiments.export_uhr_mini --output_dir=DIR [--split=development --nu
 """
 
 import pathlib
-import sys
 
 from absl import flags
-from tqdm import tqdm
 
 from bat_jax.mini.world.exports import FORMATS, LABEL_SUFFIXES, export
 from bat_jax.mini.world.splits import SPLITS, parse_seeds, seeds_of
+from bat_jax.progress import Progress
 from . import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder for everything.")
@@ -32,7 +31,7 @@ _PROMPT_STYLE = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     del argv
     seeds = parse_seeds(_SCENE_SEEDS.value) if _SCENE_SEEDS.value else seeds_of(_SPLIT.value, _NUM_SCENES.value)
-    with tqdm(total=len(seeds), unit="scene", disable=not sys.stderr.isatty()) as bar:
+    with Progress(total=len(seeds), unit="scene") as bar:
         num = export(
             pathlib.Path(_OUTPUT_DIR.value),
             seeds,

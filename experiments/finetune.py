@@ -15,7 +15,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-import sys
 from typing import Any
 
 import jax
@@ -239,7 +238,7 @@ def finetune() -> TrainResult:
             checkpoint_every=CHECKPOINT_EVERY.value,
             keep_checkpoints=KEEP_CHECKPOINTS.value,
             resume=RESUME.value,
-            progress=is_first and sys.stderr.isatty(),
+            progress=is_first,
         )
         params = load_params(checkpoint)
         result = train(cfg, recipe, params, tokenizer, source, images, settings, mesh, held_out=held_out)

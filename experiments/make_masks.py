@@ -10,17 +10,16 @@ a folder with --label_maps=DIR. Needs torch: pip install 'bat_jax[sam]'.
 
 import dataclasses
 import pathlib
-import sys
 import time
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from bat_jax.io.bands import ImageError
 from bat_jax.io.images import read_image
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.sam_masks import MaskSettings, cache_arrays, enlarge, label_map_of, load_sam
+from bat_jax.progress import Progress
 from . import cli
 
 _DEFAULTS = MaskSettings()
@@ -86,7 +85,7 @@ def main(_: list[str]) -> None:
     if not todo:
         return
     model = load_sam(SAM.value, DEVICE.value)
-    for image, path in tqdm(todo.items(), unit="picture", disable=not sys.stderr.isatty()):
+    for image, path in Progress(todo.items(), unit="picture"):
         start = time.perf_counter()
         source = read_image(image, max_pixels=MAX_PIXELS.value, largest_view=settings.max_side_px)
         label_map, masks = label_map_of(model, source.pixels, settings)

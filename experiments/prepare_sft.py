@@ -18,6 +18,7 @@ from bat_jax.benchmarks.columns import parquet_rows
 from bat_jax.data.llava import IMAGE_TOKEN, RecordError, clean_path, parse_record
 from bat_jax.io.data_paths import leads_out
 from bat_jax.io.output_files import staged_file
+from bat_jax.progress import Progress
 from . import cli
 from .path_flags import ALLOW_OUTSIDE_PATHS
 
@@ -77,7 +78,7 @@ def prepare(metadata: pathlib.Path, output: pathlib.Path, keep_images_prefix: bo
     problems, count = [], 0
     with staged_file(output) as stage, open(stage, "w", encoding="utf-8") as file:
         file.write("[")
-        for number, (row, _) in enumerate(parquet_rows(metadata)):
+        for number, (row, _) in enumerate(Progress(parquet_rows(metadata), unit="row")):
             try:
                 record = record_of(row, number, keep_images_prefix, metadata.parent)
             except RecordError as error:

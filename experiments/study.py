@@ -27,7 +27,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
 
 from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
@@ -37,6 +36,7 @@ from bat_jax.io.output_files import check_output_dir, write_text
 from bat_jax.io.shipped import MINI, checkpoint_folder
 from bat_jax.mini.world.splits import parse_seeds, seeds_of
 from bat_jax.pipeline import BatModel
+from bat_jax.progress import Progress
 from bat_jax.report import study_page, study_tables
 from bat_jax.report.figures.figure import Figure
 from bat_jax.runs import RunDirectory, stored_runs
@@ -117,7 +117,7 @@ def answer(model: BatModel, what: Plan, seeds: range, output: pathlib.Path) -> d
         part.name: sweeps[part.name].num_runs * sum(len(picture.tasks) for picture in part.pictures(seeds, None))
         for part in what.parts
     }
-    with tqdm(total=sum(totals.values()), unit="answer", disable=not sys.stderr.isatty()) as bar:
+    with Progress(total=sum(totals.values()), unit="answer") as bar:
         num_again = 0
         for part in what.parts:
             bar.set_description(part.name)
@@ -133,7 +133,7 @@ def cover(model: BatModel, seeds: range, output: pathlib.Path) -> Records:
     """Follow the targets of every scene and return a line a scene."""
     folder = output / plan.COVERAGE
     folder.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(seeds), unit="scene", desc=plan.COVERAGE, disable=not sys.stderr.isatty()) as bar:
+    with Progress(total=len(seeds), unit="scene", desc=plan.COVERAGE) as bar:
         with PredictionLog(folder / "predictions.jsonl") as log:
             coverage.measure(model, seeds, log, bar.update)
     return read_predictions(folder)

@@ -24,7 +24,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from bat_jax.compress.budgets import share_out
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.io.images import one_line
 from bat_jax.io.output_files import sync_folder
+from bat_jax.progress import Progress
 from bat_jax.runs import claim
 
 DEFAULT_RULE = "official"
@@ -304,13 +304,12 @@ def run(
     counts: collections.Counter[str] = collections.Counter()
     layout = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
     with (
-        tqdm(
+        Progress(
             total=num_all,
             initial=num_all - num_left,
             unit="question",
             bar_format=layout,
             disable=not progress,
-            file=sys.stderr,
         ) as bar,
         futures.ThreadPoolExecutor(num_workers) as pool,
     ):

@@ -18,7 +18,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -26,8 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from tqdm import tqdm
 
+from bat_jax.progress import Progress
 from bat_jax.train.optimizer import apply_gradients
 from bat_jax.train.state import Checkpoints, TrainState
 from bat_jax.typing import Array, Float, Params
@@ -155,13 +154,8 @@ def run(
         if evaluate and settings.eval_first and start == 0:
             log.write({"step": 0, **evaluate()})
         bar = stack.enter_context(
-            tqdm(
-                total=num_steps,
-                initial=start,
-                unit="step",
-                desc=settings.directory.name,
-                disable=not settings.progress,
-                file=sys.stderr,
+            Progress(
+                total=num_steps, initial=start, unit="step", desc=settings.directory.name, disable=not settings.progress
             )
         )
         began, since = time.perf_counter(), start

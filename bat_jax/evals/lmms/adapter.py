@@ -23,7 +23,6 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
-from tqdm import tqdm
 
 from bat_jax.config import BatConfig, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
 from bat_jax.config.fields import require, typed
@@ -32,6 +31,7 @@ from bat_jax.io.images import one_line
 from bat_jax.io.prompts import IMAGE_TOKEN
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.pipeline import MAX_NEW_TOKENS, BatModel
+from bat_jax.progress import Progress
 
 Picture = str | np.ndarray
 
@@ -130,7 +130,7 @@ class BatJax(lmms):
             groups[question.keys].append(index)
         answers = [GenerationResult("")] * len(questions)
         failures = []
-        with tqdm(total=len(questions), desc="Answering", unit="question", disable=self.rank != 0) as bar:
+        with Progress(total=len(questions), desc="Answering", unit="question", disable=self.rank != 0) as bar:
             for indices in groups.values():
                 for index, answer in zip(indices, self._answer([questions[index] for index in indices]), strict=True):
                     if isinstance(answer, GenerationResult):
@@ -172,7 +172,7 @@ class BatJax(lmms):
         questions = []
         num_asked: collections.Counter = collections.Counter()
         unused: set[str] = set()
-        for request in tqdm(requests, desc="Reading pictures", unit="question", disable=self.rank != 0):
+        for request in Progress(requests, desc="Reading pictures", unit="question", disable=self.rank != 0):
             context, generation, doc_to_visual, doc_id, task, split = request.args
             name = f"task {task}, document {doc_id}"
             options, until = read_generation(generation, name)

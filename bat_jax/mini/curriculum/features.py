@@ -7,12 +7,10 @@ DIR/tokens.npy   (N, M, D) float16, projected and with the scale embedding, once
 
 import functools
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from bat_jax.compress.compressor import initial_centres, partition_scale
 from bat_jax.config import BatConfig
@@ -20,6 +18,7 @@ from bat_jax.mini.curriculum.packed import position_embeddings
 from bat_jax.mini.curriculum.picture_store import PictureStore, grids, open_array
 from bat_jax.mini.curriculum.tower import patch_features
 from bat_jax.mini.curriculum.word_bag import project
+from bat_jax.progress import Progress
 from bat_jax.typing import Array, Float, Int, Key, Params
 
 _TILES_AT_ONCE = 38
@@ -51,9 +50,7 @@ def encode_pictures(
 
     # A device works on the next picture while the last one is written.
     waiting = None
-    for index in tqdm(
-        np.flatnonzero(done == 0).tolist(), unit="picture", desc="features", disable=not sys.stderr.isatty()
-    ):
+    for index in Progress(np.flatnonzero(done == 0).tolist(), unit="picture", desc="features"):
         begun = encoded(index)
         if waiting:
             keep(*waiting)

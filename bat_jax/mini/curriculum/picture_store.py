@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from bat_jax.config import BatConfig
 from bat_jax.io.output_files import staged_file, write_json
@@ -26,6 +25,7 @@ from bat_jax.mini.world.render import NATIVE_PX, render
 from bat_jax.mini.world.shapes import MARKER_WIDTH_DM
 from bat_jax.mini.world.world import SIDE_DM, Marker, WorldScene
 from bat_jax.ops.token_grid import TokenGrid
+from bat_jax.progress import Progress
 from bat_jax.typing import Array
 
 _RING = 1
@@ -145,7 +145,7 @@ class PictureStore:
         missing = np.flatnonzero(self.done == 0).tolist()
         wanted = [(self.directory, self.cfg, self.num_pictures, index) for index in missing]
         made = pool.map(_make, wanted, chunksize=8) if pool else map(_make, wanted)
-        for _ in tqdm(made, total=len(missing), unit="picture", disable=not missing):
+        for _ in Progress(made, total=len(missing), unit="picture", disable=not missing):
             pass
 
     def truth(self, indices: int | Sequence[int] | np.ndarray) -> TokenTruth:

@@ -7,7 +7,6 @@ on word sums, packed questions on given tokens).
 import concurrent.futures
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +76,6 @@ def run_stage(
         log_every=settings.log_every,
         eval_every=settings.eval_every,
         resume=True,
-        progress=sys.stderr.isatty(),
     )
 
     def measure() -> dict[str, float]:
