@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from bat_jax.config import BatConfig
-from bat_jax.io.areas import Area, box_area, cells, outside_as_nodata, read_area
+from bat_jax.io.areas import Area, box_area, cells, read_area
 from bat_jax.io.bands import ImageError, Window
 from bat_jax.io.georeference import WGS84
 from bat_jax.io.images import SourceImage, file_place, read_image
@@ -68,7 +68,8 @@ def read_part(path: str, cfg: BatConfig, area: Area | None) -> SourceImage:
     Raises:
       ValueError: the file has no such part, or cannot be read.
     """
-    return _read(path, *_place(path, area), **compressor.read_options(cfg))
+    window, inside = _place(path, area)
+    return read_image(path, window=window, inside=inside, **compressor.read_options(cfg))
 
 
 def cells_of_flags(
@@ -80,7 +81,7 @@ def cells_of_flags(
       ValueError: as `read_part`, or --grid and --grid_overlap do not fit the picture.
     """
     rows, cols = grid_of_flag()
-    window, shape = _place(path, area)
+    window, inside = _place(path, area)
     options = compressor.read_options(cfg)
     try:
         windows = cells(window or (0, 0, *file_place(path, compressor.PAGE.value)[0]), rows, cols, GRID_OVERLAP.value)
@@ -90,7 +91,7 @@ def cells_of_flags(
         raise ValueError(f"--grid={GRID.value}: {path}: {error}") from None
     numbers = [(row, col) for row in range(1, rows + 1) for col in range(1, cols + 1)]
     return {
-        number: (cell, functools.partial(_read, path, cell, shape, **options))
+        number: (cell, functools.partial(read_image, path, window=cell, inside=inside, **options))
         for number, cell in zip(numbers, windows, strict=True)
     }
 
@@ -126,8 +127,3 @@ def _place(path: str, area: Area | None) -> tuple[Window | None, Any]:
         return None, None
     window, shape = area.in_file(path, compressor.PAGE.value)
     return window, None if AOI.value is None else shape
-
-
-def _read(path: str, window: Window | None, shape: Any, **options: Any) -> SourceImage:
-    source = read_image(path, window=window, **options)
-    return source if shape is None else outside_as_nodata(source, shape)

@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 import shapely
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
-from rasterio.features import geometry_mask
 from rasterio.warp import transform, transform_geom
 
-from bat_jax.config import VisionConfig
-from bat_jax.io.bands import MIN_SIDE, ImageError, NoDataError, Size, Window
+from bat_jax.io.bands import MIN_SIDE, ImageError, Size, Window
 from bat_jax.io.georeference import WGS84, Georeference
-from bat_jax.io.images import SourceImage, file_place
+from bat_jax.io.images import file_place
 from bat_jax.text_files import decode
 
 # Straight lines of one reference system are bent in another: so many points a side of the smaller of area and picture.
@@ -115,26 +112,6 @@ def read_area(path: str | os.PathLike, name: str = "--aoi") -> Area:
             raise ValueError(f"{name}: its crs {content['crs']!r} is no reference system") from None
     _check_on_earth(name, area.bounds, system)
     return Area(name=name, shape=area, crs=system)
-
-
-def outside_as_nodata(source: SourceImage, shape: Any) -> SourceImage:
-    """Return a picture without data outside of a shape in its file's pixels; pixels count by their middles.
-
-    Raises:
-      NoDataError: nothing is left.
-    """
-    height, width = source.pixels.shape[:2]
-    to_file = source.georeference.in_file @ Affine.scale(source.full_size[0] / width, source.full_size[1] / height)
-    valid = geometry_mask([shape], (height, width), to_file, invert=True)
-    share = 1 - valid.mean()
-    if source.valid is not None:
-        valid &= source.valid
-    if not valid.any():
-        raise NoDataError("--aoi: no pixel with data has its middle in the area")
-    pixels = source.pixels.copy()
-    pixels[~valid] = VisionConfig.pad_colour
-    note = "; ".join(filter(None, [source.note, f"{100 * share:.3g} % of the window lie outside of the area"]))
-    return dataclasses.replace(source, pixels=pixels, valid=valid, note=note)
 
 
 def cells(window: Window, rows: int, cols: int, overlap: float) -> tuple[Window, ...]:

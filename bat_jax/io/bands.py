@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class ReadOptions:
     window: Window | None = None
     page: int = 1
     nodata: NoDataValue = None
+    inside: Any = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,6 +99,18 @@ def check_page(path: Path, page: int, count: int) -> None:
     """Raise an ImageError if a wanted page is beyond the last of the file."""
     if page > count:
         raise ImageError(f"{path}: page {page} asked for, the file has pages 1 to {count}: change --page")
+
+
+def inside_mask(options: ReadOptions, window: Window, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return which pixels of a window, read at (H, W), have their middle in what is wanted; None for all."""
+    if options.inside is None:
+        return None
+    from affine import Affine
+    from rasterio.features import geometry_mask
+
+    col, row, width, height = window
+    to_file = Affine.translation(col, row) @ Affine.scale(width / shape[1], height / shape[0])
+    return geometry_mask([options.inside], shape, to_file, invert=True)
 
 
 def check_bands(path: Path, bands: tuple[int, ...] | None, count: int) -> None:

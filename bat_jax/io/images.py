@@ -27,10 +27,20 @@ import numpy as np
 from affine import Affine
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.bands import PERCENTILES, Bands, ImageError, NoDataError, ReadOptions, Size, Window, check_page
+from bat_jax.io.bands import (
+    PERCENTILES,
+    Bands,
+    ImageError,
+    NoDataError,
+    ReadOptions,
+    Size,
+    Window,
+    check_page,
+    inside_mask,
+)
 from bat_jax.io.file_headers import is_jp2_for_pillow, tiff_pages
 from bat_jax.io.georeference import IDENTITY, NOWHERE, Georeference, read_georeference, unoriented
-from bat_jax.io.nodata import NoDataValue
+from bat_jax.io.nodata import NoDataValue, all_of
 from bat_jax.io.pillow_images import DECODE_ERRORS, EXIF_ORIENTATION, open_pillow, read_pillow, read_pillow_tiff
 from bat_jax.io.rasters import raster_name, raster_size, read_raster
 
@@ -87,6 +97,7 @@ def read_image(
     window: Window | None = None,
     page: int = 1,
     nodata: NoDataValue = None,
+    inside: Any = None,
 ) -> SourceImage:
     """Read an image file to RGB bytes.
 
@@ -113,6 +124,7 @@ def read_image(
       nodata: a value that is no data, in place of the file's; "none": no value is. Alpha, masks and NaN stay. Default:
         the file's value; where it says nothing, 0, -9999, -99999, -32767, -32768, 65535, an integer's least or greatest
         value or one beyond 1e19 that reaches the border of a raster of more than 8 bits, in all bands at once.
+      inside: a shape (shapely's) in pixels of the file as stored: a pixel whose middle is outside holds no data.
 
     Raises:
       ImageError: missing, empty, broken or unknown file; too many pixels or fewer than 2 x 2; a band, page or
@@ -120,7 +132,13 @@ def read_image(
     """
     path = Path(path)
     options = ReadOptions(
-        bands=bands, max_pixels=max_pixels, largest_view=largest_view, window=window, page=page, nodata=nodata
+        bands=bands,
+        max_pixels=max_pixels,
+        largest_view=largest_view,
+        window=window,
+        page=page,
+        nodata=nodata,
+        inside=inside,
     )
     _check_arguments(path, options)
     reader, name = _format(path)
@@ -289,16 +307,20 @@ def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> 
     if read.orientation in range(2, 9):
         notes.append(f"orientation {read.orientation} applied")
     pixels = np.ascontiguousarray(_orient(read.pixels, read.orientation))
-    valid = None
+    inside = inside_mask(options, read.window, (height, width))
+    if inside is not None:
+        notes.append(f"{100 * (1 - inside.mean()):.3g} % of the window lie outside of the area")
     if read.valid is not None and not read.valid.all():
-        if not read.valid.any():
-            raise NoDataError(
-                f"{path}: no pixel holds data (all nodata, masked or transparent): give another --image or --bands"
-            )
-        valid = np.ascontiguousarray(_orient(read.valid, read.orientation))
+        notes.append(f"{100 * (1 - read.valid.mean()):.3g} % of the pixels hold no data")
+    valid = all_of((read.valid, inside))
+    valid = None if valid is None or valid.all() else np.ascontiguousarray(_orient(valid, read.orientation))
+    if valid is not None:
+        if not valid.any():
+            where = "" if inside is None else " in the area (--aoi)"
+            why = "all nodata, masked or transparent"
+            raise NoDataError(f"{path}: no pixel{where} holds data ({why}): give another --image or --bands")
         pixels = pixels if pixels.flags.writeable else pixels.copy()
         pixels[~valid] = VisionConfig.pad_colour
-        notes.append(f"{100 * (1 - valid.mean()):.3g} % of the pixels hold no data")
     full_size = size[::-1] if read.orientation in (5, 6, 7, 8) else size
     in_file = Affine.translation(*read.window[:2]) @ unoriented(full_size, read.orientation)
     return SourceImage(

@@ -20,6 +20,7 @@ from bat_jax.io.bands import (
     check_size,
     check_window,
     decimation,
+    inside_mask,
     stretch,
     take_bands,
 )
@@ -172,6 +173,6 @@ def _wide_pixels(grey: np.ndarray, options: ReadOptions, window: Window, choice:
     elif options.nodata != "none":
         masks.append(differs(grey, options.nodata))
     valid = all_of(masks)
-    pixels, spread = stretch(grey, valid)
+    pixels, spread = stretch(grey, all_of((valid, inside_mask(options, window, grey.shape))))
     pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     return Bands(pixels=pixels, valid=valid, window=window, choice=choice, spreads=[spread], remarks=remarks)

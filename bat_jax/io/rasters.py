@@ -26,6 +26,7 @@ from bat_jax.io.bands import (
     check_size,
     check_window,
     decimation,
+    inside_mask,
     stretch,
     take_bands,
 )
@@ -101,7 +102,8 @@ def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Ban
         if is_palette:
             read = _read_palette(raster, rules, window, (height, width))
         else:
-            read = _read_colours(raster, rules, window, (height, width))
+            inside = inside_mask(options, window, (height, width))
+            read = _read_colours(raster, rules, window, (height, width), inside)
     if is_palette and bands is not None:
         read.pixels = take_bands(read.pixels, bands)
     if bands is not None or chosen != tuple(i for i in raster.indexes if i not in roles.alpha):
@@ -141,8 +143,10 @@ def _check_real(path: Path, raster: Any, chosen: tuple[int, ...]) -> None:
         raise ImageError(f"{path}: bands {chosen} are {sorted(map(str, dtypes))}, want real numbers: change --bands")
 
 
-def _read_colours(raster: Any, rules: BandRules, window: Window, shape: tuple[int, int]) -> Bands:
-    """Read bands to bytes, stretched if they are wider."""
+def _read_colours(
+    raster: Any, rules: BandRules, window: Window, shape: tuple[int, int], inside: np.ndarray | None
+) -> Bands:
+    """Read bands to bytes, stretched if they are wider, by what is `inside`."""
     remarks: list[str] = []
     is_bytes = all(raster.dtypes[band - 1] == "uint8" for band in rules.bands)
     pixels = np.empty((*shape, len(rules.bands)), np.uint8)
@@ -161,7 +165,7 @@ def _read_colours(raster: Any, rules: BandRules, window: Window, shape: tuple[in
             pixels = (pixels.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
     else:
         for c, (band, mask) in enumerate(zip(read.data, read.masks, strict=True)):
-            pixels[:, :, c], spread = stretch(band, mask)
+            pixels[:, :, c], spread = stretch(band, all_of((mask, inside)))
             spreads.append(spread)
     if rules.bands == (1,) and raster.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
         pixels = 255 - pixels

@@ -11,8 +11,8 @@ from PIL import Image
 from rasterio.warp import transform as project
 
 from bat_jax.config import VisionConfig
-from bat_jax.io.areas import box_area, cells, outside_as_nodata, read_area
-from bat_jax.io.bands import ImageError
+from bat_jax.io.areas import box_area, cells, read_area
+from bat_jax.io.bands import ImageError, NoDataError
 from bat_jax.io.images import read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -86,9 +86,8 @@ def test_outside_of_polygons_there_is_no_data(files, tmp_path, name, largest_vie
     on_map = [_lonlat(shapely.Polygon([affine @ corner for corner in ring])) for ring in corners]
     window, shape = read_area(_geojson(tmp_path / "a.geojson", *on_map)).in_file(files / f"{name}.tif")
     assert window == (10, 8, 74, 47)
-    source = outside_as_nodata(
-        full := read_image(files / f"{name}.tif", window=window, largest_view=largest_view), shape
-    )
+    options = {"window": window, "largest_view": largest_view}
+    full, source = (read_image(files / f"{name}.tif", inside=inside, **options) for inside in (None, shape))
     height, width = source.pixels.shape[:2]
     assert (height, width) == ((47, 74) if largest_view is None else (16, 25))
     rings = [shapely.Polygon(ring) for ring in corners]
@@ -182,8 +181,8 @@ def test_an_area_that_a_file_has_not_is_named(files, name, message):
 def test_an_area_without_a_pixels_middle_is_an_error(files):
     area = box_area([403_101, 3_285_601, 403_102, 3_285_602], "EPSG:32617")
     window, shape = area.in_file(files / "north_up.tif")
-    with pytest.raises(ImageError, match="--aoi: no pixel with data"):
-        outside_as_nodata(read_image(files / "north_up.tif", window=window), shape)
+    with pytest.raises(NoDataError, match=r"north_up.tif: no pixel in the area \(--aoi\) holds data"):
+        read_image(files / "north_up.tif", window=window, inside=shape)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (2, 3), (7, 5)])
@@ -207,3 +206,25 @@ def test_cells_cover_a_window_evenly_and_share_what_they_should(rows, cols, over
 def test_cells_too_small_for_a_picture_are_refused(rows, cols, overlap):
     with pytest.raises(ValueError, match="do not cut"):
         cells((0, 0, 60, 60), rows, cols, overlap)
+
+
+@pytest.mark.parametrize("name", ["wide.tif", "wide.pgm"])
+@pytest.mark.parametrize("largest_view", [None, 10])
+def test_wide_bands_are_stretched_by_what_lies_inside(tmp_path, name, largest_view):
+    values = np.random.default_rng(0).integers(100, 900, (40, 60), dtype=np.uint16)
+    values[:, 30:] = 60_000  # a cloud beside the field
+    if name == "wide.tif":
+        with rasterio.open(
+            tmp_path / name, "w", driver="GTiff", count=1, dtype="uint16", width=60, height=40
+        ) as raster:
+            raster.write(values, 1)
+    else:
+        (tmp_path / name).write_bytes(b"P5 60 40 65535\n" + values.astype(">u2").tobytes())
+    source = read_image(tmp_path / name, inside=shapely.box(0, 0, 30, 40), largest_view=largest_view)
+    assert "50 % of the window lie outside of the area" in source.note
+    if source.pixels.shape[1] < 60:  # averaged
+        assert source.pixels[:, : source.pixels.shape[1] // 2].std() > 40
+        return
+    low, high = np.percentile(values[:, :30], (2, 98))
+    expected = np.rint(((values[:, :30].astype(float) - low) / (high - low)).clip(0, 1) * 255)
+    np.testing.assert_array_equal(source.pixels[:, :30, 0], expected)
