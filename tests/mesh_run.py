@@ -52,6 +52,7 @@ def main(_: list[str]) -> None:
         report[name] = {
             "decoder_bytes": sum(leaf.addressable_shards[0].data.nbytes for leaf in held),
             "cache_heads": jax.tree.leaves(scene.cache.key)[0].addressable_shards[0].data.shape[-2],
+            "token_rows": [scale.tokens.addressable_shards[0].data.shape[0] for scale in scene.scales],
             "encoded": model.stages.num_calls["image"],
         }
         return scene

@@ -54,6 +54,14 @@ def test_each_device_holds_its_part_of_the_decoder_and_its_heads_of_the_cache(ra
     assert report[mesh]["cache_heads"] == heads
 
 
+@pytest.mark.parametrize(("mesh", "parts"), [("model=4", 4), ("data=2,model=2", 4), ("data=8", 8)])
+def test_devices_share_the_rows_of_a_scales_tokens_where_their_number_divides(ran, mesh, parts):
+    _, report = ran
+    whole = report["one"]["token_rows"]
+    assert report[mesh]["token_rows"] == [rows // parts if rows % parts == 0 else rows for rows in whole]
+    assert sum(report[mesh]["token_rows"]) < sum(whole) / 2
+
+
 def test_a_picture_of_the_scene_cache_is_not_encoded_again_on_a_mesh(ran):
     _, report = ran
     assert report["model=2"]["encoded"] == 1 and report["model=2 read"]["encoded"] == 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from bat_jax.compress.partition import ALONE, grid_regions
 from bat_jax.compress.preserve_merge import Selection, preserve_merge
-from bat_jax.ops.segment import segment_sum
+from bat_jax.ops.segment import segment_sum, segment_sum_of_tokens
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, Bool, Float, Int
 
@@ -83,7 +83,9 @@ def merge_groups(
     share = ones if weight is None else weight.astype(jnp.float32)
     score, size, total = segment_sum(jnp.stack([importance, ones, share], axis=1), group, max_budget).T
     weighted = tokens if weight is None else tokens.astype(jnp.float32) * share[:, None]
-    mean = (segment_sum(weighted, group, max_budget) / jnp.maximum(total, 1e-30)[:, None]).astype(tokens.dtype)
+    mean = (segment_sum_of_tokens(weighted, group, max_budget) / jnp.maximum(total, 1e-30)[:, None]).astype(
+        tokens.dtype
+    )
     slot = jnp.where(group >= 0, group, max_budget)  # an extra row, since a negative index would count from the end
     num_tokens = importance.size
     first = jnp.full((max_budget + 1,), num_tokens, jnp.int32).at[slot].min(jnp.arange(num_tokens, dtype=jnp.int32))

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bat_jax.ops.segment import segment_sum
+from bat_jax.ops.order_by import order_by
+from bat_jax.ops.segment import segment_sum, segment_sum_of_tokens
 from bat_jax.typing import Array, Bool, Float, Int
 
 
@@ -79,15 +80,10 @@ def _serialised_order(
     candidate_mean = jnp.concatenate([token_mean, mean])
     group = jnp.concatenate([token_group, num_tokens + jnp.arange(num_regions)]).astype(jnp.int32)
     is_candidate = jnp.concatenate([is_kept, is_merged])
-    candidate = jnp.arange(num_tokens + num_regions, dtype=jnp.int32)
-    keys = (
-        jnp.where(is_candidate, -candidate_mean, jnp.inf),
-        group,
-        jnp.concatenate([-importance, jnp.full_like(mean, jnp.inf)]),
-    )
-    # Stable: what ties in all three stays in the order of the tokens.
-    _, group, _, candidate = jax.lax.sort((*keys, candidate), num_keys=3)
-    return candidate, group, jnp.sum(is_candidate)
+    # Last in its group is what it merges.
+    score = jnp.concatenate([-importance, jnp.full_like(mean, jnp.inf)])
+    candidate = order_by(jnp.where(is_candidate, -candidate_mean, jnp.inf), group, score)
+    return candidate, group[candidate], jnp.sum(is_candidate)
 
 
 def _cover_every_group(
@@ -145,7 +141,7 @@ def preserve_merge(
         scores = jnp.stack([importance, jnp.ones_like(importance)], axis=1)
         sums = segment_sum(scores, redundant, num_regions)
         size = jnp.maximum(sums[:, 1], 1)
-        merged = segment_sum(tokens, redundant, num_regions) / size[:, None]
+        merged = segment_sum_of_tokens(tokens, redundant, num_regions) / size[:, None]
         is_merged = sums[:, 1] > 0
     with jax.named_scope("serialise"):
         candidate, group, num_candidates = _serialised_order(importance, region_id, mean, is_kept, is_merged)

@@ -7,6 +7,7 @@ No device and no driver is needed, only the compiler: the extra `fit` for GPUs, 
 What JAX computes meanwhile stays on the devices that are here.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -64,13 +65,20 @@ def placed(mesh: Mesh, tree: Any) -> Any:
 
 
 def compile_for(
-    where: str | Mesh, function: Callable[..., Any], *args: Any, static: tuple[Any, ...] = (), **options: Any
+    where: str | Mesh,
+    function: Callable[..., Any],
+    *args: Any,
+    static: tuple[Any, ...] = (),
+    mesh_is_known: bool = True,
+    **options: Any,
 ) -> jax.stages.Compiled:
     """Compile function(*static, *args) for one device by name, or for an `absent_mesh`.
 
     Args:
       args: trees of arrays or ShapeDtypeStructs; those without a sharding of the mesh are whole on every device.
       static: leading arguments that the program is specialised to.
+      mesh_is_known: the program says itself where arrays lie (`ops.on_mesh`), as answering does; training leaves it to
+        its arguments.
       options: of `jax.jit`, for instance donate_argnums (counted with `static`) or out_shardings.
 
     Returns:
@@ -82,7 +90,7 @@ def compile_for(
     """
     mesh = absent_mesh(where) if isinstance(where, str) else where
     jitted = jax.jit(function, static_argnums=tuple(range(len(static))), **options)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh_is_known else contextlib.nullcontext():
         lowered = jitted.lower(*static, *placed(mesh, args))
     # JAX could not read such programs back from its cache of compiled ones, and would warn: none takes long enough.
     shortest = getattr(jax.config, _SHORTEST_CACHED)

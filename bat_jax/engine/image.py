@@ -6,6 +6,7 @@
 As in engine/question.py both take the way to run a stage; `encode_in_one` is one program of both.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_
 from bat_jax.config import BatConfig, CompressorConfig
 from bat_jax.engine.question import RunStage, SceneArrays, run_inside
 from bat_jax.ops.bicubic import ViewTiles
-from bat_jax.ops.on_mesh import ALL, on_mesh
+from bat_jax.ops.on_mesh import ALL, on_mesh, rows_on_mesh
 from bat_jax.ops.valid_first import valid_first
 from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
@@ -109,7 +110,8 @@ def encode_all_tiles(
     # Under jit, so that it is traced once for its shapes and for the loop.
     encode = jax.jit(bat.encode_tiles_with_attention if return_attention else bat.encode_tiles, static_argnums=0)
     tiles, is_padding = (jnp.concatenate(parts) for parts in zip(*views, strict=True))
-    num_tiles = tiles.shape[0]
+    counts = [view.tiles.shape[0] for view in views]
+    num_tiles, firsts = sum(counts), [sum(counts[:view]) for view in range(len(counts))]
     order = valid_first(~is_padding)
     num_seen = jnp.sum(~is_padding)
     num_wanted = num_seen + jnp.any(is_padding)
@@ -120,27 +122,38 @@ def encode_all_tiles(
         some = on_mesh(jnp.asarray(tiles).at[index].get(mode="clip"), ALL)
         return jax.tree.map(on_mesh, encode(cfg, params, some, table))
 
-    def step(number, features):
+    def step(number, state):
+        features, of_padding = state
         index = jax.lax.dynamic_slice_in_dim(order_and_none, number * tile_batch, tile_batch)
+        place = num_seen - number * tile_batch  # where the tile of padding stands in this batch, if it does
+        is_here = (place >= 0) & (place < tile_batch)
 
-        def write(all_tiles, new):
-            return all_tiles.at[index].set(new, mode="drop", unique_indices=True)
+        def write(of_view, new, first):
+            local = index - first
+            # A negative index would count from the end.
+            local = jnp.where(local < 0, local + 2 * (num_tiles + tile_batch), local)
+            return rows_on_mesh(of_view.at[local].set(new, mode="drop", unique_indices=True))
 
-        return jax.tree.map(write, features, batch(index))
+        new = batch(index)
+        pairs = zip(features, firsts, strict=True)
+        written = [jax.tree.map(functools.partial(write, first=first), of_view, new) for of_view, first in pairs]
+        kept = jax.tree.map(lambda old, new: jnp.where(is_here, new.at[place].get(mode="clip"), old), of_padding, new)
+        return written, kept
 
     shapes = jax.eval_shape(batch, order_and_none[:tile_batch])
-    features = jax.tree.map(lambda leaf: jnp.zeros((num_tiles, *leaf.shape[1:]), leaf.dtype), shapes)
-    features = jax.lax.fori_loop(0, -(-num_wanted // tile_batch), step, features)
-    padding = order[jnp.minimum(num_seen, num_tiles - 1)]
 
-    def of_views(leaf):
-        mask = is_padding.reshape(-1, *[1] * (leaf.ndim - 1))
-        leaf = jnp.where(mask, leaf[padding], leaf)
-        ends = [sum(view.tiles.shape[0] for view in views[:count]) for count in range(1, len(views))]
-        return [part.reshape(-1, *part.shape[2:]) for part in jnp.split(leaf, ends)]
+    def zeros(*lead):
+        return jax.tree.map(lambda leaf: jnp.zeros((*lead, *leaf.shape[1:]), leaf.dtype), shapes)
 
-    parts = [of_views(leaf) for leaf in jax.tree.leaves(features)]
-    return tuple(jax.tree.unflatten(jax.tree.structure(features), leaves) for leaves in zip(*parts, strict=True))
+    start = [jax.tree.map(rows_on_mesh, zeros(count)) for count in counts], zeros()
+    features, of_padding = jax.lax.fori_loop(0, -(-num_wanted // tile_batch), step, start)
+
+    def finish(leaf, padding, view):
+        mask = view.is_padding.reshape(-1, *[1] * (leaf.ndim - 1))
+        return rows_on_mesh(jnp.where(mask, padding, leaf).reshape(-1, *leaf.shape[2:]))
+
+    pairs = zip(features, views, strict=True)
+    return tuple(jax.tree.map(functools.partial(finish, view=view), of_view, of_padding) for of_view, view in pairs)
 
 
 def make_scene(

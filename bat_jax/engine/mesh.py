@@ -4,7 +4,9 @@
 so that a decoder layer has two sums over the devices; the head is cut by tokens and the embedding by its width. Of more
 devices than key-value heads several hold the same heads, and all else is cut over all of them. The tiles of a picture
 are shared out over all devices, `data` and `model`, each of which holds the tower and the projector whole: 0.7 GB of
-UHR-BAT-7B, and nothing is sent within a tile. What else is computed (regions, selection) all devices compute.
+UHR-BAT-7B, and nothing is sent within a tile. So are the rows of every scale's tokens, where their number divides:
+K-means and merging add up what each device finds in its rows (`ops.on_mesh.over_rows`), and the kept rows are gathered.
+What is small (importance, region ids, the order of candidates) all devices compute.
 """
 
 import math

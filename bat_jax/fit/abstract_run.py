@@ -69,7 +69,7 @@ class Programs:
     def find(
         self, name: str, mesh: Mesh, function: Callable[..., Any], static: tuple[Hashable, ...], args: Any, options: Any
     ) -> tuple[ProgramMemory, Any]:
-        """Return (memory, results' shapes) of function(*static, *args); `options` of jax.jit belong to the function."""
+        """Return (memory, results' shapes) of function(*static, *args); `options`: of `compile_for`."""
         leaves, structure = jax.tree.flatten(args)
         shapes = tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
         key = (function, static, structure, shapes, mesh)
@@ -144,7 +144,7 @@ class AbstractRun:
 
         Args:
           args: results of other stages, what `hold` gave, or anything else with shape and dtype: from the host.
-          options: of jax.jit, always the same for one function.
+          options: of `compile_for`, always the same for one function.
         """
         given = [leaf for leaf in jax.tree.leaves(args) if id(leaf) not in self._held]
         memory, results = self._programs.find(name, self.mesh, function, static, args, options)

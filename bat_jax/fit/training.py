@@ -54,6 +54,7 @@ def train(run: AbstractRun, cfg: BatConfig, recipe: TrainConfig, text: Text) -> 
         batch,
         donate_argnums=0,
         out_shardings=(layout.state, layout.whole),
+        mesh_is_known=False,
     )
     return sum(map(bytes_of, jax.tree.leaves((state.params, fixed["frozen"]))))
 

@@ -5,13 +5,14 @@ written out once, and with `kmeans_of_scaled` on an accelerator, where they neve
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bat_jax.ops.float32_product import float32_product
 from bat_jax.ops.nearest import best_match, first_best
+from bat_jax.ops.on_mesh import on_mesh, over_rows
 from bat_jax.ops.segment import row_blocks, segment_sum
 from bat_jax.typing import Array, Bool, Float, Int, Key
 
@@ -74,11 +75,12 @@ def kmeans(
     max_clusters = init_index.shape[0]
     ones = jnp.ones((rows.shape[0], 1), jnp.float32)
 
-    def assign(centres, is_centre):
+    def assign(part, centres, is_centre):
+        rows, ones, valid = part
         label = jnp.where(valid, nearest_centre(rows, centres, is_centre), -1)
-        return label, segment_sum(ones, label, max_clusters), segment_sum(rows, label, max_clusters)
+        return label, (segment_sum(ones, label, max_clusters), segment_sum(rows, label, max_clusters))
 
-    return _lloyd(assign, rows[init_index], valid, num_clusters, max_steps)
+    return _lloyd(assign, (rows, ones, valid), rows[init_index], valid, num_clusters, max_steps)
 
 
 def kmeans_of_scaled(
@@ -98,18 +100,16 @@ def kmeans_of_scaled(
     Args:
       first_centres: C2 = C + 2 columns. Others: see `kmeans`.
     """
-    num_rows, width = rows.features.shape
-    max_clusters = first_centres.shape[0]
-    block, padding = row_blocks(num_rows)
+    width, max_clusters = rows.features.shape[1], first_centres.shape[0]
 
-    def in_blocks(part):
-        padded = jnp.pad(part, ((0, padding),) + ((0, 0),) * (part.ndim - 1))
-        return padded.reshape(-1, block, *part.shape[1:])
-
-    blocks = jax.tree.map(in_blocks, (rows, valid))
-
-    def assign(centres, is_centre):
+    def assign(rows, centres, is_centre):
+        num_rows = rows[1].shape[0]
+        block, padding = row_blocks(num_rows)
         bias = -0.5 * jnp.sum(centres**2, axis=-1)
+
+        def in_blocks(part):
+            padded = jnp.pad(part, ((0, padding),) + ((0, 0),) * (part.ndim - 1))
+            return padded.reshape(-1, block, *part.shape[1:])
 
         def add(sums, part):
             factors, is_valid = part
@@ -127,10 +127,10 @@ def kmeans_of_scaled(
             return jax.tree.map(jnp.add, sums, moved), label
 
         nothing = (jnp.zeros(max_clusters), jnp.zeros((max_clusters, width)), jnp.zeros((max_clusters, 2)))
-        (size, features, coordinates), label = jax.lax.scan(add, nothing, blocks)
-        return label.reshape(-1)[:num_rows], size[:, None], jnp.concatenate([features, coordinates], axis=1)
+        (size, features, coordinates), label = jax.lax.scan(add, nothing, jax.tree.map(in_blocks, rows))
+        return label.reshape(-1)[:num_rows], (size[:, None], jnp.concatenate([features, coordinates], axis=1))
 
-    return _lloyd(assign, first_centres, valid, num_clusters, max_steps)
+    return _lloyd(assign, (rows, valid), first_centres, valid, num_clusters, max_steps)
 
 
 def _as_column(mask, like):
@@ -138,19 +138,23 @@ def _as_column(mask, like):
 
 
 def _lloyd(
-    assign: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+    assign: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, tuple[jax.Array, jax.Array]]],
+    rows: Any,
     first_centres: Float[Array, "R C"],
     valid: Bool[Array, "M"],
     num_clusters: Int[Array, ""] | int,
     max_steps: Int[Array, ""] | int,
 ) -> KMeansResult:
-    """Run steps until no centre moves; `assign(centres, is_centre)` gives labels, and each cluster's size and sum."""
+    """Run steps until no centre moves; `assign(rows, centres, is_centre)` gives labels, and clusters' sizes and sums.
+
+    On a mesh each device assigns the rows that it holds.
+    """
     count = jnp.minimum(jnp.asarray(num_clusters), jnp.sum(valid))
     is_centre = jnp.arange(first_centres.shape[0]) < count
 
     def step(state):
         centres, _, num_steps, _ = state
-        label, size, total = assign(centres, is_centre)
+        label, (size, total) = over_rows(assign, rows, centres, is_centre)
         moved = jnp.where(size > 0, total / jnp.maximum(size, 1), centres)
         is_still = jnp.all(jnp.abs(moved - centres) <= STOP_ATOL + STOP_RTOL * jnp.abs(centres))
         return moved, label, num_steps + 1, is_still
@@ -161,4 +165,4 @@ def _lloyd(
 
     start = (first_centres, jnp.full(valid.shape, -1, jnp.int32), jnp.int32(0), jnp.bool_(False))
     _, label, num_steps, _ = jax.lax.while_loop(goes_on, step, start)
-    return KMeansResult(label, num_steps)
+    return KMeansResult(on_mesh(label), num_steps)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bat_jax.ops.float32_product import float32_product
+from bat_jax.ops.on_mesh import over_rows
 from bat_jax.typing import Array, Float, Int
 
 LARGEST_BLOCK, SMALLEST_BLOCK = 4096, 512
@@ -36,6 +37,18 @@ def segment_sum(values: Float[Array, "M C"], segment_id: Int[Array, "M"], num_se
         cpu=lambda v, i: _scatter_sum(v, i, num_segments),
         default=lambda v, i: _one_hot_sum(v, i, num_segments),
     )
+
+
+def segment_sum_of_tokens(
+    values: Float[Array, "M C"], segment_id: Int[Array, "M"], num_segments: int
+) -> Float[Array, "R C"]:
+    """Return `segment_sum` of rows that may be shared out over a mesh of devices (`ops.on_mesh.rows_on_mesh`)."""
+
+    def of_part(rows):
+        part, part_id = rows
+        return (), segment_sum(part, part_id, num_segments)
+
+    return over_rows(of_part, (values, segment_id))[1]
 
 
 def _scatter_sum(values, segment_id, num_segments):

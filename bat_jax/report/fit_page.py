@@ -95,9 +95,10 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "eight take the 7B's four key-value heads in pairs. A decoder layer then has two all-reduces, behind `o_proj` "
         "and behind `down_proj`, in the prompt and in the token loop, and no other (read from the compiled programs by "
         "`tests/engine/test_compiled_for_gpus.py`); beside them the row that is looked up and the logits are gathered. "
-        "All devices share a picture's tiles, and each holds the tower, the views, all tokens of a scene, K-means and "
-        "the selection whole: what a picture takes does not shrink with their number. Training "
-        "cuts the decoder by the same rules, and batch and optimiser over `data`, as its recipe says.",
+        "All devices share a picture's tiles and the rows of a scene's tokens, in K-means and in merging, too: what a "
+        "picture takes shrinks with their number, but for the picture itself, its views and one batch of tiles, which "
+        "each holds whole, as it does the tower. A scale whose tokens the devices do not divide is whole on each. "
+        "Training cuts the decoder by the same rules, and batch and optimiser over `data`, as its recipe says.",
     ]
 
 

@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bat_jax import model as bat
 from bat_jax.config import BatConfig
@@ -18,6 +19,9 @@ from bat_jax.nn.decoder import layers_apart
 from bat_jax.nn.int8 import int8_product
 from bat_jax.ops.attention import weighted_attention_row
 from bat_jax.ops.fused_attention import fused_attention
+from bat_jax.ops.kmeans import ScaledRows, kmeans_of_scaled
+from bat_jax.ops.on_mesh import rows_on_mesh
+from bat_jax.ops.segment import segment_sum_of_tokens
 from tests.absent_compiler import needs_gpu_compiler
 
 pytestmark = needs_gpu_compiler
@@ -113,6 +117,26 @@ def test_a_layer_on_a_mesh_sums_over_devices_twice_and_sends_nothing_else(model,
     held = token_loop.memory_analysis().argument_size_in_bytes
     cache_bytes = 2 * 2 * 3136 * 4 * 128 * 2
     assert held == pytest.approx((weight_bytes + cache_bytes) / model, rel=0.005)
+
+
+def test_tokens_of_a_scene_are_whole_on_no_device_of_a_mesh():
+    """20,736 tokens are clustered and merged and some are gathered; the assigned blocks' features are float32."""
+    mesh = absent_mesh("h100", {"data": 4, "heads": 1, "copies": 1})
+
+    def of_scene(tokens, first_centres, index, weight):
+        tokens = rows_on_mesh(tokens)
+        rows = ScaledRows(tokens, weight, jnp.stack([weight, weight], axis=1))
+        label = kmeans_of_scaled(rows, weight > 0, first_centres, 600, 10).label
+        return label, segment_sum_of_tokens(tokens, label, 600), tokens[index]
+
+    tokens = shape(20_736, 1024).update(sharding=NamedSharding(mesh, PartitionSpec(("data", "heads", "copies"))))
+    others = shape(600, 1026, dtype=jnp.float32), shape(300, dtype=jnp.int32), shape(20_736, dtype=jnp.float32)
+    program = compile_for(mesh, of_scene, tokens, *others)
+    sent = collectives(program)
+    assert {kind for kind, _, _ in sent} <= {"all-reduce", "all-gather"} and len(sent) >= 3
+    assert max(num_bytes for _, num_bytes, _ in sent) <= 4 * 600 * 1027
+    assert max(buffers_in_loops(program.as_text()))[0] < 2 * 20_736 * 1024
+    assert program.memory_analysis().argument_size_in_bytes < 2 * 20_736 * 1024 / 3
 
 
 def test_two_passes_over_int8_matrices_hold_no_copies_of_them_from_one_to_the_other():
