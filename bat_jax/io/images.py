@@ -320,7 +320,8 @@ def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> 
             why = "all nodata, masked or transparent"
             raise NoDataError(f"{path}: no pixel{where} holds data ({why}): give another --image or --bands")
         pixels = pixels if pixels.flags.writeable else pixels.copy()
-        pixels[~valid] = VisionConfig.pad_colour
+        # A mask as an index would be made a list of many pixels' places.
+        np.copyto(pixels, np.array(VisionConfig.pad_colour, np.uint8), where=~valid[:, :, None])
     full_size = size[::-1] if read.orientation in (5, 6, 7, 8) else size
     in_file = Affine.translation(*read.window[:2]) @ unoriented(full_size, read.orientation)
     return SourceImage(

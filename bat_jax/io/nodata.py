@@ -3,6 +3,7 @@
 Letters: H, W height and width in pixels, C bands.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -73,16 +74,17 @@ def reaching_the_border(mask: np.ndarray) -> np.ndarray:
     outer = np.zeros(count + 1, bool)
     outer[border_of(labels[None])[0]] = True
     outer[0] = False
-    return outer[labels]
+    # Row by row: an index of many pixels would be copied to 64 bits.
+    return np.stack([outer[row] for row in labels])
 
 
 def all_of(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """Return where all masks hold, None standing for everywhere."""
     found = [mask for mask in masks if mask is not None]
-    return np.logical_and.reduce(found) if found else None
+    return functools.reduce(np.logical_and, found) if found else None
 
 
 def any_of(masks: Sequence[np.ndarray | None]) -> np.ndarray | None:
     """Return where any of the masks holds, None standing for everywhere."""
     found = [mask for mask in masks if mask is not None]
-    return np.logical_or.reduce(found) if len(found) == len(masks) else None
+    return functools.reduce(np.logical_or, found) if len(found) == len(masks) else None

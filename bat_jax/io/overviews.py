@@ -1,11 +1,12 @@
 """Choose the overview that a large raster is averaged from, if it shows what the raster shows."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from bat_jax.io.bands import Window
-from bat_jax.io.raster_bands import BandRules, CellSums, cell_sums
+from bat_jax.io.raster_bands import BandRules, cell_sums
 
 # Of so many blocks those that take most room in the file are compared: of a sparse raster those that hold something.
 _BLOCKS_LOOKED_UP, _BLOCKS_COMPARED = 4096, 24
@@ -26,9 +27,10 @@ def shows_the_same(raster: Any, overview: Any, rules: BandRules, window: Window)
     """
     size = (raster.width, raster.height)
     pairs = []
+    rules = dataclasses.replace(rules, fills=())
     for part in _samples(raster, rules.bands[0], window, raster.width / overview.width):
         pairs.append(tuple(cell_sums(source, rules, part, (_CELLS, _CELLS), size) for source in (raster, overview)))
-    shares = np.array([[_shares(sums) for sums in pair] for pair in pairs])
+    shares = np.array([[sums.shares.astype(np.float64) for sums in pair] for pair in pairs])
     means = np.array([[sums.means.astype(np.float64) for sums in pair] for pair in pairs])
     if np.mean(np.abs(shares[:, 0] - shares[:, 1])) > 0.05:
         return False
@@ -40,11 +42,6 @@ def shows_the_same(raster: Any, overview: Any, rules: BandRules, window: Window)
     rounding = 1.0 if np.dtype(raster.dtypes[rules.bands[0] - 1]).kind in "ui" else 0.0
     allowed = 0.25 * np.var(theirs) + 0.01 * np.mean(theirs**2) + rounding
     return bool(np.mean((theirs - ours) ** 2) <= allowed)
-
-
-def _shares(sums: CellSums) -> np.ndarray:
-    """Return how much of each cell holds data, next to the cell that holds most."""
-    return sums.areas / max(float(sums.areas.max()), 1e-30)
 
 
 def _samples(raster: Any, band: int, window: Window, factor: float) -> list[Window]:

@@ -17,7 +17,7 @@ from bat_jax.io.bands import Size, Window
 from bat_jax.io.nodata import NoDataValue, Number, all_of, differs, fill_values, holds, is_fill, reaching_the_border
 
 # Numbers of a raster that are held while it is averaged.
-_TILE_NUMBERS = 1 << 24
+_TILE_NUMBERS = 1 << 23
 # Columns of the border are read whole up to this height, and in tiled files.
 _WHOLE_COLUMNS = 1 << 13
 _COLUMN_SAMPLES = 256
@@ -177,13 +177,17 @@ class _Cells:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellSums:
-    """A window's cells: `means` (C, H, W) of what is data and no fill, in the file's type, and the areas, in pixels.
+    """A window's cells.
 
-    `areas` (C, H, W) of what the means are of, or only whether there is any; `fills` (values, H, W) of the fill.
+    Attributes:
+      means: (C, H, W) of what is data and no fill, in the file's type.
+      shares: (C, H, W) float16, how much of a cell the means are of, or bool, whether there is any; (1, H, W) where
+        it is the same for all bands.
+      fills: (values, H, W) float16, how much of a cell is fill.
     """
 
     means: np.ndarray
-    areas: np.ndarray
+    shares: np.ndarray
     fills: np.ndarray
 
 
@@ -195,13 +199,13 @@ def cell_sums(
     size: Size,
     *,
     out: np.ndarray | None = None,
-    with_areas: bool = True,
+    with_shares: bool = True,
 ) -> CellSums:
     """Average a window to `shape` (H, W), each cell over its area with data, reading a part at a time.
 
     Args:
       raster: the file, or an overview of it. window: in pixels of the file, which has `size`.
-      out: (C, H, W) where the means go to. with_areas: else whether there is any.
+      out: (C, H, W) where the means go to. with_shares: else whether there is any.
     """
     col, row, width, height = window
     rows = _Cells.of(row, height, shape[0], raster.height, size[1])
@@ -209,8 +213,10 @@ def cell_sums(
     num_bands = len(rules.bands)
     dtype = np.result_type(*(raster.dtypes[band - 1] for band in rules.bands))
     means = np.zeros((num_bands, *shape), dtype) if out is None else out
-    areas = np.zeros((num_bands, *shape), np.float32 if with_areas else bool)
-    fills = np.zeros((len(rules.fills), *shape), np.float32)
+    # Beside fill, nothing but NaN makes bands differ.
+    is_shared = bool(rules.fills) and means.dtype.kind != "f"
+    shares = np.zeros((1 if is_shared else num_bands, *shape), np.float16 if with_shares else bool)
+    fills = np.zeros((len(rules.fills), *shape), np.float16)
     across = max(1, int(cols.stop[-1] - cols.first[0]))
     for r in rows.groups(_TILE_NUMBERS // (across * num_bands)):
         top, bottom = int(rows.first[r][0]), int(rows.stop[r][-1])
@@ -220,15 +226,16 @@ def cell_sums(
             whole = np.outer(in_rows.sum(axis=1), in_cols.sum(axis=1)).astype(np.float32)
             found = [is_fill(data, value) for value in rules.fills]
             for i, fill in enumerate(found):
-                fills[i, r, c] = _pooled(in_rows, in_cols, fill)
+                fills[i, r, c] = _pooled(in_rows, in_cols, fill) / whole
             for b, (band, mask) in enumerate(zip(data, masks, strict=True)):
                 mask = all_of((mask, *(~fill for fill in found)))
                 area = whole if mask is None else _pooled(in_rows, in_cols, mask)
                 mean = _pooled(in_rows, in_cols, band if mask is None else np.where(mask, band, 0))
                 mean /= np.maximum(area, 1e-30)
                 means[b, r, c] = np.rint(mean) if band.dtype.kind in "ui" else mean
-                areas[b, r, c] = area if with_areas else area > 0
-    return CellSums(means=means, areas=areas, fills=fills)
+                if b < len(shares):
+                    shares[b, r, c] = area / whole if with_shares else area > 0
+    return CellSums(means=means, shares=shares, fills=fills)
 
 
 def read_averaged(
@@ -240,10 +247,11 @@ def read_averaged(
     out: np.ndarray | None = None,
 ) -> BandData:
     """Average a window of a file, or of an overview of it, to `shape` (H, W); see `cell_sums`."""
-    sums = cell_sums(raster, rules, window, shape, size, out=out, with_areas=bool(rules.fills))
-    valid = sums.areas > 0 if rules.fills else sums.areas
+    sums = cell_sums(raster, rules, window, shape, size, out=out, with_shares=bool(rules.fills))
+    valid = sums.shares > 0
     found = _give_back_fill(sums, valid, rules.fills, is_overview=(raster.width, raster.height) != size)
-    return BandData(data=sums.means, masks=tuple(None if mask.all() else mask for mask in valid), fills=found)
+    masks = [None if mask.all() else mask for mask in valid]
+    return BandData(data=sums.means, masks=tuple(masks * (len(rules.bands) // len(masks))), fills=found)
 
 
 def _pooled(rows: Any, cols: Any, numbers: np.ndarray) -> np.ndarray:
@@ -258,29 +266,29 @@ def _give_back_fill(
     """Count fill that does not reach the border as data; return the values that do.
 
     Args:
-      sums: the means are written to. valid: (C, H, W) whether a cell has data; written to.
+      sums: written to. valid: as `sums.shares`, whether a cell has data; written to.
     """
     if not values:
         return ()
     from scipy import ndimage
 
     found = []
-    others = sums.areas.max(axis=0)
-    for value, area in zip(values, sums.fills, strict=True):
+    for value, share in zip(values, sums.fills, strict=True):
         # A cell at the border counts with any fill, one further in with half of it and its neighbours with any.
-        outer = (area > 0) & (area >= others)
+        outer = (share > 0) & np.all(share >= sums.shares, axis=0)
         for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-            outer[edge] = area[edge] > 0
+            outer[edge] = share[edge] > 0
         outer = reaching_the_border(outer)
         if outer.any():
             found.append(value)
-        near = ndimage.binary_dilation(outer, np.ones((3, 3)))
         if is_overview:
             # Whoever averaged an overview averaged fill and data at their border.
-            valid[:, ndimage.binary_dilation(outer & (others == 0), np.ones((3, 3)))] = False
-        inner = (area > 0) & ~near
-        share = area[inner] / (area[inner] + sums.areas[:, inner].astype(np.float64))
-        mean = sums.means[:, inner] * (1.0 - share) + float(value) * share
+            valid &= ~ndimage.binary_dilation(outer & ~valid.any(axis=0), np.ones((3, 3)))
+        inner = (share > 0) & ~ndimage.binary_dilation(outer, np.ones((3, 3)))
+        of_fill, of_others = share[inner].astype(np.float64), sums.shares[:, inner].astype(np.float64)
+        part = of_fill / (of_fill + of_others)
+        mean = sums.means[:, inner] * (1 - part) + float(value) * part
         sums.means[:, inner] = np.rint(mean) if sums.means.dtype.kind in "ui" else mean
-        valid[:, inner] = True
+        sums.shares[:, inner] += share[inner]
+        valid |= inner
     return tuple(found)

@@ -98,6 +98,8 @@ def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Ban
         # Alpha that was chosen as a band is a colour.
         alpha = [i for i in roles.alpha if is_palette or i not in chosen]
         _check_real(path, raster, (1,) if is_palette else chosen)
+        if factor > 1:
+            _bound_cache()
         rules = rules_of(raster, (1,) if is_palette else chosen, tuple(alpha), options.nodata)
         if is_palette:
             read = _read_palette(raster, rules, window, (height, width))
@@ -155,7 +157,6 @@ def _read_colours(
     if shape == (window[3], window[2]):
         read = read_full(raster, rules, window, out)
     else:
-        _bound_cache()
         with _best_version(raster, rules, window, shape, remarks) as version:
             read = read_averaged(version, rules, window, shape, (raster.width, raster.height), out)
     spreads = []
