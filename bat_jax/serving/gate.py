@@ -40,6 +40,7 @@ class Gate:
         self.is_stopping = False
         self._num_open = 0
         self._when_empty: Callable[[], None] | None = None
+        metrics.open_requests.set_function(lambda: self._num_open)
 
     def stop(self, when_empty: Callable[[], None]) -> None:
         """Refuse new requests, and call back when the last one that was let in has its answer."""

@@ -35,6 +35,9 @@ class ServerMetrics:
         self.scenes_encoded = Counter(
             "bat_jax_scenes_encoded", "Scenes that were made or read from the disk.", registry=self.registry
         )
+        self.open_requests = Gauge(
+            "bat_jax_open_requests", "Requests that are being answered, this one too.", registry=self.registry
+        )
         self.waiting = Gauge("bat_jax_waiting", "Jobs that wait for the device.", registry=self.registry)
         self.scenes = Gauge("bat_jax_scenes", "Encoded scenes that are kept.", registry=self.registry)
         self.scene_bytes = Gauge("bat_jax_scene_bytes", "Bytes of these.", registry=self.registry)
