@@ -1,6 +1,9 @@
 """Check the paper's published numbers against each other and print what agrees, as Markdown.
 
-python -m experiments.audit_paper [--output=docs/paper_audit.md]
+    python -m experiments.audit_paper
+    python -m experiments.audit_paper --output=docs/paper_audit.md
+
+docs/paper_audit.md is what it wrote last.
 """
 
 import pathlib

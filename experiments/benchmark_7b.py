@@ -1,6 +1,7 @@
 """Measure UHR-BAT-7B's real shapes with random weights on this device: seconds, TFLOP/s and peak memory, beside floors.
 
     python -m experiments.benchmark_7b --output=benchmark_7b.json --write_docs=docs/gpu.md
+    python -m experiments.benchmark_7b --config=mini --image_px=1344 --max_seconds=60
 
 No checkpoint is needed: weights are made on the device in the config's dtype (16 GB in bfloat16), and a made-up picture
 goes through the same `BatModel` that users load. The machine's own rates come first; a floor is the time that a stage's

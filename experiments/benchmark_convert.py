@@ -1,6 +1,7 @@
 """Measure the conversion of a full-size UHR-BAT-7B checkpoint: peak anonymous memory and time.
 
     python -m experiments.benchmark_convert --scratch=benchmark_convert
+    python -m experiments.benchmark_convert --scratch=/data/benchmark_convert --limit_gb=6
 
 Writes a checkpoint of the real sizes (16 GB in bfloat16, sharded, random values) under --scratch, converts it, loads
 the result and converts it back, each in a process of its own whose RssAnon is sampled, prints the figures and removes

@@ -1,6 +1,7 @@
 """Time reading an image and cutting its views, against Pillow's own resize calls.
 
-  python -m experiments.benchmark_views --size=8192 --repeats=3
+    python -m experiments.benchmark_views
+    python -m experiments.benchmark_views --size=1024 --repeats=1
 
 Baseline: the four `Image.resize` calls that the release's pre-processing needs, on an image that Pillow holds already.
 Ours: the same image as an array, to the tiles of every scale; and the same from a file, with decoding timed alone.
@@ -17,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 import rasterio
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
 from bat_jax.config import VisionConfig
 from bat_jax.io import images, views
+from . import cli
 
 _SIZE = flags.DEFINE_integer("size", 8192, "Side of the square test image, in pixels.", lower_bound=2)
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Runs of each step; the fastest counts.", lower_bound=1)
@@ -84,4 +86,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

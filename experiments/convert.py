@@ -1,8 +1,10 @@
 """Convert a Hugging Face checkpoint (LongVA-7B or UHR-BAT) for bat_jax, or a bat_jax folder back.
 
-    python -m experiments.convert --source=DIR_OR_HUB_ID --output=DIR [--vision_tower=DIR_OR_HUB_ID] [--dtype=bfloat16]
-    python -m experiments.convert --source=BAT_JAX_DIR --output=DIR --to_hf
+    python -m experiments.convert --source=RL-MIND/UHR-BAT --output=checkpoints/uhr_bat_7b
+    python -m experiments.convert --source=DIR --vision_tower=openai/clip-vit-large-patch14-336 --output=DIR
+    python -m experiments.convert --source=checkpoints/uhr_bat_7b --output=DIR --to_hf
 
+A source is a folder, or ORG/NAME on the Hugging Face hub; --vision_tower is for one that holds no tower.
 Sizes come from config.json. The command ends with a check: every tensor is read back and compared with the source.
 """
 

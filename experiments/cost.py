@@ -1,6 +1,9 @@
 """Print what UHR-BAT-7B costs, computed from its config, beside the paper's Table 4 and its memory claims, as Markdown.
 
-python -m experiments.cost [--prefix_tokens=14 --question_tokens=64 --answer_tokens=8] [--output=docs/cost.md]
+    python -m experiments.cost
+    python -m experiments.cost --question_tokens=64 --answer_tokens=8 --output=docs/cost.md
+
+docs/cost.md is what it wrote last.
 """
 
 import pathlib

@@ -1,7 +1,9 @@
 """Write scenes of the UHR-Mini world as pictures, questions in the benchmarks' formats and label maps.
 
-python -m experiments.export_uhr_mini --output_dir=DIR [--split=development --num_scenes=10 | --scene_seeds=FROM:TO]
-    [--side=1344] [--formats=llava,xlrs,label_maps] [--label_format=png] [--prompt_style=release]
+    python -m experiments.export_uhr_mini --output_dir=DIR --num_scenes=2
+    python -m experiments.export_uhr_mini --output_dir=DIR --scene_seeds=3000000:3000001 --side=448 --formats=llava
+
+Scenes are the first of --split, or those of --scene_seeds=FROM:TO without TO.
 """
 
 import pathlib

@@ -1,6 +1,7 @@
 """Fine-tune a converted checkpoint on LLaVA conversations; writes a checkpoint that answer loads.
 
-    python -m experiments.finetune --checkpoint=DIR --data=sft.json --image_dir=IMAGES --output_dir=DIR [--set=...]
+    python -m experiments.finetune --checkpoint=DIR --data=sft.json --image_dir=IMAGES --output_dir=DIR
+    python -m experiments.finetune --checkpoint=DIR --data=sft.json --output_dir=DIR --train=max_steps=500
 
 The recipe starts from a preset; --recipe=FILE reads one from JSON, --train name=value changes single fields. Progress
 and the state for --resume are kept under OUTPUT_DIR/train, settings and starts in OUTPUT_DIR/run.json. On several

@@ -1,11 +1,12 @@
 """Write SAM masks of pictures as label maps for --partition=sam.
 
     python -m experiments.make_masks --sam=facebook/sam-vit-huge --image=harbour.tif --output_dir=masks
-    python -m experiments.answer --checkpoint=DIR --image=harbour.tif --partition=sam --label_map=masks/harbour.npz ...
+    python -m experiments.make_masks --sam=DIR --image_dir=PICTURES --output_dir=masks --device=cuda
 
 One NAME.npz a picture: `label_map` at the picture's full size, and box, area, predicted IoU and stability of every
-label. A picture whose file is there already is left out, so an interrupted run goes on. experiments.evaluate reads such
-a folder with --label_maps=DIR. Needs torch: pip install 'bat_jax[sam]'.
+label. A picture whose file is there already is left out, so an interrupted run goes on. experiments.answer reads one
+with --partition=sam --label_map=masks/harbour.npz, experiments.evaluate such a folder with --label_maps=DIR. Needs
+torch: pip install 'bat_jax[sam]'.
 """
 
 import dataclasses

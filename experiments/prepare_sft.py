@@ -1,6 +1,7 @@
 """Turn the released SFT set's metadata.parquet into LLaVA conversation JSON.
 
     python -m experiments.prepare_sft --metadata=train/metadata.parquet --output=sft.json
+    python -m experiments.prepare_sft --metadata=train/metadata.parquet --output=sft.json --keep_images_prefix
 
 Columns read: `image_paths` (a list or JSON text; else `file_name`, and `second_image_path`), `conversations` (a list or
 JSON text; else `prompt` or `question` with `answer`), `id`, `source_dataset`. A row that makes no conversation is left

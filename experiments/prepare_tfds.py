@@ -1,6 +1,6 @@
 """Prepare a benchmark as a TensorFlow dataset, for --data=tfds of evaluate and finetune.
 
-    python -m experiments.prepare_tfds --benchmark=xlrs --data=XLRS-Bench-lite [--tfds_dir=DIR]
+    python -m experiments.prepare_tfds --benchmark=xlrs --data=XLRS-Bench-lite --tfds_dir=DIR
     python -m experiments.prepare_tfds --benchmark=uhr_mini --config=tiny
 
 --data is what was downloaded by hand (docs/benchmarks.md); uhr_mini is made from its seeds and needs none. Files are

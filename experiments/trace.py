@@ -1,6 +1,7 @@
 """Write every intermediate of one answer as named arrays, for debugging a port.
 
-    python -m experiments.trace --checkpoint=DIR --image=FILE --question=TEXT --output=FILE.npz
+    python -m experiments.trace --checkpoint=DIR --image=FILE --question="How many ships are there?" --output=OUT.npz
+    python -m experiments.trace --checkpoint=DIR --image=FILE --input_ids=IDS.npy --output=OUT.npz
 
 S is the scale in pixels; floats are float32; tokens are tile-major (tile * P + row * side + col).
 

@@ -1,6 +1,7 @@
 """Train the mini model that ships with the project, from nothing.
 
-    python -m experiments.train_mini --work_dir=runs/train_mini --output_dir=checkpoints/uhr-bat-mini [--stage=...]
+    python -m experiments.train_mini --work_dir=runs/train_mini --output_dir=checkpoints/uhr-bat-mini
+    python -m experiments.train_mini --work_dir=runs/train_mini --stage=pictures --set=num_pictures=500
 
 Without --stage all stages run, one after another (bat_jax/mini/curriculum/run.py lists them). Started again after it
 was stopped, at any moment, the command goes on where it was. A stage that was made with other settings, or from one
