@@ -29,7 +29,9 @@ IMAGE = flags.DEFINE_multi_string("image", [], "Picture; several times for sever
 IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder whose files are all pictures.")
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the masks.")
 DEVICE = flags.DEFINE_string("device", "cpu", "torch's device: cpu, cuda, cuda:1, ...")
-MAX_PIXELS = flags.DEFINE_integer("max_pixels", 300_000_000, "Refuse larger images (width x height).", lower_bound=4)
+MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 300_000_000, "Most pixels (width x height) that are held of an image at once.", lower_bound=4
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Make masks anew that are there already.")
 POINTS_PER_SIDE = flags.DEFINE_integer("points_per_side", _DEFAULTS.points_per_side, "Prompts along a side.")
 POINTS_PER_BATCH = flags.DEFINE_integer("points_per_batch", _DEFAULTS.points_per_batch, "Prompts decoded at once.")
