@@ -111,9 +111,20 @@ def read_pillow(path: Path, file_format: str, options: ReadOptions) -> Bands:
 def read_pillow_tiff(path: Path, directory: int, orientation: int, options: ReadOptions) -> Bands:
     """Read one directory of a TIFF, counted from 1, as `io.images.read_image` says; errors as `read_pillow`."""
     with path.open("rb") as file:
-        image: Image.Image = open_pillow(file, path, "TIFF")
+        try:
+            image: Image.Image = open_pillow(file, path, "TIFF")
+        except SyntaxError as error:
+            if not isinstance(error.__cause__, KeyError):
+                raise
+            # Pillow looks up the kind, bits and number of samples.
+            raise ImageError(
+                f"{path}: samples as {error.__cause__} cannot be shown: convert the picture to RGB"
+            ) from error
         image.seek(directory - 1)
         check_size(path, image.size, options.max_pixels)
+        # Where there is room for the pixels already, Pillow does not compare their number with its own limit.
+        stored = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
+        image.im = Image.core.new(image.mode, stored)
         image.load()
         if orientation in _UNTURNED:
             image = image.transpose(_UNTURNED[orientation])

@@ -102,7 +102,9 @@ def read_raster(path: Path, driver: str, page: int, options: ReadOptions) -> Ban
             _bound_cache()
         rules = rules_of(raster, (1,) if is_palette else chosen, tuple(alpha), options.nodata)
         if is_palette:
-            read = _read_palette(raster, rules, window, (height, width))
+            # Whatever overviews of indices were made by: the nearest are in the data.
+            with rasterio.open(raster.name, driver=driver, OVERVIEW_LEVEL="NONE") as indices:
+                read = _read_palette(indices, rules, window, (height, width))
         else:
             inside = inside_mask(options, window, (height, width))
             read = _read_colours(raster, rules, window, (height, width), inside)

@@ -98,6 +98,29 @@ def test_overviews_that_do_not_show_the_data_are_passed_by_and_it_is_said(tmp_pa
         np.testing.assert_allclose(source.pixels[..., 0], expected, atol=3)
 
 
+def test_a_palettes_overviews_are_not_looked_at(tmp_path):
+    path = write_raster(tmp_path / "a.tif", np.zeros((1, 256, 256), np.uint8), photometric="palette", overviews=[2, 4])
+    index = RNG.integers(1, 3, (64, 64)).repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
+    colours = {0: (0, 0, 0, 255), 1: (10, 200, 30, 255), 2: (220, 20, 10, 255)}
+    with rasterio.open(path, "r+") as raster:
+        raster.write_colormap(1, colours)
+        raster.write(index, 1)
+    source = read_image(path, largest_view=32)
+    table = np.array([colours[i][:3] for i in range(3)], np.uint8)
+    np.testing.assert_array_equal(source.pixels, table[index[::4, ::4]])
+
+
+def test_overviews_that_are_transparent_over_data_are_passed_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(rasters, "OVERVIEWS_FROM", 1000)
+    data = np.concatenate([_scene(), np.full((1, 512, 512), 255, np.uint8)])
+    path = write_raster(tmp_path / "a.tif", np.zeros_like(data), photometric="RGB", ALPHA="YES", overviews=[2, 4])
+    with rasterio.open(path, "r+") as raster:
+        raster.write(data)
+    source = read_image(path, largest_view=64)
+    assert PASSED_BY in source.note and source.valid is None
+    np.testing.assert_allclose(source.pixels, _means(data[:3], 4), atol=1)
+
+
 def test_overviews_that_have_more_nan_than_the_data_are_passed_by(tmp_path, monkeypatch):
     monkeypatch.setattr(rasters, "OVERVIEWS_FROM", 1000)
     data = _scene("float32")

@@ -89,6 +89,24 @@ def test_colours_that_nothing_here_shows_are_refused(tmp_path, photometry):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.filterwarnings("error::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_pillows_own_limit_is_not_asked_for_a_tiff_either(tmp_path, monkeypatch, compression, orientation):
+    path = tmp_path / "a.tif"
+    Image.fromarray(PICTURE).convert("CMYK").save(path, compression=compression, tiffinfo={274: orientation})
+    expected = read_image(path).pixels
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    np.testing.assert_array_equal(read_image(path).pixels, expected)
+
+
+def test_cmyk_with_alpha_is_refused_as_what_it_is(tmp_path):
+    data = np.full((5, 9, 9), 200, np.uint8)
+    path = write_raster(tmp_path / "a.tif", data, photometric="CMYK", ALPHA="YES")
+    with pytest.raises(ImageError, match="cannot be shown: convert the picture to RGB"):
+        read_image(path)
+
+
 def test_a_colour_space_of_jpeg_2000_that_nothing_here_shows_is_refused(tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a.jp2")
     content = (tmp_path / "a.jp2").read_bytes()
