@@ -21,7 +21,8 @@ from absl import flags
 from bat_jax.compress.budgets import image_shares
 from bat_jax.config import BatConfig
 from bat_jax.evals import scenes
-from bat_jax.evals.runner import PredictionLog, read_predictions, run, shard_of
+from bat_jax.evals.prediction_log import PredictionLog, read_predictions
+from bat_jax.evals.runner import run, shard_of
 from bat_jax.evals.scenes import ANSWERS, QuestionRow, ScenePart
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.output_files import staged_file

@@ -29,14 +29,8 @@ from bat_jax.benchmarks.record import Benchmark, Picture
 from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.config import BatConfig
 from bat_jax.evals import results
-from bat_jax.evals.runner import (
-    PREDICTIONS,
-    PredictionLog,
-    anchor_view,
-    read_predictions,
-    run,
-    shard_of,
-)
+from bat_jax.evals.prediction_log import PREDICTIONS, PredictionLog, read_predictions
+from bat_jax.evals.runner import anchor_view, run, shard_of
 from bat_jax.hosts import HostShare
 from bat_jax.io.digests import checkpoint_digest, input_sizes
 from bat_jax.io.label_maps import SUFFIXES, read_label_map

@@ -30,7 +30,7 @@ from absl import flags
 
 from bat_jax.benchmarks.records.uhr_mini import describe_seeds
 from bat_jax.config import BatConfig
-from bat_jax.evals.runner import PredictionLog, read_predictions
+from bat_jax.evals.prediction_log import PredictionLog, read_predictions
 from bat_jax.io.digests import checkpoint_digest, tree_digest, weights_digest
 from bat_jax.io.output_files import check_output_dir, write_text
 from bat_jax.io.shipped import MINI, checkpoint_folder

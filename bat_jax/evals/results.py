@@ -84,7 +84,7 @@ def summarise(record: Benchmark, pictures: Sequence[Picture], records: Mapping[s
 
     Args:
       pictures: all that the run is to answer, by whichever process.
-      records: lines by id, as `runner.read_predictions` returns them.
+      records: lines by id, as `prediction_log.read_predictions` returns them.
 
     Raises:
       ValueError: a line belongs to none of the questions.

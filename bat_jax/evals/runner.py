@@ -20,11 +20,7 @@ where a scene cache had the picture.
 import collections
 import dataclasses
 import itertools
-import json
 import math
-import os
-import pathlib
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
@@ -37,13 +33,11 @@ from bat_jax.benchmarks import answer_readers
 from bat_jax.benchmarks.record import Loaded, Picture, Task
 from bat_jax.compress.budgets import share_out
 from bat_jax.config import BatConfig, ScaleSpec
+from bat_jax.evals.prediction_log import PredictionLog
 from bat_jax.io.images import one_line
-from bat_jax.io.output_files import sync_folder
 from bat_jax.progress import Progress
-from bat_jax.runs import claim
 
 DEFAULT_RULE = "official"
-PREDICTIONS = "predictions"
 P = TypeVar("P")  # Picture, or what `run` takes in place of it
 # What encoding a picture costs beside a question, to share pictures out among processes.
 _PICTURE_COST = 5
@@ -148,98 +142,6 @@ def shard_of(pictures: Sequence[P], index: int, num_shards: int) -> tuple[P, ...
         if lightest == index - 1:
             own.append(picture)
     return tuple(own)
-
-
-def read_predictions(directory: pathlib.Path, name: str = PREDICTIONS) -> dict[str, dict[str, Any]]:
-    """Return the last line of every question in the files of predictions of a results directory, by id.
-
-    Args:
-      name: which files these are: NAME*.jsonl.
-
-    Raises:
-      ValueError: a line is no JSON object with an id, or a question was asked again that had not failed.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(directory.glob(f"{name}*.jsonl")):
-        for id, record in _last_lines(path, path.read_bytes()).items():
-            if id in found:
-                raise _twice(path, id)
-            found[id] = record
-    return found
-
-
-def _twice(path: pathlib.Path, id: str) -> ValueError:
-    return ValueError(f"{path}: id {id!r} occurs twice; start anew with --overwrite")
-
-
-def _last_lines(path: pathlib.Path, content: bytes) -> dict[str, dict[str, Any]]:
-    """Return the last whole line of each id; what stands behind the last line break was being written."""
-    found: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or "id" not in record:
-            raise ValueError(f"{path}: line {number} is no prediction; start anew with --overwrite")
-        if record["id"] in found and not _is_failed(found[record["id"]]):
-            raise _twice(path, record["id"])
-        found[record["id"]] = record
-    return found
-
-
-def _is_failed(record: Mapping[str, Any]) -> bool:
-    return record.get("status") == "error"
-
-
-class PredictionLog:
-    """A predictions file open for appending, by one writer; a torn last line is cut off.
-
-    Attributes:
-      ids: of what was answered before, or asked since the file was opened. failed: of what had failed before.
-    """
-
-    def __init__(self, path: pathlib.Path):
-        """Open or make the file.
-
-        Raises:
-          ValueError: another process writes it, or a line is damaged.
-        """
-        is_new = not path.exists()
-        self._file = path.open("a+b", buffering=0)
-        self._lock = threading.Lock()
-        try:
-            claim(self._file, path)
-            self._file.seek(0)
-            content = self._file.read()
-            lines = _last_lines(path, content)
-            self.failed = frozenset(id for id, record in lines.items() if _is_failed(record))
-            self.ids = set(lines) - self.failed
-            self._file.truncate(content.rfind(b"\n") + 1)
-        except BaseException:
-            self._file.close()
-            raise
-        if is_new:
-            sync_folder(path.parent)
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write a line; it is on the disk when this returns. Threads may share the file."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        with self._lock:
-            while line:
-                line = line[self._file.write(line) :]
-            os.fsync(self._file.fileno())
-            self.ids.add(record["id"])
-
-    def close(self) -> None:
-        """Close the file and let another process write it."""
-        self._file.close()
-
-    def __enter__(self) -> "PredictionLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class Pace:

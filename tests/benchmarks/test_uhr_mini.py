@@ -11,6 +11,7 @@ from bat_jax.benchmarks import answer_readers
 from bat_jax.benchmarks.letters import AnswerKey
 from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.evals import aggregate, results, runner
+from bat_jax.evals.prediction_log import PredictionLog, read_predictions
 from bat_jax.mini.world.question import SUB_TASKS
 from bat_jax.mini.world.render import render
 from bat_jax.mini.world.splits import SPLITS, scenes_with_questions
@@ -72,9 +73,9 @@ class Oracle:
 @pytest.mark.parametrize("style", ["release", "xlrs", "word"])
 def test_the_truth_is_right_under_every_rule(style, tmp_path):
     pictures = tuple(uhr_mini.pictures(SEEDS[:2], 224, style))
-    with runner.PredictionLog(tmp_path / "predictions.jsonl") as log:
+    with PredictionLog(tmp_path / "predictions.jsonl") as log:
         runner.run(Oracle(pictures), pictures, log)
-    records = runner.read_predictions(tmp_path)
+    records = read_predictions(tmp_path)
     assert {record["prompt_style"] for record in records.values()} == {style}
     summary = results.summarise(uhr_mini.BENCHMARK, pictures, records)
     assert {report.micro["overall"].accuracy for report in summary.reports.values()} == {1.0}
@@ -142,12 +143,12 @@ def test_no_picture_after_the_first_compiles_anything(tmp_path):
         for number, picture in enumerate(uhr_mini.pictures(SEEDS[:2], 224))
     ]
     counts = []
-    with runner.PredictionLog(tmp_path / "predictions.jsonl") as log:
+    with PredictionLog(tmp_path / "predictions.jsonl") as log:
         for picture in pictures:
             runner.run(model, [picture], log, ask_options={"max_new_tokens": 2})
             counts.append(sum(model.stages.num_compiles.values()))
     assert len(counts) == 6 and counts[0] > 0
     assert counts == [counts[0]] * 6
-    records = runner.read_predictions(tmp_path).values()
+    records = read_predictions(tmp_path).values()
     assert [record["status"] for record in records] == ["answered"] * 6
     assert [record["compile_seconds"] > 0 for record in records] == [True] + [False] * 5

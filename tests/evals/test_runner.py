@@ -16,7 +16,8 @@ from bat_jax.benchmarks.registry import BENCHMARKS
 from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.config import BatConfig, CompressorConfig, ScaleSpec
 from bat_jax.evals import results, runner
-from bat_jax.evals.runner import Pace, PredictionLog
+from bat_jax.evals.prediction_log import PredictionLog, read_predictions
+from bat_jax.evals.runner import Pace
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.study.measured.grids import GRIDS
 from tests.tiny_model import tiny_config
@@ -136,7 +137,7 @@ def test_a_new_start_asks_what_is_left_and_loads_no_other_picture(tmp_path):
     for num_whole in range(len(lines)):
         torn = lines[num_whole][: len(lines[num_whole]) // 2]
         path.write_bytes(b"".join(lines[:num_whole]) + torn)
-        assert len(runner.read_predictions(tmp_path)) == num_whole, "a torn line does not count"
+        assert len(read_predictions(tmp_path)) == num_whole, "a torn line does not count"
         loaded.clear()
         model = run_all(path, pictures)
         assert model.asked == [json.loads(line)["id"] for line in lines[num_whole:]]
@@ -179,7 +180,7 @@ def test_a_new_start_asks_what_failed_once_more_and_the_last_outcome_counts(tmp_
     with PredictionLog(path) as log:
         assert log.failed == {"a0", "b0"} and log.ids == {"b1"}
     assert run_all(path, pictures).asked == ["a0", "b0"]
-    lines = runner.read_predictions(tmp_path)
+    lines = read_predictions(tmp_path)
     assert {id: line["status"] for id, line in lines.items()} == dict.fromkeys(("a0", "b0", "b1"), "answered")
     assert len(lines_of(path)) == 7, "every outcome stays"
     summary = results.summarise(UHR_MINI, pictures, lines)
@@ -218,7 +219,7 @@ def test_a_file_has_one_writer_and_damage_is_named(tmp_path):
         PredictionLog(path)
     path.write_text(f"{lines[0]}\n{lines[0]}\n")
     with pytest.raises(ValueError, match="id 'a0' occurs twice"):
-        runner.read_predictions(tmp_path)
+        read_predictions(tmp_path)
 
 
 def ids_of(pictures):
@@ -366,7 +367,7 @@ def test_a_summary_is_counted_by_hand(tmp_path):
     model = FakeModel(fail_on=("c1",))
     run_all(tmp_path / "predictions.jsonl", pictures[:1], model)
     run_all(tmp_path / "predictions-002-of-002.jsonl", [dataclasses.replace(pictures[1], tasks=colours[:3])], model)
-    summary = results.summarise(UHR_MINI, pictures, runner.read_predictions(tmp_path))
+    summary = results.summarise(UHR_MINI, pictures, read_predictions(tmp_path))
     overall = summary.report.micro["overall"]
     assert (overall.total, overall.num_right, overall.num_missing, overall.num_errors) == (6, 2, 1, 1)
     assert overall.chance == 0.25
@@ -387,12 +388,12 @@ def test_a_summary_is_counted_by_hand(tmp_path):
     assert "| far | 3 | 0.0 [0.0, 56.1] | 25.0 |" in table
     assert "4 answered, 1 failed, 1 missing" in table and "- c1: question: ValueError" in table
     with pytest.raises(ValueError, match="2 ids are of no question"):
-        results.summarise(UHR_MINI, pictures[1:], runner.read_predictions(tmp_path))
+        results.summarise(UHR_MINI, pictures[1:], read_predictions(tmp_path))
 
 
 def test_seconds_leave_out_what_compiled_where_something_did_not(tmp_path):
     run_all(tmp_path / "predictions.jsonl", [make_picture("a", 3)])
-    records = runner.read_predictions(tmp_path)
+    records = read_predictions(tmp_path)
     for id, seconds, compiling in (("a0", 9.0, 8.0), ("a1", 2.0, 0.0), ("a2", 4.0, 0.0)):
         records[id] |= {"seconds": seconds, "compile_seconds": compiling, "encode_seconds": 7.0}
         records[id]["encode_compile_seconds"] = 6.0

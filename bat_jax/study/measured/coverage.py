@@ -28,7 +28,7 @@ from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.compress.partition import grid_regions
 from bat_jax.config import CompressorConfig, ScaleSpec
 from bat_jax.config.selections import shown_in
-from bat_jax.evals.runner import PredictionLog
+from bat_jax.evals.prediction_log import PredictionLog
 from bat_jax.io.prompts import build_prompt
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.mini.world.masks import label_tokens

@@ -34,7 +34,8 @@ from bat_jax.benchmarks.record import Picture
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
-from bat_jax.evals.runner import PredictionLog, answer_picture, read_predictions
+from bat_jax.evals.prediction_log import PredictionLog, read_predictions
+from bat_jax.evals.runner import answer_picture
 from bat_jax.pipeline import BatModel, Scene
 from bat_jax.study.measured.cluster_mean import Interval
 from bat_jax.study.measured.comparison import Records, compare

@@ -10,7 +10,7 @@ import pytest
 from bat_jax.compress.alignment import align_importance
 from bat_jax.compress.compressor import ScaleTokens
 from bat_jax.config import CompressorConfig, ScaleSpec
-from bat_jax.evals.runner import PredictionLog
+from bat_jax.evals.prediction_log import PredictionLog
 from bat_jax.mini.world.layout import generate_scene
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.pipeline import BatModel
