@@ -1,12 +1,16 @@
 """What is to be known of a TIFF or JPEG 2000 file before it is decoded: its pages, orientation and kind of colours."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import TiffImagePlugin
 
 from bat_jax.io.bands import ImageError
+
+# A list of pages that ends too early is an error that says so itself. Set once: see io/rasters.py.
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")
 
 # Numbers of TIFF's tags.
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 254, 255, 259, 262, 274

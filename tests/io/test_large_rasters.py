@@ -41,7 +41,7 @@ def test_a_raster_beyond_the_limit_is_read_straight_to_the_view(tmp_path):
             read_image(path, max_pixels=128 * 128, **options)
 
 
-@pytest.mark.parametrize("numbers", [900, 60_000])
+@pytest.mark.parametrize("numbers", [6_000, 60_000])
 @pytest.mark.parametrize("options", [{}, {"tiled": True, "blockxsize": 64, "blockysize": 64}])
 def test_reading_in_parts_gives_what_reading_at_once_gives(tmp_path, monkeypatch, numbers, options):
     data = _scene("uint16")[:, :500, :470]
