@@ -8,6 +8,7 @@ import pytest
 from bat_jax.benchmarks.containers import data_files, read_rows
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import LlavaFile
+from bat_jax.evals.scenes import read_rows as read_question_rows
 from bat_jax.io.areas import read_area
 from bat_jax.io.hf_fields import read_json as read_object
 from bat_jax.io.label_maps import read_label_map
@@ -69,6 +70,12 @@ READERS = {
         f'index\tq\n0\tfirst\n1\t"{SCRIPTS}"\n',
         rows_of,
         [{"index": "0", "q": "first"}, {"index": "1", "q": SCRIPTS}],
+    ),
+    "questions": (
+        "i.csv",
+        f'image,question\na.png,first\na.png,"{SCRIPTS}"\n',
+        lambda path: [row.question for row in read_question_rows(path)],
+        ["first", SCRIPTS],
     ),
     "area": ("g.geojson", json.dumps(SQUARE | {"name": SCRIPTS}, ensure_ascii=False, indent=1), area_of, 1.0),
     "masks": ("h.json", json.dumps({"annotations": [MASK]}, indent=1) + f"\n{' ' * 80}", label_map_of, 1),

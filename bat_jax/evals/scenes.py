@@ -16,6 +16,7 @@ the end.
 import csv
 import dataclasses
 import glob
+import io
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ from bat_jax.io.georeference import IDENTITY, NOWHERE, WGS84, Georeference
 from bat_jax.io.images import SourceImage, file_place, is_image
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.vector_files import Features, write_geojson
+from bat_jax.text_files import decode
 
 ANSWERS = "answers"
 _COLUMNS = ("id", "image", "cell_row", "cell_column", "question", "answer", "status", "error")
@@ -87,13 +89,13 @@ def read_rows(path: pathlib.Path, flag: str = "--questions") -> tuple[QuestionRo
     Raises:
       ValueError: it cannot be read as one, or a row lacks what it needs; names the flag, file and line.
     """
+    text = decode(path.read_bytes(), f"{flag}={path}")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or ()
-            lines = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{flag}={path}: is no table of comma-separated UTF-8 ({error})") from None
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        names = reader.fieldnames or ()
+        lines = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{flag}={path}: is no table of comma-separated text ({error})") from None
     if not {"question", "image"} & set(names):
         raise ValueError(f"{flag}={path}: its first line names no column question (or image): {','.join(names)}")
     rows = []

@@ -57,7 +57,7 @@ def test_a_table_is_read_whatever_its_line_ends_and_columns(tmp_path, text):
         (b"question\n", "holds no row"),
         (b"question,id\nHow?,1\n  ,2\n", "line 3 has no question"),
         (b"question\nHow?,2,3\n", "line 2 has more fields than the first"),
-        (b"question\n\xff\xfe\n", "is no table"),
+        (b"question\n\xff\xfe\n", "is no text in UTF-8 (byte 0xff in line 2)"),
     ],
 )
 def test_a_bad_table_is_named_with_its_line(tmp_path, content, message):
