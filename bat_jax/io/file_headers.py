@@ -10,7 +10,7 @@ from PIL import TiffImagePlugin
 from bat_jax.io.bands import ImageError
 
 # A list of pages that ends too early is an error that says so itself. Set once: see io/rasters.py.
-warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+warnings.filterwarnings("ignore", message="Corrupt EXIF data|Truncated File Read")
 
 # Numbers of TIFF's tags.
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 254, 255, 259, 262, 274
@@ -67,7 +67,7 @@ def tiff_pages(path: Path) -> tuple[TiffPage, ...]:
         seen = set()
         while tags.next:
             if tags.next in seen:
-                raise OSError("its list of pages runs in a circle")
+                raise OSError("its list of pages ends too early or runs in a circle")
             seen.add(tags.next)
             file.seek(tags.next)
             tags.load(file)
