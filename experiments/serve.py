@@ -67,7 +67,6 @@ def main(_: list[str]) -> None:
         raise ValueError("--label_map: belongs to one picture, a server has many")
     cfg = compressor.configure(BatModel.read_config(CHECKPOINT.value))
     root = pathlib.Path(SCENE_ROOT.value) if SCENE_ROOT.value else None
-    pictures = ClientPictures(max_bytes=int(UPLOADS_GB.value * 1e9), root=root)
     bound = bound_socket(HOST.value, PORT.value)
     settings = ServiceSettings(
         model_name=MODEL_NAME.value or pathlib.Path(CHECKPOINT.value).resolve().name,
@@ -85,6 +84,7 @@ def main(_: list[str]) -> None:
         open_requests=2 * MAX_WAITING.value,
         seconds=TIMEOUT_S.value,
     )
+    pictures = ClientPictures(max_bytes=int(UPLOADS_GB.value * 1e9), root=root)
     model = BatModel.load(CHECKPOINT.value, cfg=cfg, scene_cache=scene_cache(), mesh=mesh_of_flags(cfg))
     service = AnswerService(model, settings, shelf=SceneShelf(int(SCENE_MEMORY.value * 1e9)), pictures=pictures)
     key = KEY.value or os.environ.get(API_KEY)
