@@ -35,7 +35,10 @@ from bat_jax.typing import Params
 # Counts changes of what an entry holds.
 FORMAT = 1
 # What an image's programs and views can come from: what encoding.py may import (tests/test_house.py), and itself.
-SOURCES = ("typing", "registry", "config", "ops", "nn", "compress", "model", "engine", "io", "scene_store", "encoding")
+SOURCES = (
+    *("typing", "registry", "text_files", "progress", "config", "ops", "nn", "compress", "model", "engine", "io"),
+    *("scene_store", "encoding"),
+)
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow", "scikit-learn", "nvidia-cudnn-cu12", "libtpu")
 _READ_OF_SETTINGS = (
     "sizes_px",
