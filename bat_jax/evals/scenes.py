@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
-from rasterio.crs import CRS
 
 from bat_jax.io.areas import footprint
 from bat_jax.io.bands import ImageError, NoDataError, Window
@@ -38,7 +37,6 @@ from bat_jax.text_files import decode
 
 ANSWERS = "answers"
 _COLUMNS = ("id", "image", "cell_row", "cell_column", "question", "answer", "status", "error")
-_ON_EARTH = Georeference(crs=CRS.from_string(WGS84).to_wkt(), transform=IDENTITY)
 
 
 class QuestionRow(NamedTuple):
@@ -223,8 +221,11 @@ def write_answers(directory: pathlib.Path, lines: Sequence[Mapping[str, Any]]) -
         writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+    from rasterio.crs import CRS
+
     shapes = [line["footprint"] and shapely.from_geojson(json.dumps(line["footprint"])) for line in lines]
-    place, words = _ON_EARTH, "longitude and latitude (WGS 84)"
+    place = Georeference(crs=CRS.from_string(WGS84).to_wkt(), transform=IDENTITY)
+    words = "longitude and latitude (WGS 84)"
     if not any(shapes) and len({line["image"] for line in lines}) == 1:
         place, words = (
             NOWHERE,

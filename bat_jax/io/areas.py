@@ -3,6 +3,8 @@
 area = read_area("fields.geojson")
 window, polygon = area.in_file("scene.tif")
 source = outside_as_nodata(read_image("scene.tif", window=window), polygon)
+
+rasterio is imported where an area is on the map: most pictures are asked whole.
 """
 
 import dataclasses
@@ -15,9 +17,6 @@ from typing import Any
 
 import numpy as np
 import shapely
-from rasterio.crs import CRS
-from rasterio.errors import CRSError
-from rasterio.warp import transform, transform_geom
 
 from bat_jax.io.bands import MIN_SIDE, ImageError, Size, Window
 from bat_jax.io.georeference import WGS84, Georeference
@@ -36,12 +35,12 @@ class Area:
 
     Attributes:
       name: what messages call it, such as the flag that gave it.
-      shape: shapely's polygon or polygons. crs: of its coordinates, x before y.
+      shape: shapely's polygon or polygons. crs: rasterio's, of its coordinates, x before y.
     """
 
     name: str
     shape: Any
-    crs: CRS
+    crs: Any
 
     def in_file(self, path: str | os.PathLike, page: int = 1) -> tuple[Window, Any]:
         """Return the smallest window of a file that holds the area's part of it, and that part, in the file's pixels.
@@ -49,6 +48,8 @@ class Area:
         Raises:
           ImageError: the file has no place on the map, the area lies outside, or the file cannot be read.
         """
+        from rasterio.crs import CRS
+
         size, place = file_place(path, page)
         if not place.is_on_map or not place.crs:
             what = "names no reference system" if place.is_on_map else "has no place on the map"
@@ -69,6 +70,9 @@ def box_area(corners: Iterable[float | int], crs: str = WGS84, name: str = "--bb
     Raises:
       ValueError: they are not four numbers in that order, or the reference system is unknown.
     """
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
     corners = tuple(map(float, corners))
     text = ",".join(f"{corner:.12g}" for corner in corners)
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
@@ -90,6 +94,9 @@ def read_area(path: str | os.PathLike, name: str = "--aoi") -> Area:
     Raises:
       ValueError: the file is no GeoJSON, holds no polygon or a broken one, or its coordinates are not on the earth.
     """
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
     name = f"{name}={path}"
     text = decode(Path(path).read_bytes(), name)
     try:
@@ -149,6 +156,8 @@ def footprint(place: Georeference, window: Window) -> dict[str, Any] | None:
     Args:
       place: a picture's or a file's. window: (col, row, width, height) in its pixels.
     """
+    from rasterio.warp import transform_geom
+
     if not place.is_on_earth:
         return None
     col, row, width, height = window
@@ -157,7 +166,7 @@ def footprint(place: Georeference, window: Window) -> dict[str, Any] | None:
     return transform_geom(place.crs, WGS84, geometry, antimeridian_cutting=True, precision=7)
 
 
-def _check_on_earth(name: str, bounds: tuple[float, ...], crs: CRS) -> None:
+def _check_on_earth(name: str, bounds: tuple[float, ...], crs: Any) -> None:
     if crs.is_geographic and (min(bounds[:2]) < -180 or bounds[2] > 180 or bounds[1] < -90 or bounds[3] > 90):
         raise ValueError(f"{name}: is not in longitudes (-180 to 180) and latitudes (-90 to 90), in this order")
 
@@ -175,8 +184,10 @@ def _moved(shape: Any, function: Any) -> Any:
     return shapely.transform(shape, function)
 
 
-def _projected(shape: Any, source: CRS, target: CRS) -> Any:
+def _projected(shape: Any, source: Any, target: Any) -> Any:
     def project(points: np.ndarray) -> np.ndarray:
+        from rasterio.warp import transform
+
         return np.stack(transform(source, target, *points.T.tolist()), axis=1)
 
     return shape if source == target else _moved(shape, project)

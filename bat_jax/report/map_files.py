@@ -10,6 +10,8 @@
 Fields of the first two: question_number (from 1), question, scale (S), fate ("kept", "merged"), importance (of a merged
 row the mean), region (null for a token that is a region of its own), tokens (how many the polygon holds). Where the
 picture has no place on the map they are in pixels of its file, x to the right and y down, and say so.
+
+rasterio is imported where a file is written: a command that answers starts without it.
 """
 
 import pathlib
@@ -18,9 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import rasterio
 import shapely
-from rasterio.control import GroundControlPoint
 
 from bat_jax.compress.partition import ALONE
 from bat_jax.compress.preserve_merge import Selection
@@ -51,7 +51,9 @@ def coordinates_of(georeference: Georeference, file: str) -> str:
         return f"pixels of {file} (x to the right, y down), which has no place on the map"
     if not georeference.crs:
         return f"map coordinates of {file}, which names no reference system"
-    crs = rasterio.CRS.from_wkt(georeference.crs)
+    from rasterio.crs import CRS
+
+    crs = CRS.from_wkt(georeference.crs)
     code = crs.to_authority()
     return f"map coordinates of {':'.join(code) if code else crs.to_wkt().split(chr(34))[1]}"
 
@@ -141,6 +143,8 @@ def _write_raster(
     names: Sequence[str],
 ) -> None:
     """Write layers of tile-major tokens as the bands of a raster on the view's grid of tokens."""
+    import rasterio
+
     side, crs = places.grid.full_side, places.georeference.crs or None
     affine = places.to_map_affine
     place = {} if affine is None else {"transform": affine, "crs": crs}
@@ -155,7 +159,9 @@ def _write_raster(
             raster.set_band_description(band, name)
 
 
-def _control_points(places: TokenPlaces) -> list[GroundControlPoint]:
+def _control_points(places: TokenPlaces) -> list[Any]:
+    from rasterio.control import GroundControlPoint
+
     ends = np.linspace(0, places.grid.full_side, _CONTROL_POINTS)
     grid = np.stack(np.meshgrid(ends, ends), axis=-1).reshape(-1, 2)
     on_map = places.to_map(grid)
