@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from bat_jax.benchmarks.stored_images import StoredImage
 from bat_jax.config import BatConfig
 from bat_jax.data.llava import RecordSource
-from bat_jax.engine.stages import peak_device_bytes
+from bat_jax.engine.stages import peak_device_bytes, peak_host_bytes
 from bat_jax.io.views import normalisation_table
 from bat_jax.train import sharding as shard
 from bat_jax.train.batches import BatchMaker, HostBatch
@@ -204,7 +203,7 @@ class FineTuning(Trainer):
             "targets": int(np.sum(losses.num_targets[used])),
             "tokens": int(num_tokens),
             "tokens_per_s": num_tokens / seconds,
-            "memory_bytes": peak_device_bytes() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": peak_device_bytes() or peak_host_bytes(),
             "left_out": self.num_skipped,
         }
         if np.any(with_target):

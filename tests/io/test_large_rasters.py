@@ -144,10 +144,11 @@ def test_the_blocks_that_hold_something_are_compared(tmp_path, monkeypatch):
 
 
 _PEAK = """
-import resource, sys
+import sys
+from bat_jax.engine.stages import peak_host_bytes
 from bat_jax.io.images import read_image
 source = read_image(sys.argv[1], largest_view=int(sys.argv[2]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, *source.pixels.shape, *source.pixels[343, 681])
+print(peak_host_bytes() // 2**20, *source.pixels.shape, *source.pixels[343, 681])
 """
 
 
