@@ -51,11 +51,16 @@ def page(entries: Sequence[Entry]) -> str:
     answering = [entry for entry in entries if "train" not in entry and not entry["stages_apart"]]
     apart = [entry for entry in entries if "train" not in entry and entry["stages_apart"]]
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
+    if answering or apart:
+        in_one = {_place(entry) for entry in answering}
+        others = [entry for entry in apart if _place(entry) not in in_one]
+        lines += ["", "## Answering", "", *_answering([*answering, *others])]
     if answering:
-        lines += ["", "## Answering", "", *_answering(answering)]
         lines += ["", "## Programs of one device", "", *_stages(answering[0])]
     if apart:
-        lines += ["", "## Stages of one device", "", *_stages(apart[0]), "", _APART]
+        lines += ["", "## Stages", "", _APART]
+        for entry in apart:
+            lines += ["", *_stages(entry)]
     if training:
         lines += ["", "## Training", "", *_training(training)]
     lines += ["", "## Compiled and measured", "", _MEASURED]
@@ -116,7 +121,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
                 f"{entry['usable_gb']:.1f}",
                 f"{entry['weights_gb']:.1f}{'' if entry['weights'] == 'stored' else ' ' + entry['weights']}",
                 f"{entry['peak_gb']:.1f}",
-                entry["peak_stage"].replace("_", " "),
+                entry["peak_stage"].replace("_", " ") + (" (stages apart)" if entry["stages_apart"] else ""),
                 "yes" if entry["fits"] else "**no**",
                 f"{entry['spare_gb']:.1f}",
                 *("" if number is None else f"{number:,}" for number in most),
@@ -195,6 +200,11 @@ def _training(entries: Sequence[Entry]) -> list[str]:
         "",
         *table_lines(head, rows),
     ]
+
+
+def _place(entry: Entry) -> tuple[str, str, str]:
+    """Return where an answer's model is held, and how."""
+    return entry["device"], _mesh(entry), entry["weights"]
 
 
 def _mesh(entry: Entry) -> str:
