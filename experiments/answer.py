@@ -4,10 +4,10 @@
     python -m experiments.answer --checkpoint=DIR --images=FOLDER --questions=FILE.csv --output_dir=DIR
 
 Prints each answer, the tokens kept per scale and the seconds of image and question (compiling apart), with --profile
-those of every stage. With --output_dir it writes
-answer.json, report.html (all in one file, no network) and pictures: importance over the image, the fate of every token
-per scale, the region map; and for map software tokens.geojson, tokens.gpkg and rasters of importance and regions
-(docs/map.md). Many pictures, or one in cells: --images, --grid (answer_many.py).
+those of every stage. With --output_dir it writes answer.json, report.html (all in one file, no network) and pictures:
+importance over the image, the fate of every token per scale, the region map; and for map software tokens.geojson,
+tokens.gpkg and rasters of importance and regions (docs/map.md). Many pictures, or one in cells: --images, --grid
+(answer_many.py).
 """
 
 import dataclasses

@@ -72,7 +72,8 @@ class SourceImage:
       valid: (H, W) bool, False = no data; None where every pixel has data.
       full_size: (width, height) of what was read, the file or a window of it, in the file's pixels as displayed: after
         the orientation, before a decimated read. So (W, H) for a full read.
-      note: one line on what was done to the pixels, "" if nothing.
+      note: one line on what was done to the pixels, "" if nothing. is_stretched: whether their values were, by what was
+        read; another window of the file would come out otherwise.
       window: (col, row, width, height) of what was read, in the file's pixels as stored; None for an array.
       orientation: how the window was turned to be displayed, as in EXIF, 1 to 8. Undone, the picture covers the window
         evenly: pixel (row, col) of (H, W) begins at window col + col * width / W and row + row * height / H.
@@ -83,6 +84,7 @@ class SourceImage:
     valid: np.ndarray | None
     full_size: Size
     note: str
+    is_stretched: bool = False
     window: Window | None = None
     orientation: int = 1
     georeference: Georeference = NOWHERE
@@ -329,6 +331,7 @@ def _finish(path: Path, file_format: str, read: Bands, options: ReadOptions) -> 
         valid=valid,
         full_size=full_size,
         note="; ".join(notes),
+        is_stretched=bool(read.spreads),
         window=read.window,
         orientation=read.orientation if read.orientation in range(2, 9) else 1,
         georeference=read_georeference(path, file_format, in_file, read.name),

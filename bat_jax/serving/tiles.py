@@ -126,7 +126,7 @@ class TilePyramids:
         layout = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "BIGTIFF": "IF_SAFER"}
         coding = {"compress": "JPEG", "photometric": "YCBCR", "JPEG_QUALITY": _QUALITY}
         # Windows are of the file as stored, and each would get a stretch of its own.
-        from_file = not is_whole and source.orientation == 1 and "stretched" not in source.note
+        from_file = not is_whole and source.orientation == 1 and not source.is_stretched
         tags = {_SIZE: "{} {}".format(*source.full_size), _FROM_FILE: "yes" if from_file else "no"}
         halvings = TilePlan(width=width, height=height).max_level
         with staged_file(path) as stage, rasterio.Env(GDAL_NUM_THREADS=os.cpu_count() or 1):

@@ -33,3 +33,9 @@ def stretched(band, valid=None):
     values = band[np.isfinite(band) if valid is None else valid].astype(np.float64)
     low, high = np.percentile(values, (2, 98))
     return np.rint(np.clip((band.astype(np.float64) - low) / (high - low), 0, 1) * 255)
+
+
+def large_raster(height=400, width=300):
+    """A smooth picture, so that averages are near any other way of making it smaller."""
+    rows, cols = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 255 // height, cols * 255 // width, (rows + cols) % 256 // 4]).astype(np.uint8)
