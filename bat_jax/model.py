@@ -56,10 +56,10 @@ class TileFeatures(NamedTuple):
 
 
 class Spliced(NamedTuple):
-    """The whole prompt with its visual tokens: embeddings (1, T, D), of which the first `length` rows are valid."""
+    """Whole prompts with their visual tokens: embeddings (B, T, D), and of each the first `length` (B,) rows valid."""
 
-    embeddings: Float[Array, "1 T D"]
-    length: Int[Array, "1"]
+    embeddings: Float[Array, "B T D"]
+    length: Int[Array, "B"]
 
 
 def modules(cfg: BatConfig) -> dict[str, nn.Module]:
@@ -325,19 +325,20 @@ def splice(
 
 def prefill(
     cfg: BatConfig, num_new_slots: int, params: Params, spliced: Spliced
-) -> tuple[Float[Array, "1 V"], KVCache]:
-    """Run the spliced prompt through the decoder.
+) -> tuple[Float[Array, "B V"], KVCache]:
+    """Run spliced prompts through the decoder.
 
     Returns:
-      The logits after the last valid row, and a cache with `num_new_slots` free slots for generation.
+      The logits after each one's last valid row, and a cache with `num_new_slots` free slots for generation.
     """
     with jax.named_scope("prefill"):
         output = run_decoder(cfg, params, *spliced, num_free_slots=num_new_slots)
-        return logits(cfg, params, output.hidden[:, spliced.length[0] - 1]), output.cache
+        last = jnp.take_along_axis(output.hidden, spliced.length[:, None, None] - 1, axis=1)
+        return logits(cfg, params, last[:, 0]), output.cache
 
 
-def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "1 T V"]:
-    """Return the logits at every row of the spliced prompt (rows that are not valid hold nothing of meaning)."""
+def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "B T V"]:
+    """Return the logits at every row of spliced prompts (rows that are not valid hold nothing of meaning)."""
     return logits(cfg, params, run_decoder(cfg, params, *spliced).hidden)
 
 

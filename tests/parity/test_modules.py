@@ -288,6 +288,21 @@ def test_cached_greedy_generation_writes_transformers_ids(name):
     assert len(said) > 5, "the model says more than one thing"
 
 
+def test_prompts_of_different_lengths_are_read_together_as_transformers_reads_and_continues_each():
+    theirs, cfg, params = decoder_pair("theta 1e6")
+    prompts = [random_ids(seed, length=length, batch=1) for seed, length in ((11, 8), (12, 5), (13, 11))]
+    embeddings = np.full((3, 12, 48), 7, np.float32)
+    for row, ids in zip(embeddings, prompts, strict=True):
+        row[: ids.shape[1]] = embed(params, ids)[0]
+    spliced = model.Spliced(jnp.asarray(embeddings), jnp.array([8, 5, 11]))
+    logits, cache = prefill(cfg, 1, params, spliced)
+    step, cache = jax.jit(model.decode_step, static_argnums=0)(cfg, params, jnp.array([4, 5, 6]), cache)
+    assert cache.length.tolist() == [9, 6, 12]
+    for ids, token, ours, after in zip(prompts, (4, 5, 6), logits, step, strict=True):
+        expected = run_theirs(theirs, np.append(ids, np.array([[token]], ids.dtype), axis=1)).logits[0].numpy()
+        np.testing.assert_allclose([ours, after], expected[-2:], **LOGITS)
+
+
 def test_importance_of_the_anchor_over_a_shared_cache_equals_one_pass_of_transformers():
     """Prefix and 16 anchor tokens go into a cache once; two questions of different lengths, padded alike, read it."""
     theirs, cfg, params = decoder_pair("theta 1e6")
