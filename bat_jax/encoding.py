@@ -28,6 +28,7 @@ from bat_jax.engine.image import (
     encode_views,
     has_views_program,
     make_scene,
+    scene_at,
     view_shapes,
 )
 from bat_jax.engine.question import SceneArrays
@@ -168,7 +169,9 @@ class SceneEncoder:
         start = time.perf_counter()
         program = (self.tile_batch, capacity, self.stages_apart)
         key = store.key(self.cfg, self.params, source.pixels, arrays, program)
-        found = jax.block_until_ready(self.stages.put(store.read(key, self.cfg, self.params)))
+        found = store.read(key, self.cfg, self.params)
+        if found is not None:
+            found = jax.block_until_ready(self.stages.put(found, scene_at))
         self.stages.run_seconds["scene_cache"] += time.perf_counter() - start
         if found is not None:
             scene, centres = found

@@ -15,6 +15,7 @@ from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.pipeline import BatModel
+from bat_jax.scene_store import SceneStore
 from experiments import cli
 
 DIRECTORY = flags.DEFINE_string("directory", None, "Holds `checkpoint`; the arrays go there too.", required=True)
@@ -31,6 +32,12 @@ def arrays_of(answer) -> dict[str, np.ndarray]:
     }
     importance = answer.anchor_importance[0]
     return {"ids": answer.token_ids, "logits": answer.logits, "importance": importance, **kept}
+
+
+def lies(scene) -> dict[str, object]:
+    """Return where each array of a scene lies on the mesh, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path((scene.arrays, scene.init_index))
+    return {jax.tree_util.keystr(path): leaf.sharding for path, leaf in leaves}
 
 
 def main(_: list[str]) -> None:
@@ -53,7 +60,7 @@ def main(_: list[str]) -> None:
             "decoder_bytes": sum(leaf.addressable_shards[0].data.nbytes for leaf in held),
             "cache_heads": jax.tree.leaves(scene.cache.key)[0].addressable_shards[0].data.shape[-2],
             "token_rows": [scale.tokens.addressable_shards[0].data.shape[0] for scale in scene.scales],
-            "encoded": model.stages.num_calls["image"],
+            "from_cache": scene.from_cache,
         }
         return scene
 
@@ -68,10 +75,15 @@ def main(_: list[str]) -> None:
     mesh = device_mesh(cfg, "model=2")
     params = load_params(folder)
     stacked = jax.device_put(params, params_at(mesh, params))
-    ask("model=2 stacked", BatModel(cfg, stacked, scene.model.tokenizer, stages=Stages(mesh)))
     cache = SceneCache(str(directory / "scenes"), 10**9)
-    for name in ("model=2", "model=2 read"):
-        ask(name, load("model=2", scene_cache=cache))
+    parts = {"stages": Stages(mesh), "scene_store": SceneStore(cache=cache, weights="")}
+    models = {
+        "model=2": load("model=2", scene_cache=cache),
+        "model=2 stacked": BatModel(cfg, stacked, scene.model.tokenizer, **parts),
+    }
+    for name, model in models.items():
+        fresh, read = (lies(ask(which, model)) for which in (name, f"{name} read"))
+        report[name] |= {"same_places": fresh == read, "compiled": dict(model.stages.num_compiles)}
     print(json.dumps(report))
 
 

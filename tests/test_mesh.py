@@ -16,6 +16,7 @@ ALIKE = {
     "model=4 int8": "one int8",
     "model=2 stacked": "one",
     "model=2 read": "one",
+    "model=2 stacked read": "one",
 } | {f"data=2,model=2 many {index}": f"one many {index}" for index in range(3)}
 
 
@@ -62,6 +63,12 @@ def test_devices_share_the_rows_of_a_scales_tokens_where_their_number_divides(ra
     assert sum(report[mesh]["token_rows"]) < sum(whole) / 2
 
 
-def test_a_picture_of_the_scene_cache_is_not_encoded_again_on_a_mesh(ran):
+@pytest.mark.parametrize("name", ["model=2", "model=2 stacked"])
+def test_a_picture_of_the_scene_cache_lies_as_a_fresh_one_does_and_shares_its_programs(ran, name):
     _, report = ran
-    assert report["model=2"]["encoded"] == 1 and report["model=2 read"]["encoded"] == 0
+    assert not report[name]["from_cache"] and report[f"{name} read"]["from_cache"]
+    assert report[name]["same_places"] and report[name]["compiled"] == {"image": 1, "question": 1}
+    parts = ("token_rows", "cache_heads")
+    assert [report[f"{name} read"][part] for part in parts] == [report[name][part] for part in parts]
+    assert report[name]["cache_heads"] == 1
+    assert report[name]["token_rows"] == [rows // 2 for rows in report["one"]["token_rows"]]

@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from bat_jax import model as bat
 from bat_jax.compress.compressor import ScaleTokens, initial_centres, partition_scale
 from bat_jax.config import BatConfig, CompressorConfig
 from bat_jax.engine.question import RunStage, SceneArrays, run_inside
+from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.bicubic import ViewTiles
-from bat_jax.ops.on_mesh import ALL, on_mesh, rows_on_mesh
+from bat_jax.ops.on_mesh import ALL, HEADS, cut_over, on_mesh, rows_on_mesh, rows_spec, surrounding_mesh
 from bat_jax.ops.valid_first import valid_first
 from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
@@ -216,7 +218,33 @@ def encode_in_one(
 ) -> tuple[SceneArrays, tuple[Int[Array, "_"] | None, ...]]:
     """Return `make_scene` of `encode_views` as one program."""
     features = encode_views(run_inside, cfg, tile_batch, params, table, views)
-    return make_scene(run_inside, cfg, capacity, params, features, image)
+    made = make_scene(run_inside, cfg, capacity, params, features, image)
+    mesh = surrounding_mesh()
+    return made if mesh is None else jax.lax.with_sharding_constraint(made, scene_at(mesh, made))
+
+
+def scene_at(mesh: Mesh | AbstractMesh, made: tuple[SceneArrays, tuple[Any, ...]]) -> Any:
+    """Return the sharding of every array of what `make_scene` returns, computed or read (arrays or shapes).
+
+    The devices share the rows of the scales' tokens, where they divide them, and the cache's heads; the rest is whole.
+    """
+    scene, centres = made
+
+    def at(spec: PartitionSpec) -> Any:
+        return NamedSharding(mesh, spec)
+
+    def rows(leaf: Any) -> Any:
+        return at(rows_spec(mesh, leaf.shape[0]))
+
+    def heads(leaf: Any) -> Any:
+        return at(cut_over(mesh, leaf.ndim - 2, [HEADS]))
+
+    whole = at(PartitionSpec())
+    scales = tuple(
+        ScaleTokens(rows(scale.tokens), whole, whole, jax.tree.map(rows, scale.attention)) for scale in scene.scales
+    )
+    cache = KVCache(jax.tree.map(heads, scene.cache.key), jax.tree.map(heads, scene.cache.value), whole)
+    return SceneArrays(scales, cache), jax.tree.map(lambda _: whole, centres)
 
 
 def with_embedding(

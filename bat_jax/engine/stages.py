@@ -83,9 +83,11 @@ class Stages:
     def num_devices(self) -> int:
         return self.mesh.size if self.mesh else 1
 
-    def put(self, tree: Any) -> Any:
-        """Return host arrays as a program takes them: whole on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()) if self.mesh else None)
+    def put(self, tree: Any, place: Callable[[Mesh, Any], Any] | None = None) -> Any:
+        """Return host arrays as a program takes them: on a mesh where `place` says, or whole on every device."""
+        if self.mesh is None:
+            return jax.device_put(tree)
+        return jax.device_put(tree, place(self.mesh, tree) if place else NamedSharding(self.mesh, PartitionSpec()))
 
     def run(self, name: str, function: Callable[..., Any], static: tuple[Hashable, ...], *args: Any) -> Any:
         """Return function(*static, *args), compiled for the shapes of `args`.
