@@ -288,8 +288,11 @@ def answer_picture(
             yield line(task, picture, of_picture, error=_reason("picture", error))
         return
     for tasks in _together(picture.tasks, questions_at_once):
-        for task, outcome in _ask(model, scenes, tasks, ask_options, questions_at_once):
-            yield line(task, picture, of_picture, **outcome)
+        shared = {"shared_with": tasks[0].shared_with} if tasks[0].shared_with else {}
+        texts = [task.text for task in tasks]
+        outcomes = ask_together(model, scenes, texts, {**ask_options, **shared}, questions_at_once)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            yield line(task, picture, of_picture, **_outcome(*outcome))
 
 
 def _together(tasks: Sequence[Task], most: int) -> Iterator[tuple[Task, ...]]:
@@ -299,38 +302,45 @@ def _together(tasks: Sequence[Task], most: int) -> Iterator[tuple[Task, ...]]:
         yield from (rest[start : start + size] for start in range(0, len(rest), size))
 
 
-def _ask(
-    model: Any, scenes: Sequence[Any], tasks: Sequence[Task], ask_options: Mapping[str, Any], room: int
-) -> Iterator[tuple[Task, dict[str, Any]]]:
-    """Yield every task with what its line says of its answer; if several fail together, each is asked alone."""
-    texts = [task.text for task in tasks]
+def ask_together(
+    model: Any, scenes: Sequence[Any], questions: Sequence[str], options: Mapping[str, Any], room: int
+) -> Iterator[tuple[Any, float]]:
+    """Yield every question's answer, or the error in its place, and its share of the seconds.
+
+    Several that fail together are asked each alone, so that none fails for another's sake.
+
+    Args:
+      model, options: see `run`. scenes: what the questions are about. room: see `BatModel.ask_many`.
+    """
     images = () if len(scenes) == 1 else (scenes,)
     asked = scenes[0] if len(scenes) == 1 else model
+    outcomes: Sequence[Any] = ()
+    start = time.perf_counter()
     try:
-        start = time.perf_counter()
-        if len(tasks) > 1:
-            answers = asked.ask_many(*images, texts, room=room, **ask_options)
+        if len(questions) > 1:
+            outcomes = asked.ask_many(*images, questions, room=room, **options)
         else:
-            shared = {"shared_with": tasks[0].shared_with} if tasks[0].shared_with else {}
-            answers = (asked.ask(*images, texts[0], **ask_options, **shared),)
-        seconds = (time.perf_counter() - start) / len(tasks)
+            outcomes = (asked.ask(*images, questions[0], **options),)
     except Exception as error:
-        if len(tasks) > 1:
-            for task in tasks:
-                yield from _ask(model, scenes, (task,), ask_options, 1)
-        else:
-            yield tasks[0], {"error": _reason("question", error)}
+        outcomes = (error,) if len(questions) == 1 else ()
+    if not outcomes:  # behind the `except`: the error holds on to what the questions had put on the device
+        for question in questions:
+            yield from ask_together(model, scenes, [question], options, room)
         return
-    for task, answer in zip(tasks, answers, strict=True):
-        yield (
-            task,
-            {
-                "output": answer.text,
-                "tokens_kept": [sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
-                "seconds": seconds,
-                "compile_seconds": math.fsum(answer.compile_seconds.values()),
-            },
-        )
+    seconds = (time.perf_counter() - start) / len(questions)
+    yield from ((outcome, seconds) for outcome in outcomes)
+
+
+def _outcome(answer: Any, seconds: float) -> dict[str, Any]:
+    """Return what a question's line says of its answer, or of the error in its place."""
+    if isinstance(answer, Exception):
+        return {"error": _reason("question", answer)}
+    return {
+        "output": answer.text,
+        "tokens_kept": [sum(kept) for kept in zip(*answer.tokens_kept, strict=True)],
+        "seconds": seconds,
+        "compile_seconds": math.fsum(answer.compile_seconds.values()),
+    }
 
 
 def _reason(what: str, error: Exception) -> str:

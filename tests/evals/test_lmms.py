@@ -55,7 +55,8 @@ def loaded(checkpoint):
     from lmms_eval.models import get_model
 
     given = {"batch_size": 1, "max_batch_size": None, "device": None}
-    return get_model("bat_jax").create_from_arg_string(f"checkpoint={checkpoint},fidelity=paper,budgets=[6,20]", given)
+    arguments = f"checkpoint={checkpoint},fidelity=paper,budgets=[6,20],questions_at_once=2"
+    return get_model("bat_jax").create_from_arg_string(arguments, given)
 
 
 @pytest.fixture
@@ -142,6 +143,28 @@ def test_a_picture_is_encoded_once_and_answers_keep_the_order_of_requests(model)
     assert answers == [scenes[id(image)].ask(text, max_new_tokens=NEW).text for image, text in asked]
 
 
+def test_a_pictures_questions_with_the_same_options_are_asked_together_and_answered_as_one_by_one(model):
+    first, second = (Image.fromarray(pixels(seed)) for seed in (0, 1))
+    greedy, sampled = {"max_new_tokens": NEW}, {"max_new_tokens": NEW, "temperature": 3.0}
+    asked = [
+        (first, "Any boats?", greedy),
+        (second, "Any boats?", greedy),
+        (first, "Any roads?", sampled),
+        (first, "How many trees stand by the river?", greedy | {"until": ["never said"]}),
+        (first, "Any cars?", sampled),
+    ]
+    calls = model.model.stages.num_calls.copy()
+    answers = texts(model, [([image], text, generation) for image, text, generation in asked])
+    assert {name: model.model.stages.num_calls[name] - calls[name] for name in ("questions", "question")} == {
+        "questions": 2,
+        "question": 1,
+    }
+    scenes = {id(image): model.model.encode(np.asarray(image)) for image in (first, second)}
+    for answer, (image, text, generation) in zip(answers, asked, strict=True):
+        options = {name: value for name, value in generation.items() if name != "until"}
+        assert answer == scenes[id(image)].ask(text, **options).text
+
+
 def test_several_images_go_where_the_question_has_them(model):
     images = [Image.fromarray(pixels(seed)) for seed in (0, 1)]
     scenes = [model.model.encode(np.asarray(image)) for image in images]
@@ -195,9 +218,9 @@ def test_a_failing_question_is_wrong_and_the_others_are_answered(model):
     image = Image.fromarray(pixels(0))
     generation = {"max_new_tokens": NEW}
     long, empty, fine = "boat " * 900, "", "Any boats?"
-    answers = texts(model, [([image], text, generation) for text in (long, empty, fine)])
-    assert answers[:2] == ["", ""]
-    assert answers[2] == model.model.encode(np.asarray(image)).ask(fine, max_new_tokens=NEW).text
+    answers = texts(model, [([image], text, generation) for text in (long, fine, empty)])
+    assert (answers[0], answers[2]) == ("", "")
+    assert answers[1] == model.model.encode(np.asarray(image)).ask(fine, max_new_tokens=NEW).text
     with pytest.raises(ValueError, match=r"all 1 questions failed, .*document 0: .*positions"):
         texts(model, [([image], long, generation)])
 
@@ -254,12 +277,13 @@ def arguments_of(text):
 def test_model_args_reach_the_config_as_lmms_eval_reads_them(adapter, checkpoint):
     text = f"checkpoint={checkpoint},budgets=[3],scales=[112],fidelity=paper,importance_layer=-1"
     text += ",coord_scale=1,selection=topk,mask_padding=false,images=first"
-    text += f",scene_cache={checkpoint.parent}/scenes,scene_cache_gb=0.5"
+    text += f",scene_cache={checkpoint.parent}/scenes,scene_cache_gb=0.5,mesh=[data=1,model=1]"
     model = adapter.BatJax(**arguments_of(text), batch_size="1").model
     cfg, cache = model.cfg, model.encoder.scene_store.cache
     assert [(scale.size_px, scale.budget) for scale in cfg.compressor.scales] == [(112, 3)]
     assert (cfg.compressor.fidelity, cfg.compressor.importance_layer, cfg.compressor.coord_scale) == ("paper", -1, 1)
     assert (cfg.compressor.selection, cfg.compressor.mask_padding, cfg.prompt.images) == ("topk", False, "first")
+    assert model.stages.mesh.shape == {"data": 1, "heads": 1, "copies": 1}
     assert (cache.directory, cache.max_bytes) == (checkpoint.parent / "scenes", 5 * 10**8)
 
 
@@ -278,7 +302,10 @@ def test_model_args_reach_the_config_as_lmms_eval_reads_them(adapter, checkpoint
         ("checkpoint={},seed=x", "seed=x"),
         ("checkpoint={},scene_cache=scenes,scene_cache_gb=much", "scene_cache_gb=much"),
         ("checkpoint={},scene_cache=scenes,scene_cache_gb=0", "scenes: a limit of 0 bytes"),
-        ("checkpoint={},batch_size=8", "batch_size=8"),
+        ("checkpoint={},questions_at_once=0", "questions_at_once=0: must be a whole number from 1"),
+        ("checkpoint={},mesh=[data=2,model=4]", "mesh=data=2,model=4: needs 8 devices"),
+        ("checkpoint={},mesh=rows=2", "mesh=rows=2: need axes"),
+        ("checkpoint={},batch_size=8", "batch_size=8.*questions_at_once"),
         ("checkpoint={},device=cuda", "device=cuda: JAX chooses"),
     ],
 )

@@ -3,7 +3,8 @@
 lmms-eval hands over all questions at once, each with a function that loads its pictures, and wants the answers in the
 same order. Every picture is looked at first, so that what this model cannot do is said before anything is encoded, and
 questions on the same pictures are found by what the pixels are; then each picture is encoded once and asked all of its
-questions. A picture is thus loaded twice; only those of the questions at hand are in memory.
+questions, together where they have the same options. A picture is thus loaded twice; only those of the questions at
+hand are in memory.
 
 A question that fails, as the runner's do (a damaged picture, one too long for the decoder, no memory), is logged with
 its reason and answered with an empty text, which counts as wrong; where all fail, the run stops.
@@ -13,6 +14,7 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +28,9 @@ from PIL import Image
 
 from bat_jax.config import BatConfig, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
 from bat_jax.config.fields import require, typed
+from bat_jax.engine.mesh import device_mesh
 from bat_jax.evals.lmms import NAME
+from bat_jax.evals.runner import ask_together
 from bat_jax.io.images import one_line
 from bat_jax.io.prompts import IMAGE_TOKEN
 from bat_jax.io.scene_cache import SceneCache
@@ -78,6 +82,8 @@ class BatJax(lmms):
         seed: Any = 0,
         scene_cache: Any = None,
         scene_cache_gb: Any = 50,
+        questions_at_once: Any = 8,
+        mesh: Any = None,
         batch_size: Any = 1,
         max_batch_size: Any = None,
         device: Any = None,
@@ -92,6 +98,8 @@ class BatJax(lmms):
           fidelity: "paper" or "release"; the checkpoint's by default.
           seed: of the first K-means centres and of sampling; a question's repeats count on from it.
           scene_cache: folder that keeps encoded pictures, of at most `scene_cache_gb` 10^9 bytes.
+          questions_at_once: most questions about the same pictures, with the same options, that are asked together.
+          mesh: devices that share the work, as [data=2,model=4].
           batch_size, max_batch_size, device: what lmms-eval passes; see Raises.
           settings: any other field of the compressor or the prompt, such as selection=topk.
 
@@ -103,7 +111,8 @@ class BatJax(lmms):
             raise ValueError("model_args: give checkpoint=DIR, a directory written by experiments.convert")
         if str(batch_size) != "1" or max_batch_size not in (None, 1):
             raise ValueError(
-                f"batch_size={batch_size}, max_batch_size={max_batch_size}: questions are asked one by one; leave both"
+                f"batch_size={batch_size}, max_batch_size={max_batch_size}: leave both; of a picture's questions "
+                "questions_at_once=8 are asked together"
             )
         if device is not None:
             raise ValueError(f"device={device}: JAX chooses it; set JAX_PLATFORMS or CUDA_VISIBLE_DEVICES instead")
@@ -111,12 +120,15 @@ class BatJax(lmms):
             raise ValueError("WORLD_SIZE: start one process; share the questions out with --offset and --limit")
         if type(seed) is not int or seed < 0:
             raise ValueError(f"seed={seed}: must be a whole number from 0")
+        if type(questions_at_once) is not int or questions_at_once < 1:
+            raise ValueError(f"questions_at_once={questions_at_once}: must be a whole number from 1")
         cfg = configure(BatModel.read_config(str(checkpoint)), fidelity, scales, budgets, settings)
         if not isinstance(scene_cache_gb, int | float):
             raise ValueError(f"scene_cache_gb={scene_cache_gb}: must be a number")
         cache = SceneCache(str(scene_cache), int(scene_cache_gb * 1e9)) if scene_cache is not None else None
-        self.model = BatModel.load(str(checkpoint), cfg=cfg, scene_cache=cache)
-        self.seed = seed
+        devices = device_mesh(cfg, _unbracketed(mesh)) if mesh is not None else None
+        self.model = BatModel.load(str(checkpoint), cfg=cfg, scene_cache=cache, mesh=devices)
+        self.seed, self.questions_at_once = seed, questions_at_once
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answer questions, in their order.
@@ -125,14 +137,18 @@ class BatJax(lmms):
           ValueError: a request is none that this model can answer, or all questions failed.
         """
         questions = self._read(requests)
-        groups: dict[tuple[str, ...], list[int]] = collections.defaultdict(list)
+        groups: dict[tuple, dict[tuple, list[int]]] = collections.defaultdict(lambda: collections.defaultdict(list))
         for index, question in enumerate(questions):
-            groups[question.keys].append(index)
+            groups[question.keys][tuple(sorted(question.options.items()))].append(index)
+        most_alike = max((len(alike) for group in groups.values() for alike in group.values()), default=1)
+        room = min(self.questions_at_once, most_alike)
         answers = [GenerationResult("")] * len(questions)
         failures = []
         with Progress(total=len(questions), desc="Answering", unit="question", disable=self.rank != 0) as bar:
-            for indices in groups.values():
-                for index, answer in zip(indices, self._answer([questions[index] for index in indices]), strict=True):
+            for group in groups.values():
+                batches = [alike[at : at + room] for alike in group.values() for at in range(0, len(alike), room)]
+                outcomes = self._answer([[questions[index] for index in batch] for batch in batches], room)
+                for index, answer in zip(itertools.chain(*batches), outcomes, strict=True):
                     if isinstance(answer, GenerationResult):
                         answers[index] = answer
                     else:
@@ -151,21 +167,26 @@ class BatJax(lmms):
         """Refuse: `BatModel` answers each question by itself."""
         raise NotImplementedError(_refusal(requests, "generate_until_multi_round"))
 
-    def _answer(self, questions: Sequence[Request]) -> Iterator[GenerationResult | Exception]:
-        """Yield the answers to questions about the same pictures, or the reasons why there are none."""
+    def _answer(self, batches: Sequence[Sequence[Request]], room: int) -> Iterator[GenerationResult | Exception]:
+        """Yield the answers to questions about the same pictures, or the reasons why there are none.
+
+        Args:
+          batches: questions with the same options, at most `room` each.
+        """
         try:
-            scenes = [self.model.encode(picture, seed=self.seed) for picture in questions[0].load()]
+            scenes = [self.model.encode(picture, seed=self.seed) for picture in batches[0][0].load()]
         except Exception as error:  # whatever a picture of a benchmark makes fail
-            yield from [error] * len(questions)
+            yield from itertools.repeat(error, sum(map(len, batches)))
             return
-        for question in questions:
-            try:
-                answer = self.model.ask(scenes, question.text, **question.options)
-            except Exception as error:
-                yield error
-                continue
-            counts = TokenCounts(input_tokens=answer.prompt_tokens, output_tokens=answer.token_ids.size)
-            yield GenerationResult(cut(answer.text, question.until), counts)
+        for batch in batches:
+            texts = [question.text for question in batch]
+            outcomes = ask_together(self.model, scenes, texts, batch[0].options, room)
+            for question, (answer, _) in zip(batch, outcomes, strict=True):
+                if isinstance(answer, Exception):
+                    yield answer
+                    continue
+                counts = TokenCounts(input_tokens=answer.prompt_tokens, output_tokens=answer.token_ids.size)
+                yield GenerationResult(cut(answer.text, question.until), counts)
 
     def _read(self, requests: Sequence[Instance]) -> list[Request]:
         """Check all requests and look at their pictures."""
@@ -177,10 +198,10 @@ class BatJax(lmms):
             name = f"task {task}, document {doc_id}"
             options, until = read_generation(generation, name)
             unused |= set(generation) - _GENERATION_NAMES
-            # lmms-eval repeats a request to get several samples of its answer.
-            options["seed"] = self.seed + num_asked[task, doc_id, request.idx, context]
-            num_asked[task, doc_id, request.idx, context] += 1
-
+            if options.get("temperature"):
+                # lmms-eval repeats a request to get several samples of its answer.
+                options["seed"] = self.seed + num_asked[task, doc_id, request.idx, context]
+                num_asked[task, doc_id, request.idx, context] += 1
             load = functools.partial(load_pictures, doc_to_visual, self.task_dict[task][split], doc_id, name)
             try:
                 keys = tuple(picture_key(picture) for picture in load())
@@ -290,9 +311,14 @@ def picture_key(picture: Picture) -> str:
 def _whole_numbers(name: str, value: Any) -> tuple[int, ...]:
     """Read 80, [80, 320] or the text "[80,320]"."""
     try:
-        return tuple(int(item) for item in str(value).strip("[]()\"' ").split(","))
+        return tuple(int(item) for item in _unbracketed(value).split(","))
     except ValueError:
         raise ValueError(f"{name}={value}: need whole numbers in brackets, as {name}=[80,320]") from None
+
+
+def _unbracketed(value: Any) -> str:
+    """Return an argument's text without the brackets or quotes that let it hold commas."""
+    return str(value).strip("[]()\"' ")
 
 
 def _setting(kind: Any, name: str, value: Any) -> Any:
