@@ -4,6 +4,8 @@
     python -m experiments.fit --checkpoint=DIR --device=v5e-4,rtx4090 --budgets=80,320,600,2000 --output=fit.json
     python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16
     python -m experiments.fit --config=7b --device=h200 --stages_apart
+    python -m experiments.fit --config=7b --device=h100 --mesh=data=2 --search=picture
+    python -m experiments.fit --config=7b --device=rtx4090 --questions_at_once=8 --search=questions
 
 Every program is compiled by XLA for the device (extras `fit` for GPUs, `fit-tpu` for TPUs; no device, no weights
 needed) and its memory added to what is held meanwhile. Seconds are a roofline, not a forecast: docs/fit.md. A device is
@@ -26,7 +28,8 @@ from bat_jax.engine import cost
 from bat_jax.engine.image import default_tile_batch
 from bat_jax.engine.mesh import mesh_axes
 from bat_jax.fit.abstract_run import Programs
-from bat_jax.fit.verdict import FitTarget, FitWork, judge, parse_target
+from bat_jax.fit.verdict import FitTarget, judge, parse_target
+from bat_jax.fit.work import QUANTITIES, FitWork
 from bat_jax.io.output_files import write_json, write_text
 from bat_jax.io.params import read_config
 from bat_jax.report.fit_page import page, stage_lines
@@ -58,7 +61,17 @@ PREFIX = flags.DEFINE_integer("prefix_tokens", 14, "Text tokens before the image
 QUESTION = flags.DEFINE_integer("question_tokens", 64, "Text tokens after the image.", lower_bound=1)
 ANSWER = flags.DEFINE_integer("answer_tokens", 8, "Tokens of the answer.", lower_bound=2)
 STAGES_APART = flags.DEFINE_bool("stages_apart", False, "Compile and count every stage apart, not an image's in one.")
-SEARCH = flags.DEFINE_bool("search", True, "Also find the most kept tokens and the most tiles at once that fit.")
+QUESTIONS_AT_ONCE = flags.DEFINE_string(
+    "questions_at_once",
+    "1",
+    "Questions about the picture in one program, as evaluate asks them; an answer each, as 1,8.",
+)
+SEARCH = flags.DEFINE_list(
+    "search",
+    ["kept", "tiles"],
+    "Also find the most that fits, by a few more compilations each: kept (tokens), tiles (at once on a device), "
+    "picture (the largest view's side), questions (at once). --search= for none.",
+)
 OUTPUT = flags.DEFINE_string("output", None, "Write the answer here as JSON, a list for several devices.")
 JOIN = flags.DEFINE_list("join", [], "Earlier --output files, whose answers are shown and written again.")
 WRITE_DOCS = flags.DEFINE_string("write_docs", None, "Write all answers as a page (docs/fit.md).")
@@ -118,12 +131,34 @@ def targets_of_flags() -> list[FitTarget]:
     return targets
 
 
+def questions_of_flags() -> list[tuple[int, list[str]]]:
+    """Return the numbers of questions at once, and what is searched with each: their most with the last of them.
+
+    Raises:
+      ValueError: names the flag.
+    """
+    numbers = compressor.whole_numbers(QUESTIONS_AT_ONCE.value, "questions_at_once")
+    if min(numbers) < 1:
+        raise ValueError(f"--questions_at_once={QUESTIONS_AT_ONCE.value}: must be at least 1")
+    for name in SEARCH.value:
+        if name not in QUANTITIES:
+            raise ValueError(f"--search={name}: is not known; known are {', '.join(QUANTITIES)}")
+    if STAGES_APART.value and (max(numbers) > 1 or "questions" in SEARCH.value):
+        raise ValueError("--stages_apart: takes one question at a time")
+    last = len(numbers) - 1
+    searched_with = {name: last if name == "questions" else 0 for name in SEARCH.value}
+    return [
+        (number, [name for name, place in searched_with.items() if place == index])
+        for index, number in enumerate(numbers)
+    ]
+
+
 def judge_flags() -> list[dict[str, Any]]:
     """Answer for every device of the flags, and print each answer as it is known."""
     targets, found = targets_of_flags(), []
     if not targets:
         return []
-    cfg = config_of_flags()
+    cfg, questions = config_of_flags(), questions_of_flags()
     work = functools.partial(
         FitWork,
         cfg=cfg,
@@ -140,9 +175,10 @@ def judge_flags() -> list[dict[str, Any]]:
     programs = Programs(lambda name: print(f"compiling {name}", file=sys.stderr, flush=True))
     for target in targets:
         tiles = TILE_BATCH.value or default_tile_batch(cfg, "accelerator", target.num_devices)
-        verdict = judge(target, work(tile_batch=tiles), programs, search=SEARCH.value)
-        found.append({**verdict.to_json(), "answer": verdict.answer(), "config": CONFIG.value or CHECKPOINT.value})
-        print("\n".join([verdict.answer(), *stage_lines(found[-1]), ""]), flush=True)
+        for number, search in questions:
+            verdict = judge(target, work(tile_batch=tiles, questions_at_once=number), programs, search)
+            found.append({**verdict.to_json(), "answer": verdict.answer(), "config": CONFIG.value or CHECKPOINT.value})
+            print("\n".join([verdict.answer(), *stage_lines(found[-1]), ""]), flush=True)
     record = run_record(compressor.SEED.value)
     return [{**entry, "run": record} for entry in found]
 

@@ -1,6 +1,7 @@
 """The path from a picture to an answer as an `AbstractRun`: the programs of encoding.py and pipeline.py, on shapes.
 
-An image is one program and a question one; or, `stages_apart`, their stages are. What those files hold on to is held.
+An image is one program and a question, or several at once, one; or, `stages_apart`, their stages are. What those files
+hold on to is held.
 """
 
 from typing import Any
@@ -23,9 +24,17 @@ from bat_jax.engine.image import (
     view_shapes,
 )
 from bat_jax.engine.mesh import params_at
-from bat_jax.engine.question import QuestionArrays, SceneArrays, SceneLayout, Suffix, answer, answer_in_one
+from bat_jax.engine.question import (
+    QuestionArrays,
+    SceneArrays,
+    SceneLayout,
+    Suffix,
+    answer,
+    answer_in_one,
+    answer_many,
+)
 from bat_jax.fit.abstract_run import AbstractRun
-from bat_jax.io.views import view_arguments
+from bat_jax.io.views import rounded_side, view_arguments
 from bat_jax.nn.decoder import layers_apart
 from bat_jax.ops.bicubic import view_tiles
 
@@ -77,7 +86,7 @@ def encode(
     with run.scope():
         table, image = run.hold(shape(256, 3, dtype=jnp.float32)), run.hold(image)
         if has_views_program(run.mesh.devices.flat[0].platform):
-            picture = np.broadcast_to(np.uint8(0), (image_px, image_px, 3))
+            picture = np.broadcast_to(np.uint8(0), (rounded_side(image_px), rounded_side(image_px), 3))
             arguments = view_arguments(picture, settings.sizes_px, cfg.vision)
             views = run.stage("views", view_tiles, (cfg.vision.image_size_px,), *arguments)
         else:
@@ -93,16 +102,33 @@ def encode(
 
 
 def ask(
-    run: AbstractRun, cfg: BatConfig, params: Any, scene: SceneArrays, text: Text, *, stages_apart: bool = False
+    run: AbstractRun,
+    cfg: BatConfig,
+    params: Any,
+    scene: SceneArrays,
+    text: Text,
+    questions_at_once: int = 1,
+    *,
+    stages_apart: bool = False,
 ) -> None:
-    """Run what one question costs, its answer included; leaves nothing held."""
-    ids, valid = shape(text.question), shape(text.question, dtype=bool)
-    number = shape(dtype=jnp.float32)
+    """Run what one question costs, its answer included, or several at once; leaves nothing held.
+
+    Raises:
+      ValueError: several at once, stages apart.
+    """
+    many = (questions_at_once,) if questions_at_once > 1 else ()
+    if many and stages_apart:
+        raise ValueError(f"questions_at_once={questions_at_once}: are one program, stages apart take one at a time")
+
+    def rows(count: int, dtype: Any = jnp.int32) -> Any:
+        return shape(*many, count, dtype=dtype)
+
+    ids, valid, number = rows(text.question), rows(text.question, bool), shape(dtype=jnp.float32)
     question = QuestionArrays(
-        suffixes=(Suffix(ids, valid, shape(text.question, dtype=jnp.float32)),),
+        suffixes=(Suffix(ids, valid, rows(text.question, jnp.float32)),),
         shares=(shape(len(cfg.compressor.scales)),),
-        texts=(shape(text.prefix), ids),
-        text_valid=(shape(text.prefix, dtype=bool), valid),
+        texts=(rows(text.prefix), ids),
+        text_valid=(rows(text.prefix, bool), valid),
         stop_ids=shape(2),
         temperature=number,
         top_p=number,
@@ -113,5 +139,7 @@ def ask(
         arrays = (params, (scene,), run.hold(question))
         if stages_apart:
             answer(run.stage, *static, *arrays)
+        elif many:
+            run.stage("questions", answer_many, static, *arrays, run.hold(shape()))
         else:
             run.stage("question", answer_in_one, static, *arrays)

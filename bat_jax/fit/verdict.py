@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from bat_jax.config import BatConfig
 from bat_jax.engine import cost
 from bat_jax.engine.absent import absent_mesh
 from bat_jax.engine.devices import DEVICES, DeviceFacts, find_device
 from bat_jax.engine.mesh import mesh_axes, parse_axes
 from bat_jax.fit import inference, training
 from bat_jax.fit.abstract_run import AbstractRun, Programs, StageRow
+from bat_jax.fit.limits import largest
+from bat_jax.fit.work import QUANTITIES, FitWork, Quantity
 from bat_jax.train.recipe import TrainConfig
 
 # What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
@@ -26,8 +27,6 @@ STAGES_OF_HALF = {
     "image": ("vision_tower", "scale_embedding", "region_partition", "anchor_prefix"),
     "question": ("anchor_importance", "preserve_merge", "token_mlp", "prefill", "generate"),
 }
-_MOST_PROBES = 4
-_CLOSE_ENOUGH = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,20 +55,22 @@ class FitTarget:
         return ",".join(f"{name}={size}" for name, size in self.axes.items())
 
 
+class Trial(NamedTuple):
+    """A number that was compiled, the stage with the highest peak then, and tiles and tokens of all views."""
+
+    number: int
+    peak: StageRow
+    num_tiles: int
+    num_tokens: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FitWork:
-    """What is to fit: a config, text lengths, the picture's side, tiles at once, or a training by its recipe.
+class FoundLimit:
+    """The most of something that fits, one of the trials. is_all: no more means anything, there may be room left."""
 
-    stages_apart: answering stage by stage, as `BatModel(stages_apart=True)` does; else an image is one program and a
-    question one.
-    """
-
-    cfg: BatConfig
-    text: cost.Text
-    tile_batch: int
-    image_px: int = 8192
-    recipe: TrainConfig | None = None
-    stages_apart: bool = False
+    number: int
+    is_all: bool
+    trials: tuple[Trial, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,7 @@ class FitVerdict:
 
     Attributes:
       rows: memory by stage. weight_bytes: held throughout, a device. seconds: least time by stage, by the roofline.
-      most_kept, most_tiles: most kept tokens and most tiles at once that fit, each with all else as it is; found by
-        compiling, within 5 %. None: not asked for, or nothing fits.
+      most: what was searched (`QUANTITIES`) -> the most that fits, all else as it is, and what was compiled for it.
     """
 
     target: FitTarget
@@ -88,8 +88,7 @@ class FitVerdict:
     weight_bytes: int
     seconds: Mapping[str, float]
     costs: Mapping[str, cost.Stage]
-    most_kept: int | None = None
-    most_tiles: int | None = None
+    most: Mapping[str, FoundLimit] = dataclasses.field(default_factory=dict)
 
     @property
     def peak(self) -> StageRow:
@@ -118,7 +117,8 @@ class FitVerdict:
 
     def answer(self) -> str:
         """Return the answer in one line."""
-        facts, where = self.target.facts, f"{self.target.device} ({self.target.mesh_name})"
+        facts, number = self.target.facts, self.work.questions_at_once
+        where = f"{self.target.device} ({self.target.mesh_name}{f', {number} questions at once' * (number > 1)})"
         peak = f"{gb(self.peak.peak)} of {gb(facts.usable_bytes)} GB a device, in {self.peak.name}"
         line = f"{where}: {'fits' if self.fits else 'DOES NOT FIT'}: {peak}; {gb(abs(self.spare_bytes))} GB "
         line += "to spare" if self.fits else "too little"
@@ -155,6 +155,7 @@ class FitVerdict:
             "kept_tokens": sum(work.cfg.compressor.budgets),
             "image_px": work.image_px,
             "tile_batch": work.tile_batch,
+            "questions_at_once": work.questions_at_once,
             "text": dataclasses.asdict(work.text),
             "weights": work.cfg.decoder.weights,
             "stages_apart": work.stages_apart,
@@ -162,9 +163,25 @@ class FitVerdict:
         }
         if work.recipe is not None:
             return entry | {"train": dataclasses.asdict(work.recipe)}
+        entry["most"] = {name: _limit_json(limit) for name, limit in self.most.items()}
+        if work.questions_at_once > 1:  # what they share in weights that are read, no cost model counts
+            return entry
         times = {"first_question_s": self.first_question_s, "further_question_s": self.further_question_s}
-        most = {"most_kept_tokens": self.most_kept, "most_tiles_at_once": self.most_tiles}
-        return entry | {"least": times | {"token_s": self.token_s}, **most}
+        return entry | {"least": times | {"token_s": self.token_s}}
+
+
+def _limit_json(limit: FoundLimit) -> dict[str, Any]:
+    compiled = [
+        {
+            "number": trial.number,
+            "peak_gb": trial.peak.peak / cost.GIGA,
+            "peak_stage": trial.peak.name,
+            "num_tiles": trial.num_tiles,
+            "num_tokens": trial.num_tokens,
+        }
+        for trial in limit.trials
+    ]
+    return {"number": limit.number, "is_all": limit.is_all, "compiled": compiled}
 
 
 _SIZES = ("arguments", "outputs", "temporaries", "held", "peak")
@@ -194,11 +211,11 @@ def parse_target(device: str, mesh: str | None) -> FitTarget:
     return target
 
 
-def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool = True) -> FitVerdict:
+def judge(target: FitTarget, work: FitWork, programs: Programs, search: Collection[str] = ()) -> FitVerdict:
     """Compile everything for a target and answer.
 
     Args:
-      programs: what is compiled already. search: also find the most kept tokens and the most tiles at once that fit.
+      programs: what is compiled already. search: names of `QUANTITIES`, of which the most that fits is to be found.
 
     Raises:
       ValueError: work and mesh do not go together.
@@ -217,19 +234,34 @@ def judge(target: FitTarget, work: FitWork, programs: Programs, *, search: bool 
         seconds=least_seconds(costs, target.facts, target.axes),
         costs=costs,
     )
-    if not search or not verdict.fits:
+    if not verdict.fits:
         return verdict
+    most = {name: _most(QUANTITIES[name], mesh, verdict, programs) for name in search}
+    return dataclasses.replace(verdict, most=most)
 
-    def peak_of(**changes: Any) -> int:
-        return _answered(mesh, dataclasses.replace(work, **changes), programs)[0].peak.peak
 
-    usable, kept = target.facts.usable_bytes, sum(work.cfg.compressor.budgets)
-    room = work.cfg.decoder.max_positions - work.text.prompt - work.text.answer
-    limit = min(room, cost.total_tokens(work.cfg))
-    most_kept = largest(lambda n: peak_of(cfg=with_kept(work.cfg, n)), kept, verdict.peak.peak, limit, usable)
-    tiles = max(work.cfg.num_tiles(size) for size in work.cfg.compressor.sizes_px)
-    most_tiles = largest(lambda n: peak_of(tile_batch=n), work.tile_batch, verdict.peak.peak, tiles, usable)
-    return dataclasses.replace(verdict, most_kept=most_kept, most_tiles=most_tiles)
+def _most(quantity: Quantity, mesh: Mesh, verdict: FitVerdict, programs: Programs) -> FoundLimit:
+    work, target, trials = verdict.work, verdict.target, []
+
+    def peak_of(number: int) -> int:
+        changed = quantity.changed(work, target.num_devices, number)
+        peak = _answered(mesh, changed, programs)[0].peak
+        trials.append(Trial(number, peak, cost.num_tiles(changed.cfg), cost.total_tokens(changed.cfg)))
+        return peak.peak
+
+    known, most = quantity.number(work, target.num_devices), quantity.most(work, target.num_devices)
+    number = largest(
+        peak_of,
+        known,
+        verdict.peak.peak,
+        target.facts.usable_bytes,
+        base=verdict.weight_bytes,
+        most=most,
+        step=quantity.step(work),
+        power=quantity.power,
+    )
+    first = Trial(known, verdict.peak, cost.num_tiles(work.cfg), cost.total_tokens(work.cfg))
+    return FoundLimit(number=number, is_all=most is not None and number >= most, trials=(first, *trials))
 
 
 def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRun, int]:
@@ -239,7 +271,7 @@ def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRu
     weight_bytes = run.held
     apart = work.stages_apart
     scene = inference.encode(run, work.cfg, params, work.text, work.image_px, work.tile_batch, stages_apart=apart)
-    inference.ask(run, work.cfg, params, scene, work.text, stages_apart=apart)
+    inference.ask(run, work.cfg, params, scene, work.text, work.questions_at_once, stages_apart=apart)
     return run, weight_bytes
 
 
@@ -269,42 +301,3 @@ def least_seconds(costs: Mapping[str, cost.Stage], facts: DeviceFacts, axes: Map
         name: max(stage.flops / rates[name], stage.bytes / facts.bandwidth) / sharing.get(name, 1)
         for name, stage in costs.items()
     }
-
-
-def with_kept(cfg: BatConfig, kept: int) -> BatConfig:
-    """Return the config with budgets of `kept` tokens in all, in proportion to its own as far as scales have tokens."""
-    scales = cfg.compressor.scales
-    counts = [cfg.num_tokens(scale.size_px) for scale in scales]
-    budgets, free = [0] * len(scales), kept
-    # From the scale that is full first: what it cannot take goes to the others.
-    order = sorted(range(len(scales)), key=lambda i: counts[i] / scales[i].budget)
-    for place, i in enumerate(order):
-        share = sum(scales[j].budget for j in order[place:])
-        budgets[i] = min(counts[i], round(free * scales[i].budget / share))
-        free -= budgets[i]
-    pairs = zip(scales, budgets, strict=True)
-    return cfg.with_settings(scales=tuple(dataclasses.replace(scale, budget=budget) for scale, budget in pairs))
-
-
-def largest(peak_of: Callable[[int], int], known: int, known_peak: int, highest: int, usable: int) -> int:
-    """Return the most, from `known` (which fits) to `highest`, whose peak is at most `usable`, within 5 %.
-
-    Peaks grow nearly evenly, so the next number tried lies a little below where a straight line meets `usable`.
-    """
-    if highest <= known:
-        return known
-    high, high_peak = highest, peak_of(highest)
-    if high_peak <= usable:
-        return highest
-    low, low_peak = known, known_peak
-    for _ in range(_MOST_PROBES):
-        if high - low <= max(1, _CLOSE_ENOUGH * low):
-            break
-        line = low + (usable - low_peak) / max(high_peak - low_peak, 1) * (high - low)
-        guess = min(max(int(line * (1 - _CLOSE_ENOUGH / 4)), low + 1), high - 1)
-        peak = peak_of(guess)
-        if peak <= usable:
-            low, low_peak = guess, peak
-        else:
-            high, high_peak = guess, peak
-    return low

@@ -100,7 +100,7 @@ def view_arguments(
     """
     _check(pixels, scales, cfg)
     height, width = pixels.shape[:2]
-    room = _rounded_up(height), _rounded_up(width)
+    room = rounded_side(height), rounded_side(width)
     picture = pixels
     if (height, width) != room:
         # What stands behind the picture's edges is never read: its weights are 0.
@@ -114,7 +114,8 @@ def view_arguments(
     return picture, pairs, np.asarray(cfg.pad_colour, np.int32)
 
 
-def _rounded_up(side: int) -> int:
+def rounded_side(side: int) -> int:
+    """Return the side of the room that a picture's side is padded to on an accelerator, in pixels."""
     step = max(SMALLEST_STEP_PX, 1 << max((side - 1).bit_length() - 3, 0))
     return -(-side // step) * step
 

@@ -1,5 +1,6 @@
 """What experiments.fit found: a table of stages for the terminal, and docs/fit.md over many devices."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,12 @@ _MEASURED = (
     "K-means has been rewritten since and holds no float32 rows; the peaks above are of the programs as they are now, "
     "which have not been measured."
 )
-
-
+_LIMITS = {
+    "kept": "kept tokens",
+    "tiles": "tiles at once on a device",
+    "picture": "pixels a side of the largest view",
+    "questions": "questions at once",
+}
 _APART = (
     "Each stage compiled by itself (`--stages_apart`), as `BatModel(stages_apart=True)` runs them: sizes of the call "
     "with the highest peak, operations, bytes and seconds of all calls together, where the cost model counts them. The "
@@ -39,22 +44,30 @@ def stage_lines(entry: Entry) -> list[str]:
             f"  at least {_ms(least['first_question_s'])} ms for the first question, "
             f"{_ms(least['further_question_s'])} ms for a further one, {_ms(least['token_s'])} ms a token"
         )
-        for key, what in (("most_kept_tokens", "kept tokens"), ("most_tiles_at_once", "tiles at once")):
-            if entry[key] is not None:
-                lines.append(f"  fits with up to {entry[key]:,} {what}, within 5 %")
+    for name, limit in entry.get("most", {}).items():
+        lines.append(f"  fits with up to {limit['number']:,} {_LIMITS[name]}, {_tried(limit)}")
     return lines
 
 
 def page(entries: Sequence[Entry]) -> str:
     """Return docs/fit.md: answering and training on all devices, one's programs and stages, and measured peaks."""
     training = [entry for entry in entries if "train" in entry]
-    answering = [entry for entry in entries if "train" not in entry and not entry["stages_apart"]]
-    apart = [entry for entry in entries if "train" not in entry and entry["stages_apart"]]
+    one = [entry for entry in entries if "train" not in entry and entry["questions_at_once"] == 1]
+    answering = [entry for entry in one if not entry["stages_apart"]]
+    apart = [entry for entry in one if entry["stages_apart"]]
+    many = [entry for entry in entries if "train" not in entry and entry["questions_at_once"] > 1]
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
     if answering or apart:
         in_one = {_place(entry) for entry in answering}
         others = [entry for entry in apart if _place(entry) not in in_one]
         lines += ["", "## Answering", "", *_answering([*answering, *others])]
+        searched = [entry for entry in (*answering, *others) if "picture" in entry["most"]]
+        if searched:
+            lines += ["", "## The largest picture", "", *_pictures(searched)]
+    if many:
+        places = {_place(entry) for entry in many}
+        alone = [entry for entry in answering if _place(entry) in places]
+        lines += ["", "## Questions at once", "", *_questions([*alone, *many])]
     if answering:
         lines += ["", "## Programs of one device", "", *_stages(answering[0])]
     if apart:
@@ -80,6 +93,8 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
         "python -m experiments.fit --config=7b --device=a6000",
         "python -m experiments.fit --config=7b --device=h100 --mesh=data=2,model=4 --budgets=180,1320,1600,8000",
         "python -m experiments.fit --config=7b --device=h200 --stages_apart",
+        "python -m experiments.fit --config=7b --device=h100 --mesh=data=2 --search=kept,tiles,picture",
+        "python -m experiments.fit --config=7b --device=rtx4090 --questions_at_once=1,8,16 --search=questions",
         "python -m experiments.fit --config=7b --device=a6000 --train=release_7b --train=accumulation=16",
         "```",
         "",
@@ -107,13 +122,20 @@ def _introduction(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def _tried(limit: Mapping[str, Any]) -> str:
+    """Return what a limit rests on, in words."""
+    if limit["is_all"]:
+        return "all there can be"
+    tried = ", ".join(f"{trial['number']:,} {trial['peak_gb']:.1f} GB" for trial in limit["compiled"])
+    return f"of those compiled ({tried})"
+
+
 def _answering(entries: Sequence[Entry]) -> list[str]:
     sizes = ("device", "mesh", "GB usable", "weights", "peak GB", "in", "fits", "spare", "most kept", "most tiles")
     head = (*sizes, "first question, ms", "further", "a token")
     rows = []
     for entry in entries:
         least = entry["least"]
-        most = [entry[key] for key in ("most_kept_tokens", "most_tiles_at_once")]
         rows.append(
             (
                 entry["title"],
@@ -124,7 +146,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
                 entry["peak_stage"].replace("_", " ") + (" (stages apart)" if entry["stages_apart"] else ""),
                 "yes" if entry["fits"] else "**no**",
                 f"{entry['spare_gb']:.1f}",
-                *("" if number is None else f"{number:,}" for number in most),
+                *(_most(entry, name) for name in ("kept", "tiles")),
                 *(_ms(least[key]) for key in ("first_question_s", "further_question_s", "token_s")),
             )
         )
@@ -135,8 +157,9 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
         f"of {first['image_px']} x {first['image_px']} pixels, {first['tile_batch']} tiles at once "
         f"(and no more on each of several devices), "
         f"{text['prefix'] + text['question']} text tokens, {text['answer']} of answer; GB a device (10^9 bytes). Most "
-        "kept tokens and most tiles at once that fit, each with all else as it is, are within 5 %, at most what the "
-        "decoder's positions and the largest view's tiles allow, and blank where they were not searched.",
+        "kept tokens, and most tiles at once on a device, each with all else as it is: the highest number that was "
+        "compiled and fits, where by a straight line through its neighbours less than 5 % more would; `all` is as many "
+        "as the decoder has positions for, or all that the views have; blank where none was searched.",
         "",
         *table_lines(head, rows),
     ]
@@ -144,6 +167,82 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
     if shared:
         lines += ["", f"Compiled once for an architecture, only memory and rates are their own: {', '.join(shared)}."]
     return lines
+
+
+def _most(entry: Entry, name: str) -> str:
+    limit = entry["most"].get(name)
+    return "" if limit is None else f"{limit['number']:,}{' (all)' if limit['is_all'] else ''}"
+
+
+def _pictures(entries: Sequence[Entry]) -> list[str]:
+    head = ("device", "mesh", "largest view, px", "tiles", "tokens", "peak GB", "in", "GB usable", "compiled for this")
+    rows, sentences = [], []
+    for entry in entries:
+        limit = entry["most"]["picture"]
+        trials = sorted(limit["compiled"], key=lambda trial: trial["number"])
+        best = next(trial for trial in trials if trial["number"] == limit["number"])
+        side = f"{best['number']:,} x {best['number']:,}"
+        counts = [f"{best[key]:,}" for key in ("num_tiles", "num_tokens")]
+        peak = (f"{best['peak_gb']:.1f}", best["peak_stage"].replace("_", " "), f"{entry['usable_gb']:.1f}")
+        tried = ", ".join(f"{trial['num_tokens']:,}: {trial['peak_gb']:.1f} GB" for trial in trials)
+        rows.append((entry["title"], _mesh(entry), side, *counts, *peak, tried))
+        devices = math.prod(entry["mesh"].values())
+        times = best["num_tokens"] / trials[0]["num_tokens"]
+        sentences.append(
+            f"- {devices} x {entry['title']} ({_mesh(entry)}): {side} pixels in {counts[0]} tiles, {counts[1]} tokens "
+            f"of all views, {times:.3g} times those of the paper's sizes."
+        )
+    first = entries[0]
+    return [
+        "How large a picture may be for the scene that is made of it: the largest view grows in steps of a tile, the "
+        "picture is at least as large as that view, and all else stays (the other views, "
+        f"{first['kept_tokens']:,} kept tokens, regions, tiles at once). It needs a setting without a scale embedding "
+        "on the tokens (the release's), as a checkpoint's embedding knows its own views alone. A row says the largest "
+        "picture that was compiled and fits, stage by stage where the table above says so. Nothing between the "
+        "numbers in the last column (tokens of all views: peak) was compiled; a straight line through the last of "
+        "them says that less than 5 % more tokens would fit. A picture on the host, and the time that it takes, are "
+        "not looked at.",
+        "",
+        *sentences,
+        "",
+        *table_lines(head, rows),
+    ]
+
+
+def _questions(entries: Sequence[Entry]) -> list[str]:
+    head = (
+        "device",
+        "mesh",
+        "questions",
+        "peak GB",
+        "in",
+        "GB usable",
+        "fits",
+        "spare",
+        "outputs",
+        "temporaries",
+        "most",
+    )
+    rows = []
+    for entry in sorted(entries, key=lambda entry: (*_place(entry), entry["questions_at_once"])):
+        (stage,) = [row for row in entry["stages"] if row["stage"] in ("question", "questions")]
+        numbers = [f"{entry[key]:.1f}" for key in ("peak_gb", "usable_gb", "spare_gb")]
+        sizes = [f"{stage[name]:.2f}" for name in ("outputs_gb", "temporaries_gb")]
+        limit = entry["most"].get("questions")
+        most = "" if limit is None else f"{limit['number']:,} ({_tried(limit)})"
+        verdict = "yes" if entry["fits"] else "**no**"
+        in_stage = entry["peak_stage"].replace("_", " ")
+        count = str(entry["questions_at_once"])
+        place = entry["title"], _mesh(entry), count
+        rows.append((*place, numbers[0], in_stage, numbers[1], verdict, numbers[2], *sizes, most))
+    return [
+        "Several questions about one picture in one program (`scene.ask_many`, `--questions_at_once` of "
+        "`experiments.evaluate`): each has a prompt, kept tokens and a key-value cache of its own, the scene is there "
+        "once. Outputs and temporaries are that program's; `most` is the highest number that was compiled and fits, "
+        "where by a straight line less than 5 % more would.",
+        "",
+        *table_lines(head, rows),
+    ]
 
 
 def _stages(entry: Entry) -> list[str]:

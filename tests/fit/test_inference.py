@@ -3,6 +3,7 @@
 import collections
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,3 +59,28 @@ def test_weights_and_scene_take_what_the_loaded_ones_take(walked, model):
     assert weight_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
     assert scene_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves((scene.arrays, scene.init_index)))
     assert run.held == weight_bytes + scene_bytes, "a question leaves nothing behind"
+
+
+def test_questions_at_once_are_the_program_that_the_model_asks_them_in(model):
+    """Three of room for four; the walked program's results have the sizes of the real one's."""
+
+    class Results(ShapesAlone):
+        def find(self, name, *rest):
+            memory, self.results = super().find(name, *rest)
+            return memory, self.results
+
+    model.stages_apart = model.encoder.stages_apart = False
+    pixels = np.zeros((IMAGE_PX, IMAGE_PX, 3), np.uint8)
+    scene = model.encode(pixels)
+    before = model.stages.num_calls.copy()
+    first, *_ = scene.ask_many(["How many ships?", "Is there a bridge?", "Where?"], room=4, max_new_tokens=ANSWER)
+    calls = model.stages.num_calls - before
+    mesh, programs = device_mesh(model.cfg, "model=1"), Results()
+    run = AbstractRun(mesh, programs)
+    text = Text(prefix=scene.prefix_ids.size, question=SHORTEST_TEXT, answer=ANSWER)
+    params, abstract = run.hold(abstract_params(model.cfg, mesh)), run.hold(scene.arrays)
+    ask(run, model.cfg, params, abstract, text, 4)
+    assert {name: row.calls for name, row in run.rows.items()} == calls == {"questions": 1}
+    assert jax.tree.map(jnp.shape, programs.results) == jax.tree.map(jnp.shape, first.arrays)
+    with pytest.raises(ValueError, match="questions_at_once=4: are one program"):
+        ask(run, model.cfg, params, abstract, text, 4, stages_apart=True)

@@ -4,19 +4,16 @@ import dataclasses
 
 import pytest
 
-from bat_jax.config import BatConfig
 from bat_jax.engine import cost
-from bat_jax.engine.devices import GIB, find_device
+from bat_jax.engine.devices import DEVICES, GIB, find_device
 from bat_jax.fit.abstract_run import Programs, StageRow
 from bat_jax.fit.verdict import (
     FitVerdict,
-    FitWork,
     judge,
-    largest,
     least_seconds,
     parse_target,
-    with_kept,
 )
+from bat_jax.fit.work import FitWork
 from tests.absent_compiler import needs_gpu_compiler
 from tests.fit.shapes_alone import ShapesAlone
 from tests.tiny_model import tiny_config
@@ -54,33 +51,6 @@ def test_a_name_and_a_mesh_say_which_devices(device, mesh, name, axes):
 def test_a_name_that_means_nothing_is_refused(device, mesh, message):
     with pytest.raises(ValueError, match=message):
         parse_target(device, mesh)
-
-
-def test_the_most_that_fits_is_found_by_few_trials():
-    """Peaks of 100 + n / 2, and a little more that grows with the square."""
-    tried = []
-
-    def peak_of(n):
-        tried.append(n)
-        return 100 + n // 2 + n * n // 100_000
-
-    assert largest(peak_of, 10, peak_of(10), 1000, usable=10_000) == 1000, "everything fits"
-    found = largest(peak_of, 10, peak_of(10), 10_000, usable=1100)
-    best = max(n for n in range(10, 10_000) if peak_of(n) <= 1100)
-    assert 0.95 * best <= found <= best
-    tried.clear()
-    largest(peak_of, 10, 105, 10_000, usable=1100)
-    assert len(tried) <= 5
-    assert largest(peak_of, 10, 105, 10, usable=1100) == 10
-
-
-def test_more_kept_tokens_are_shared_as_the_budgets_are_until_a_scale_is_full():
-    cfg = BatConfig.uhr_bat_7b()
-    counts = [cfg.num_tokens(size) for size in cfg.compressor.sizes_px]
-    for kept in (3000, 6000, 30_000, 100_000, sum(counts)):
-        budgets = with_kept(cfg, kept).compressor.budgets
-        assert sum(budgets) == kept and all(0 < b <= count for b, count in zip(budgets, counts, strict=True))
-    assert with_kept(cfg, 6000).compressor.budgets == (160, 640, 1200, 4000)
 
 
 def test_the_least_time_is_the_longer_of_operations_and_bytes():
@@ -126,7 +96,7 @@ def test_the_answer_is_one_line(peak, words):
 
 @needs_gpu_compiler
 def test_an_answer_of_the_compiler_for_a_card_has_every_stage_and_adds_up():
-    entry = judge(parse_target("a6000", None), WORK, Programs(), search=False).to_json()
+    entry = judge(parse_target("a6000", None), WORK, Programs()).to_json()
     assert entry["fits"] and entry["device"] == "a6000" and entry["mesh"] == {"data": 1, "model": 1}
     assert entry["peak_gb"] == max(row["peak_gb"] for row in entry["stages"])
     assert entry["spare_gb"] == pytest.approx(entry["usable_gb"] - entry["peak_gb"])
@@ -142,7 +112,7 @@ def test_an_answer_of_the_compiler_for_a_card_has_every_stage_and_adds_up():
 @needs_gpu_compiler
 def test_stages_apart_have_what_is_held_meanwhile_and_the_cost_models_work():
     work = dataclasses.replace(WORK, stages_apart=True)
-    entry = judge(parse_target("h200", None), work, ShapesAlone(), search=False).to_json()
+    entry = judge(parse_target("h200", None), work, ShapesAlone()).to_json()
     rows = {row["stage"]: row for row in entry["stages"]}
     costs = cost.pipeline_stages(WORK.cfg, WORK.text)
     assert {"views", "first_centres", "splice", *costs} < set(rows) and entry["stages_apart"]
@@ -153,3 +123,49 @@ def test_stages_apart_have_what_is_held_meanwhile_and_the_cost_models_work():
     assert after_tower * cost.GIGA > 320 * (32 + 16) * 4, (
         "features of all views' 320 tokens stay until the scene is made"
     )
+
+
+class HeldAlone(ShapesAlone):
+    """Counts what is held; says what each search changed in the program of a question."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def find(self, name, mesh, function, static, args, options):
+        if name in ("question", "questions"):
+            self.asked.append((sum(static[0].compressor.budgets), static[0].compressor.sizes_px[-1]))
+        return super().find(name, mesh, function, static, args, options)
+
+
+def test_the_largest_picture_is_the_last_whose_views_and_weights_fit(monkeypatch):
+    """A token brings its 14 x 14 pixels of three bytes, whether it is valid, and a sixteenth of a tile's padding."""
+    monkeypatch.setattr("bat_jax.fit.inference.has_views_program", lambda platform: False)
+    room, programs, target = 4_000_000, HeldAlone(), parse_target("a6000", None)
+    start = judge(target, WORK, programs)
+    facts = dataclasses.replace(DEVICES["a6000"], memory_bytes=start.peak.peak + room, reserved_bytes=0)
+    monkeypatch.setitem(DEVICES, "a6000", facts)
+    found = judge(target, WORK, programs, ["picture"]).most["picture"]
+    best = next(trial for trial in found.trials if trial.number == found.number)
+    fitting = 320 + room / (14 * 14 * 3 + 1 + 1 / 16)
+    with_one_more_row = 64 + (found.number // 14 + 4) ** 2
+    assert best.num_tokens <= fitting < max(1.05 * best.num_tokens, with_one_more_row) and not found.is_all
+    assert best.num_tokens == 64 + (found.number // 14) ** 2 == 16 * best.num_tiles
+    assert start.peak.name == "image" and (42, found.number) in programs.asked, "kept tokens stay"
+
+
+def test_searches_end_where_more_means_nothing():
+    entry = judge(parse_target("a6000", None), WORK, HeldAlone(), ["kept", "tiles"]).to_json()
+    assert {name: (limit["number"], limit["is_all"]) for name, limit in entry["most"].items()} == {
+        "kept": (320, True),
+        "tiles": (20, True),
+    }
+    assert [trial["number"] for trial in entry["most"]["kept"]["compiled"]] == [42, 320]
+
+
+def test_questions_at_once_have_no_least_time_and_say_so_in_the_answer():
+    verdict = judge(parse_target("a6000", None), dataclasses.replace(WORK, questions_at_once=3), HeldAlone())
+    entry = verdict.to_json()
+    assert entry["questions_at_once"] == 3 and "least" not in entry
+    assert [row["stage"] for row in entry["stages"]] == ["views", "image", "questions"]
+    assert verdict.answer().startswith("a6000 (data=1,model=1, 3 questions at once): fits")
