@@ -32,6 +32,7 @@ from bat_jax.report.figures.subject import Subject
 from bat_jax.runs import run_record
 from . import cli
 from . import compressor_flags as compressor
+from .mesh_flags import mesh_of_flags
 
 CHECKPOINT = flags.DEFINE(
     cli.CheckpointParser(), "checkpoint", None, "Directory that convert or a training wrote, or uhr-bat-mini."
@@ -85,6 +86,7 @@ def main(_: list[str]) -> None:
     check_flags()
     output = pathlib.Path(OUTPUT_DIR.value)
     cfg = compressor.configure(BatModel.read_config(CHECKPOINT.value))
+    mesh = mesh_of_flags(cfg)
     if IMAGE.value:
         image: SourceImage = compressor.read_source(IMAGE.value, cfg)
         name, options = pathlib.Path(IMAGE.value).name, compressor.encode_options(image, 0, 1)
@@ -102,7 +104,7 @@ def main(_: list[str]) -> None:
     def say(figure: Figure) -> None:
         print(f"figure {figure.number}: {figure.title} ({time.perf_counter() - start:.0f} s)", flush=True)
 
-    model = BatModel.load(CHECKPOINT.value, cfg=cfg, stages_apart=True)
+    model = BatModel.load(CHECKPOINT.value, cfg=cfg, stages_apart=True, mesh=mesh)
     subject = Subject(model, image, asks, name=name, max_new_tokens=MAX_NEW_TOKENS.value, **options)
     record = run_record(compressor.SEED.value)
     numbers = chosen_figures()

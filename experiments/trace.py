@@ -31,6 +31,7 @@ from bat_jax.io.prompts import IMAGE_ID, Prompt, build_prompt, split_ids
 from bat_jax.pipeline import Answer, BatModel, Scene
 from . import cli
 from . import compressor_flags as compressor
+from .mesh_flags import mesh_of_flags
 
 CHECKPOINT = flags.DEFINE(
     cli.CheckpointParser(), "checkpoint", None, "Directory that convert wrote, or uhr-bat-mini.", required=True
@@ -109,9 +110,10 @@ def main(_: list[str]) -> None:
     if output.exists() and not OVERWRITE.value:
         raise ValueError(f"--output={output}: exists; give --overwrite to replace it")
     cfg = compressor.configure(BatModel.read_config(CHECKPOINT.value))
+    mesh = mesh_of_flags(cfg)
     source = compressor.read_source(IMAGE.value, cfg)
     options = compressor.encode_options(source, 0, 1)
-    model = BatModel.load(CHECKPOINT.value, cfg=cfg)
+    model = BatModel.load(CHECKPOINT.value, cfg=cfg, mesh=mesh)
     prompt = read_prompt(model)
     scene = model.encode(source, prefix_ids=prompt.pieces[0], keep_intermediates=True, **options)
     answer = model.answer_prompt([scene], prompt, max_new_tokens=MAX_NEW_TOKENS.value, seed=compressor.SEED.value)

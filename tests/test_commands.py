@@ -210,7 +210,7 @@ def traces(files):
     init = [f"--kmeans_init={files}/init.npz"]
     cases = {
         "question": [*base, *init, f"--question={QUESTION}", f"--output={files}/question.npz", "--max_new_tokens=3"],
-        "ids": [*base, f"--input_ids={files}/ids.npy", f"--output={files}/ids.npz"],
+        "ids": [*base, f"--input_ids={files}/ids.npy", f"--output={files}/ids.npz", "--mesh=data=1,model=1"],
         "sam": [
             *base,
             f"--question={QUESTION}",
@@ -223,6 +223,7 @@ def traces(files):
         "no place": [*base, f"--input_ids={files}/no-place.npy", f"--output={files}/x.npz"],
         "suffix": [*base, f"--question={QUESTION}", f"--output={files}/x.txt"],
         "exists": [*base, f"--question={QUESTION}", f"--output={files}/init.npz"],
+        "devices": [*base, f"--question={QUESTION}", f"--output={files}/x.npz", "--mesh=data=64"],
     }
     return dict(zip(cases, run_commands("experiments.trace", list(cases.values())), strict=True))
 
@@ -278,6 +279,7 @@ def test_trace_of_a_label_map_gives_its_labels(traces, files):
         ("no place", "placeholder"),
         ("suffix", "must end in .npz"),
         ("exists", "--overwrite"),
+        ("devices", "--mesh=data=64: needs 64 devices"),
     ],
 )
 def test_bad_trace_input_gets_one_line(traces, files, name, message):

@@ -273,6 +273,7 @@ def runs(tmp_path_factory):
         "no such figure": [*base, "--figure=4"],
         "output in use": [*base[:1], f"--output_dir={folder}"],
         "missing image": [*base, "--image=nowhere.png", own[1]],
+        "no such devices": [*base, "--mesh=data=64"],
     }
     lines = [[item.replace("OUT", name.replace(" ", "-")) for item in case] for name, case in cases.items()]
     return folder, dict(zip(cases, run_commands("experiments.figures", lines), strict=True))
@@ -312,6 +313,7 @@ def test_the_command_takes_a_picture_of_the_user(runs):
         ("no such figure", "--figure"),
         ("output in use", "--overwrite"),
         ("missing image", "nowhere.png"),
+        ("no such devices", "--mesh=data=64: needs 64 devices"),
     ],
 )
 def test_bad_input_gets_one_line_and_writes_nothing(runs, name, message):
