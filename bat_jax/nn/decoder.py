@@ -81,15 +81,6 @@ class KVCache(NamedTuple):
 
         return KVCache(jax.tree.map(grow, self.key), jax.tree.map(grow, self.value), self.length)
 
-    def repeated(self, copies: int) -> "KVCache":
-        """Return the cache with every sequence `copies` times."""
-
-        def repeat(array):
-            return jnp.repeat(array, copies, axis=-4)
-
-        key, value = jax.tree.map(repeat, (self.key, self.value))
-        return KVCache(key, value, jnp.repeat(self.length, copies))
-
 
 class DecoderOutput(NamedTuple):
     """hidden (B, T, D): after the final norm. cache: with the new rows written.
@@ -292,7 +283,7 @@ class Decoder(nn.Module):
           embeddings: the new rows. length: how many of them are tokens, the first ones; None for all.
           cache: what came before, with at least T free slots; None starts afresh, which costs less than an empty cache.
           prefix: instead, what came before in all B sequences alike: the cache of one, which is only read. The cache
-            that is returned holds the new rows alone, the importance the prefix's slots.
+            that is returned holds the new rows alone; the importance is of the prefix's slots and the new rows.
           num_free_slots: without a cache, slots behind the T new rows in the one that is returned, or a few more
             (`SLOT_MULTIPLE`).
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).

@@ -190,7 +190,7 @@ def attention_behind(
     row_weight: Float[Array, "B T"] | None = None,
     *,
     is_one_row: bool = False,
-) -> tuple[Float[Array, "B T N H"], Float[Array, "B S"] | None]:
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B S+T"] | None]:
     """Attend from the rows of B sequences to a prefix that all share, and to their own rows, causally.
 
     The prefix is read where it stands: nothing is written behind it, and sequences get no copies of it.
@@ -201,7 +201,7 @@ def attention_behind(
       row_weight, is_one_row: as in `weighted_attention_row`.
 
     Returns:
-      What the rows take in, and the weighted row over the prefix's slots (None without weights).
+      What the rows take in, and the weighted row over the prefix's slots and then the new rows (None without weights).
     """
     prefix_key, prefix_value = prefix
     num_slots = prefix_key.shape[1]
@@ -225,4 +225,4 @@ def attention_behind(
     if is_one_row:
         query, query_slot, row_weight = _row_of_weight(row_weight, query, query_slot)
         both = weights(query, query_slot)
-    return mixed, _summed(both[..., :num_slots], row_weight)
+    return mixed, _summed(both, row_weight)

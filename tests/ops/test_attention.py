@@ -73,9 +73,33 @@ def test_rows_behind_a_prefix_that_sequences_share_attend_as_if_each_had_a_copy(
         mixed, row = behind(prefix, length, query, key, value, weights, is_one_row=is_one_row)
         np.testing.assert_allclose(mixed, twin_attention(query, *both, start), rtol=1e-5, atol=1e-6)
         twin = np.einsum("bnts,bt->bs", twin_weights(query, both[0], start), weights) / HEADS
-        np.testing.assert_allclose(row[:, :prefix_length], twin[:, :prefix_length], rtol=1e-5, atol=1e-6)
-        assert not np.any(row[:, prefix_length:])
+        of_copy = np.concatenate([row[:, :prefix_length], row[:, 5:]], axis=1)
+        np.testing.assert_allclose(of_copy, twin, rtol=1e-5, atol=1e-6)
+        assert not np.any(row[:, prefix_length:5])
     assert behind(prefix, length, query, key, value)[1] is None
+
+
+def test_rows_behind_a_shared_prefix_have_the_gradient_of_rows_behind_copies():
+    query, key, value, _ = case(1, num_slots=QUERIES)
+    _, prefix_key, prefix_value, _ = case(9, num_queries=1, num_slots=5)
+    weights = np.random.default_rng(3).random((BATCH, QUERIES)).astype(np.float32)
+
+    def total(mixed, row):
+        return jnp.sum(jnp.sin(mixed)) + jnp.sum(row**2)
+
+    def shared(prefix, query, new):
+        return total(*attention.attention_behind(prefix, np.array([5]), query, *new, weights))
+
+    def copied(prefix, query, new):
+        pairs = zip(prefix, new, strict=True)
+        key, value = (jnp.concatenate([jnp.repeat(old, BATCH, axis=0), own], axis=1) for old, own in pairs)
+        start = np.full(BATCH, 5)
+        return total(causal_attention(query, key, value, start), weighted_attention_row(query, key, start, weights))
+
+    arguments = (prefix_key[:1], prefix_value[:1]), query, (key, value)
+    found, expected = (jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*arguments) for function in (shared, copied))
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 6, 7, 8])

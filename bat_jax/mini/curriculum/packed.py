@@ -1,11 +1,11 @@
 """The decoder's loss when many questions stand on one image prefix.
 
-    [prefix, anchor tokens] ──> cache ──copied Q' times──> questions -> importance (Q', M1) -> auxiliary loss, selection
-    [prefix, visual tokens] ──> cache ──copied Q times───> questions and answers -> cross entropy of the answers
+    [prefix, anchor tokens] ──> cache ──> Q' questions -> importance (Q', M1) -> auxiliary loss, selection
+    [prefix, visual tokens] ──> cache ──> Q questions and answers -> cross entropy of the answers
 
 Every question sees the image and itself, never another question, so it is answered as if it stood alone; the image's
-rows are computed once for all. `train.loss` does the same for one question with everything trained; this is what makes
-hundreds of thousands of short questions affordable.
+rows are computed once and read by all where they stand. `train.loss` does the same for one question with everything
+trained; this is what makes hundreds of thousands of short questions affordable.
 
 Letters as in `bat_jax.typing`; Q questions of a group, of which Q' teach importance, U visual rows, M1 anchor tokens.
 """
@@ -62,15 +62,14 @@ def prefix_cache(
     prefix_ids: Int[Array, "Tp"],
     visual: Float[Array, "U D"],
     mask: Bool[Array, "U"] | None,
-    copies: int,
 ) -> KVCache:
-    """Return the cache of [prefix, visual tokens], as if for a batch of `copies` sequences; no mask: all are valid."""
+    """Return the cache of [prefix, visual tokens]; no mask: all are valid."""
     prefix = bat.embed(cfg, params, prefix_ids, visual.dtype)
     length = None
     if mask is not None:
         visual, length = visual[valid_first(mask)], (prefix_ids.shape[0] + jnp.sum(mask))[None]
     embeddings = jnp.concatenate([prefix, visual])[None]
-    return bat.run_decoder(cfg, params, embeddings, length).cache.repeated(copies)
+    return bat.run_decoder(cfg, params, embeddings, length).cache
 
 
 def question_importance(
@@ -86,7 +85,7 @@ def question_importance(
     Importance is the mean over rows, weighted by `row_weight`: `question_rows` as answering does it.
     """
     cfg, params = bat.first_layers(cfg, params, cfg.compressor.attention_layer % cfg.decoder.num_layers + 1)
-    cache = prefix_cache(cfg, params, prefix_ids, anchor, None, 1)
+    cache = prefix_cache(cfg, params, prefix_ids, anchor, None)
     embeddings = bat.embed(cfg, params, texts.ids, anchor.dtype)
     output = bat.run_decoder(cfg, params, embeddings, texts.end, prefix=cache, row_weight=row_weight)
     assert output.importance is not None
@@ -123,15 +122,14 @@ def answer_loss(
     place = jnp.arange(length)
     embeddings = bat.embed(cfg, params, texts.ids, cache.dtype)
     output = bat.run_decoder(
-        cfg, params, embeddings, texts.end, cache.grown(length), row_weight=row_weight, return_hidden=True
+        cfg, params, embeddings, texts.end, prefix=cache, row_weight=row_weight, return_hidden=True
     )
     assert output.importance is not None and output.hidden_states is not None
     importance = output.importance
     if mask is not None:  # from slots to rows
         num_prefix = cache.num_slots - mask.size
-        before = jnp.concatenate([jnp.arange(num_prefix), num_prefix + valid_slots(mask)])
         is_row = jnp.concatenate([jnp.ones(num_prefix, bool), mask, jnp.ones(length, bool)])
-        slots = jnp.concatenate([before, num_prefix + jnp.sum(mask) + place])
+        slots = jnp.concatenate([jnp.arange(num_prefix), num_prefix + valid_slots(mask), cache.num_slots + place])
         importance = jnp.where(is_row, importance[..., slots], 0.0)
     logits = bat.logits(cfg, params, output.hidden[:, :-1])
     answering = texts.question_end[:, None] - 1

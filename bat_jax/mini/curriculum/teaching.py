@@ -68,7 +68,7 @@ class Teaching:
         """Return the losses of (B, Q, T) texts behind their picture's tokens, with the attention of `evidence_rows`."""
 
         def of_one(visual, mask, texts, rows):
-            cache = prefix_cache(self.cfg, params, self.prefix_ids, visual, mask, texts.ids.shape[0])
+            cache = prefix_cache(self.cfg, params, self.prefix_ids, visual, mask)
             return answer_loss(self.cfg, params, cache, mask, texts, rows)
 
         return jax.vmap(of_one)(visual, mask, texts, self.evidence_rows(texts))
@@ -86,7 +86,7 @@ class Teaching:
     def text_total(self, params: Params, texts: Texts) -> Total:
         """Return the loss of (Q, T) texts without a picture, which say their answers themselves."""
         nothing = jnp.zeros((0, self.cfg.decoder.width))
-        cache = prefix_cache(self.cfg, params, self.prefix_ids, nothing, None, texts.ids.shape[0])
+        cache = prefix_cache(self.cfg, params, self.prefix_ids, nothing, None)
         answers = answer_loss(self.cfg, params, cache, None, texts, last_rows(texts))
         missed, matched, has_option = self.match_loss(answers, texts)
         facts = {

@@ -62,32 +62,42 @@ def test_tokens_are_those_of_answering(case):
         assert tokenizer.unk_token_id not in texts.ids[row, : int(texts.end[row])].tolist()
 
 
-def test_packed_losses_are_those_of_each_question_alone(case):
+def test_packed_losses_and_attention_are_those_of_each_question_alone(case):
     _, params, _, texts, prefix, visual = case
-    mask = jnp.arange(256) % 5 != 2
+    mask = np.arange(256) % 5 != 2
+    num_before = prefix.size + mask.sum()
+    row_weight = packed.last_rows(texts)
+    is_row = np.concatenate([np.ones(prefix.size, bool), mask, np.ones(LENGTH, bool)])
 
     @jax.jit
     def together(params):
-        cache = packed.prefix_cache(CFG, params, jnp.asarray(prefix), visual, mask, texts.ids.shape[0])
-        return packed.answer_loss(CFG, params, cache, mask, texts, packed.last_rows(texts))
+        cache = packed.prefix_cache(CFG, params, jnp.asarray(prefix), visual, mask)
+        return packed.answer_loss(CFG, params, cache, mask, texts, row_weight)
 
     @jax.jit
-    def alone(params, ids, valid):
+    def alone(params, ids, valid, row_weight):
         valids = (jnp.ones(prefix.shape, bool), valid)
         spliced = bat.splice(CFG, params, (jnp.asarray(prefix), ids), valids, (visual,), (mask,))
-        logits = bat.all_logits(CFG, params, spliced)[0]
-        return jnp.roll(logits, -(prefix.size + jnp.sum(mask)), axis=0)[: ids.size]
+        weight = jnp.zeros(spliced.embeddings.shape[1]).at[num_before : num_before + ids.size].set(row_weight)
+        output = bat.run_decoder(CFG, params, *spliced, row_weight=weight[None])
+        logits = bat.logits(CFG, params, output.hidden[0])
+        return logits[num_before : num_before + ids.size], output.importance[:, 0, : num_before + ids.size]
 
     losses = together(params)
     for row in range(texts.ids.shape[0]):
         end, start = int(texts.end[row]), int(texts.question_end[row])
         ids = texts.ids[row]
-        logits = alone(params, ids, jnp.arange(ids.size) < end)
+        logits, attention = alone(params, ids, jnp.arange(ids.size) < end, row_weight[row])
         logp = jax.nn.log_softmax(logits)
         wanted = -sum(float(logp[place - 1, ids[place]]) for place in range(start, end))
         assert float(losses.loss[row]) == pytest.approx(wanted, rel=1e-5)
         right = all(int(jnp.argmax(logits[place - 1])) == int(ids[place]) for place in range(start, end))
         assert bool(losses.is_right[row]) == right
+        found = losses.attention[row]
+        assert not np.any(found[~is_row])
+        layer = CFG.compressor.attention_layer
+        np.testing.assert_allclose(found[is_row], attention[layer], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(losses.last_attention[row][is_row], attention[-1], rtol=1e-4, atol=1e-7)
 
 
 def test_packed_importance_is_the_models(case):
