@@ -59,9 +59,9 @@ def page(entries: Sequence[Entry]) -> str:
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
     if answering or apart:
         in_one = {_place(entry) for entry in answering}
-        others = [entry for entry in apart if _place(entry) not in in_one]
+        others = [entry for entry in apart if _place(entry) not in in_one or entry["most"]]
         lines += ["", "## Answering", "", *_answering([*answering, *others])]
-        searched = [entry for entry in (*answering, *others) if "picture" in entry["most"]]
+        searched = [entry for entry in one if "picture" in entry["most"]]
         if searched:
             lines += ["", "## The largest picture", "", *_pictures(searched)]
     if many:
@@ -185,12 +185,13 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         counts = [f"{best[key]:,}" for key in ("num_tiles", "num_tokens")]
         peak = (f"{best['peak_gb']:.1f}", best["peak_stage"].replace("_", " "), f"{entry['usable_gb']:.1f}")
         tried = ", ".join(f"{trial['num_tokens']:,}: {trial['peak_gb']:.1f} GB" for trial in trials)
-        rows.append((entry["title"], _mesh(entry), side, *counts, *peak, tried))
+        way = _mesh(entry) + (", stages apart" if entry["stages_apart"] else "")
+        rows.append((entry["title"], way, side, *counts, *peak, tried))
         devices = math.prod(entry["mesh"].values())
         times = best["num_tokens"] / trials[0]["num_tokens"]
         sentences.append(
-            f"- {devices} x {entry['title']} ({_mesh(entry)}): {side} pixels in {counts[0]} tiles, {counts[1]} tokens "
-            f"of all views, {times:.3g} times those of the paper's sizes."
+            f"- {devices} x {entry['title']}, {way}: {side} pixels in {counts[0]} tiles, {counts[1]} tokens of all "
+            f"views, {times:.3g} times those of the paper's sizes."
         )
     first = entries[0]
     return [
@@ -198,10 +199,9 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         "picture is at least as large as that view, and all else stays (the other views, "
         f"{first['kept_tokens']:,} kept tokens, regions, tiles at once). It needs a setting without a scale embedding "
         "on the tokens (the release's), as a checkpoint's embedding knows its own views alone. A row says the largest "
-        "picture that was compiled and fits, stage by stage where the table above says so. Nothing between the "
-        "numbers in the last column (tokens of all views: peak) was compiled; a straight line through the last of "
-        "them says that less than 5 % more tokens would fit. A picture on the host, and the time that it takes, are "
-        "not looked at.",
+        "picture that was compiled and fits, as whole programs or every stage apart. Nothing between the numbers in "
+        "the last column (tokens of all views: peak) was compiled; a straight line through them says that less than "
+        "5 % more tokens would fit. A picture on the host, and the time that it takes, are not looked at.",
         "",
         *sentences,
         "",
