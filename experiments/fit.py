@@ -66,6 +66,13 @@ QUESTIONS_AT_ONCE = flags.DEFINE_string(
     "1",
     "Questions about the picture in one program, as evaluate asks them; an answer each, as 1,8.",
 )
+LAYERS = flags.DEFINE_integer(
+    "layers",
+    None,
+    "Compile so few layers of tower and decoder, which is faster, and add what the others hold: weights and key-value "
+    "caches. Default: all.",
+    lower_bound=1,
+)
 SEARCH = flags.DEFINE_list(
     "search",
     ["kept", "tiles"],
@@ -164,6 +171,7 @@ def judge_flags() -> list[dict[str, Any]]:
         cfg=cfg,
         text=cost.Text(prefix=PREFIX.value, question=QUESTION.value, answer=ANSWER.value),
         image_px=IMAGE_PX.value,
+        layers=LAYERS.value,
         recipe=recipe_of_flags(),
         stages_apart=STAGES_APART.value,
     )

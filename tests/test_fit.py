@@ -34,6 +34,7 @@ def entry(device, peak_gb, **others):
         "text": {"prefix": 14, "question": 64, "answer": 8},
         "stages": [stage, program],
         "stages_apart": False,
+        "layers": None,
         "questions_at_once": 1,
         "most": {},
         "run": {"date": "2026-11-28T12:00:00+00:00", "packages": {"jax": "0.10.2"}},
@@ -135,7 +136,7 @@ def test_the_page_has_a_line_a_device_and_training_apart(results):
     assert "| The a6000 | 1 | 50.0 | 16.0 | 19.0 | prefill | yes | 31.0 | 20,000 |  | 400 | 100 | 4 |" in answering
     assert "| The rtx4090 | 1 | 50.0 | 8.4 int8 | 60.0 | prefill | **no** | -10.0 |" in answering
     (only_apart,) = [line for line in answering.splitlines() if "The h200" in line]
-    assert "| prefill (stages apart) | yes |" in only_apart
+    assert "| prefill, stages apart | yes |" in only_apart
     stages = page.split("## Stages")[1].split("## Training")[0]
     assert (
         "The h200, 1;" in stages

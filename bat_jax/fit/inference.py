@@ -44,6 +44,11 @@ def shape(*sizes: int, dtype: Any = jnp.int32) -> Any:
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
+def room(num_bytes: int) -> Any:
+    """Return so many bytes, held by every device."""
+    return shape(num_bytes, dtype=jnp.uint8)
+
+
 def abstract_params(cfg: BatConfig, mesh: Mesh) -> Any:
     """Return the shapes of a model's weights where `BatModel` holds them, decoder layers apart."""
     tree = jax.eval_shape(layers_apart, bat.loaded_shapes(cfg))

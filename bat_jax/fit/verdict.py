@@ -5,6 +5,7 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from bat_jax.engine import cost
@@ -12,9 +13,10 @@ from bat_jax.engine.absent import absent_mesh
 from bat_jax.engine.devices import DEVICES, DeviceFacts, find_device
 from bat_jax.engine.mesh import mesh_axes, parse_axes
 from bat_jax.fit import inference, training
-from bat_jax.fit.abstract_run import AbstractRun, Programs, StageRow
+from bat_jax.fit.abstract_run import AbstractRun, Programs, StageRow, bytes_of
 from bat_jax.fit.limits import largest
 from bat_jax.fit.work import QUANTITIES, FitWork, Quantity
+from bat_jax.ops.on_mesh import HEADS
 from bat_jax.train.recipe import TrainConfig
 
 # What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
@@ -159,6 +161,7 @@ class FitVerdict:
             "text": dataclasses.asdict(work.text),
             "weights": work.cfg.decoder.weights,
             "stages_apart": work.stages_apart,
+            "layers": work.layers,
             "stages": stages,
         }
         if work.recipe is not None:
@@ -266,12 +269,17 @@ def _most(quantity: Quantity, mesh: Mesh, verdict: FitVerdict, programs: Program
 
 def _answered(mesh: Mesh, work: FitWork, programs: Programs) -> tuple[AbstractRun, int]:
     """Return the run of a first question, and the weights' bytes."""
-    run = AbstractRun(mesh, programs)
-    params = run.hold(inference.abstract_params(work.cfg, mesh))
-    weight_bytes = run.held
-    apart = work.stages_apart
-    scene = inference.encode(run, work.cfg, params, work.text, work.image_px, work.tile_batch, stages_apart=apart)
-    inference.ask(run, work.cfg, params, scene, work.text, work.questions_at_once, stages_apart=apart)
+    run, cfg, text = AbstractRun(mesh, programs), work.compiled_cfg, work.text
+    params, of_all = (inference.abstract_params(some, mesh) for some in (cfg, work.cfg))
+    params = run.hold(params)
+    weight_bytes = sum(map(bytes_of, jax.tree.leaves(of_all)))
+    run.hold(inference.room(weight_bytes - run.held))
+    apart, questions = work.stages_apart, work.questions_at_once
+    scene = inference.encode(run, cfg, params, text, work.image_px, work.tile_batch, stages_apart=apart)
+    prompts = questions * (sum(cfg.compressor.budgets) + text.prompt + text.answer)
+    slots = text.prefix + cost.num_tokens_of_anchor(cfg) + prompts
+    run.hold(inference.room((cost.kv_bytes(work.cfg, slots) - cost.kv_bytes(cfg, slots)) // mesh.shape[HEADS]))
+    inference.ask(run, cfg, params, scene, text, questions, stages_apart=apart)
     return run, weight_bytes
 
 

@@ -14,7 +14,7 @@ class FitWork:
 
     tile_batch: of all devices together. questions_at_once: about one picture, in one program; those that it has room
     for. stages_apart: answering stage by stage, as `BatModel(stages_apart=True)` does; else an image is one program and
-    a question one.
+    a question one. layers: of tower and decoder that are compiled, all by default; what the others hold is added.
     """
 
     cfg: BatConfig
@@ -24,6 +24,17 @@ class FitWork:
     questions_at_once: int = 1
     recipe: TrainConfig | None = None
     stages_apart: bool = False
+    layers: int | None = None
+
+    @property
+    def compiled_cfg(self) -> BatConfig:
+        """The config that programs are compiled of."""
+        if self.layers is None:
+            return self.cfg
+        cut = self.layers - self.cfg.vision.num_run_layers
+        vision = dataclasses.replace(self.cfg.vision, num_layers=self.cfg.vision.num_layers + cut)
+        decoder = dataclasses.replace(self.cfg.decoder, num_layers=self.layers)
+        return dataclasses.replace(self.cfg, vision=vision, decoder=decoder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

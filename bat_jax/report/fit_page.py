@@ -53,13 +53,16 @@ def page(entries: Sequence[Entry]) -> str:
     """Return docs/fit.md: answering and training on all devices, one's programs and stages, and measured peaks."""
     training = [entry for entry in entries if "train" in entry]
     one = [entry for entry in entries if "train" not in entry and entry["questions_at_once"] == 1]
-    answering = [entry for entry in one if not entry["stages_apart"]]
-    apart = [entry for entry in one if entry["stages_apart"]]
+    answering = [entry for entry in one if not _way(entry)]
+    apart = [entry for entry in one if entry["stages_apart"] and not entry["layers"]]
+    few = [entry for entry in one if entry["layers"]]
     many = [entry for entry in entries if "train" not in entry and entry["questions_at_once"] > 1]
     lines = ["# Will it fit, what will it cost", "", *_introduction(entries)]
-    if answering or apart:
+    if one:
         in_one = {_place(entry) for entry in answering}
-        others = [entry for entry in apart if _place(entry) not in in_one or entry["most"]]
+        others = [entry for entry in apart if _place(entry) not in in_one]
+        in_all = in_one | {_place(entry) for entry in others}
+        others += [entry for entry in few if _place(entry) not in in_all]
         lines += ["", "## Answering", "", *_answering([*answering, *others])]
         searched = [entry for entry in one if "picture" in entry["most"]]
         if searched:
@@ -143,7 +146,7 @@ def _answering(entries: Sequence[Entry]) -> list[str]:
                 f"{entry['usable_gb']:.1f}",
                 f"{entry['weights_gb']:.1f}{'' if entry['weights'] == 'stored' else ' ' + entry['weights']}",
                 f"{entry['peak_gb']:.1f}",
-                entry["peak_stage"].replace("_", " ") + (" (stages apart)" if entry["stages_apart"] else ""),
+                entry["peak_stage"].replace("_", " ") + _way(entry),
                 "yes" if entry["fits"] else "**no**",
                 f"{entry['spare_gb']:.1f}",
                 *(_most(entry, name) for name in ("kept", "tiles")),
@@ -185,7 +188,7 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         counts = [f"{best[key]:,}" for key in ("num_tiles", "num_tokens")]
         peak = (f"{best['peak_gb']:.1f}", best["peak_stage"].replace("_", " "), f"{entry['usable_gb']:.1f}")
         tried = ", ".join(f"{trial['num_tokens']:,}: {trial['peak_gb']:.1f} GB" for trial in trials)
-        way = _mesh(entry) + (", stages apart" if entry["stages_apart"] else "")
+        way = _mesh(entry) + _way(entry)
         rows.append((entry["title"], way, side, *counts, *peak, tried))
         devices = math.prod(entry["mesh"].values())
         times = best["num_tokens"] / trials[0]["num_tokens"]
@@ -199,9 +202,11 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         "picture is at least as large as that view, and all else stays (the other views, "
         f"{first['kept_tokens']:,} kept tokens, regions, tiles at once). It needs a setting without a scale embedding "
         "on the tokens (the release's), as a checkpoint's embedding knows its own views alone. A row says the largest "
-        "picture that was compiled and fits, as whole programs or every stage apart. Nothing between the numbers in "
-        "the last column (tokens of all views: peak) was compiled; a straight line through them says that less than "
-        "5 % more tokens would fit. A picture on the host, and the time that it takes, are not looked at.",
+        "picture that was compiled and fits. Nothing between the numbers in the last column (tokens of all views: "
+        "peak) was compiled; a straight line through them says that less than 5 % more tokens would fit. `N layers`: "
+        "only so many layers of tower and decoder were compiled (`--layers=N`), none of which knows how large the "
+        "picture is, and what all others hold, weights and key-value caches, was added. A picture on the host, and "
+        "the time that it takes, are not looked at.",
         "",
         *sentences,
         "",
@@ -304,6 +309,12 @@ def _training(entries: Sequence[Entry]) -> list[str]:
 def _place(entry: Entry) -> tuple[str, str, str]:
     """Return where an answer's model is held, and how."""
     return entry["device"], _mesh(entry), entry["weights"]
+
+
+def _way(entry: Entry) -> str:
+    """Return how an answer was compiled, unless whole as one program an image and one a question."""
+    apart = ", stages apart" if entry["stages_apart"] else ""
+    return apart + (f", {entry['layers']} layers" if entry["layers"] else "")
 
 
 def _mesh(entry: Entry) -> str:

@@ -169,3 +169,24 @@ def test_questions_at_once_have_no_least_time_and_say_so_in_the_answer():
     assert entry["questions_at_once"] == 3 and "least" not in entry
     assert [row["stage"] for row in entry["stages"]] == ["views", "image", "questions"]
     assert verdict.answer().startswith("a6000 (data=1,model=1, 3 questions at once): fits")
+
+
+@needs_gpu_compiler
+def test_few_layers_are_compiled_and_the_others_weights_and_caches_are_held():
+    cfg = tiny_config()
+    deep = dataclasses.replace(
+        cfg,
+        vision=dataclasses.replace(cfg.vision, num_layers=cfg.vision.num_layers + 3),
+        decoder=dataclasses.replace(cfg.decoder, num_layers=7),
+    )
+    whole = dataclasses.replace(WORK, cfg=deep, stages_apart=True)
+    few = dataclasses.replace(whole, layers=2)
+    assert few.compiled_cfg.vision.num_run_layers == 2 == few.compiled_cfg.decoder.num_layers
+    target = parse_target("h200", None)
+    of_all, of_few = (judge(target, work, ShapesAlone()) for work in (whole, few))
+    assert of_few.weight_bytes == of_all.weight_bytes
+    rows = [{row.name: row.held for row in verdict.rows} for verdict in (of_all, of_few)]
+    assert rows[0]["vision_tower"] == rows[1]["vision_tower"]
+    padding = cost.kv_bytes(deep, 64)
+    assert 0 <= rows[0]["generate"] - rows[1]["generate"] < padding, "but for slots that fill a cache up"
+    assert of_few.to_json()["layers"] == 2
