@@ -12,6 +12,7 @@ compiled once per shape, or its stages are; `model.stages` counts calls and comp
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from jax.sharding import Mesh
 
 from bat_jax import model as bat
 from bat_jax.compress.budgets import image_shares
-from bat_jax.compress.importance import suffix_row_weight
+from bat_jax.compress.importance import reads_one_row, suffix_row_weight
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig, HeldWeights
 from bat_jax.encoding import EncodedViews, ImageLike, SceneData, SceneEncoder
@@ -38,10 +39,12 @@ from bat_jax.engine.question import (
     SceneLayout,
     Suffix,
     answer,
+    answer_by_stage,
     answer_in_one,
     answer_many,
     compress,
     importance_of,
+    importance_rows,
 )
 from bat_jax.engine.stages import Stages, memory_advice
 from bat_jax.io.digests import weights_digest
@@ -59,12 +62,14 @@ from bat_jax.io.prompts import (
 )
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.io.shipped import checkpoint_folder
-from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS
+from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS, SLOT_MULTIPLE
 from bat_jax.ops.fused_attention import PLAIN
 from bat_jax.scene_store import SceneStore
 from bat_jax.typing import Params
 
 MAX_NEW_TOKENS = 64
+# Text behind an image -> (L, M1) of each image: every decoder layer's importance of the anchor's tokens.
+ImportanceRows = dict[Question, tuple[np.ndarray, ...]]
 
 
 class NotFiniteError(ValueError):
@@ -349,19 +354,25 @@ class BatModel:
         scenes: Sequence[Scene],
         questions: Sequence[Question],
         *,
+        shared_with: Sequence[Sequence[str]] = (),
         room: int | None = None,
+        importance: ImportanceRows | None = None,
         budgets: Sequence[int] | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
         **drawing: Any,
     ) -> tuple[Answer, ...]:
-        """Answer several questions about the same images, each as `ask` alone would, in one program.
+        """Answer several questions about the same images, each as `ask` alone would, at once.
 
-        They share the images' cache; each has one of its own for its prompt, which the device has to hold. Questions
-        are asked one by one where stages run apart, and where one of them says itself where an image stands.
+        They share the images' cache; each has one of its own for its prompt, which the device has to hold. It is one
+        program, or three where stages run apart. Questions are asked one by one where one of them says itself where an
+        image stands, and, in one program, where one shares its tokens.
 
         Args:
+          shared_with: for each question, as in `ask`; none by default.
           room: questions that the program can take, by default the power of two that holds these; any number up to it
             compiles nothing new.
+          importance: rows that were read before, to which those of other texts are added; for stages that run apart.
+            All that ask with it have the same anchors, and read attention of the same rows of a text.
           budgets, max_new_tokens, drawing: see `answer_prompt`; every question draws by the same seed.
 
         Raises:
@@ -370,34 +381,40 @@ class BatModel:
         room = bucket(len(questions), 1) if room is None else room
         if len(questions) > room:
             raise ValueError(f"room={room}: is less than the {len(questions)} questions")
+        shared = tuple(tuple(texts) for texts in shared_with) or ((),) * len(questions)
         prompts = [build_prompt(self.tokenizer, question, len(scenes), self.cfg.prompt) for question in questions]
         in_front = {tuple(piece.size for piece in prompt.pieces[:-1]) for prompt in prompts}
-        if self.stages_apart or room < 2 or len(in_front) > 1:
+        if len(in_front) > 1 or (not self.stages_apart and (room < 2 or any(shared))):
             options = {"budgets": budgets, "max_new_tokens": max_new_tokens, **drawing}
-            return tuple(self.ask(scenes, question, **options) for question in questions)
-        shares = self._shares(budgets, len(scenes))
+            asked = zip(questions, shared, strict=True)
+            return tuple(self.ask(scenes, question, shared_with=texts, **options) for question, texts in asked)
         num_text = max(sum(piece.size for piece in prompt.pieces) for prompt in prompts)
         self._check_length(num_text + max_new_tokens)
         used = scenes[: len(prompts[0].pieces) - 1]
-        order = [min(index, len(questions) - 1) for index in range(room)]
-        texts = [self._suffix(question) for question in questions]
-        longest = [max(text.pieces[-1].size for text in texts), max(prompt.pieces[-1].size for prompt in prompts)]
-        items = [
-            (
-                self._suffixes(scenes, texts[index].pieces[-1:], [texts[index].question_at], longest[0]),
-                *_padded_pieces(prompts[index], longest[1]),
-            )
-            for index in order
-        ]
-        suffixes, pieces, valid = jax.tree.map(lambda *leaves: np.stack(leaves), *items)
-        batch = QuestionArrays(suffixes, shares[: len(used)], pieces, valid, **self._drawing(max_new_tokens, **drawing))
+        longest = max(prompt.pieces[-1].size for prompt in prompts)
+        pieces, valid = _stacked([_padded_pieces(prompt, longest) for prompt in prompts], room)
+        shares = self._shares(budgets, len(scenes))[: len(used)]
+        batch = QuestionArrays(
+            suffixes=() if self.stages_apart else self._stacked_suffixes(scenes, questions, room),
+            shares=shares,
+            texts=pieces,
+            text_valid=valid,
+            **self._drawing(max_new_tokens, **drawing),
+        )
         static = (self.cfg, tuple(scene.layout for scene in used), max_new_tokens)
         self.stages.reset_clocks()
         with _memory_advice(self.cfg, num_text, len(questions)):
             put = self.stages.put((batch, np.int32(len(questions))))
-            arrays = self.stages.run(
-                "questions", answer_many, static, self.params, tuple(scene.arrays for scene in used), *put
-            )
+            moved = (self.params, tuple(scene.arrays for scene in used))
+            if self.stages_apart:
+                texts = [(question, *others) for question, others in zip(questions, shared, strict=True)]
+                rows = self._importance(used, texts, room, {} if importance is None else importance)
+                # As caches are made, so that many budgets share a program.
+                most_rows = sum(map(np.sum, shares)) + sum(piece.shape[1] for piece in pieces)
+                most_rows += -most_rows % SLOT_MULTIPLE
+                arrays = answer_by_stage(self.stages.run, *static, int(most_rows), *moved, self.stages.put(rows), *put)
+            else:
+                arrays = self.stages.run("questions", answer_many, static, *moved, *put)
             ids, lengths, is_finite, rows, kept = jax.device_get(arrays.outcome)
         self._check_finite(is_finite[: len(questions)])
         return tuple(
@@ -406,6 +423,47 @@ class BatModel:
             )
             for i in range(len(questions))
         )
+
+    def _importance(
+        self, scenes: Sequence[Scene], texts: Sequence[Sequence[Question]], room: int, known: ImportanceRows
+    ) -> tuple[np.ndarray, ...]:
+        """Return each image's (room, M1) importance, the mean over the texts of each question; read what is not known.
+
+        `known` gets what is read, `room` texts at a time.
+        """
+        unread = [text for text in dict.fromkeys(itertools.chain(*texts)) if text not in known]
+        static = (self.cfg.networks, reads_one_row(self.cfg.compressor.attention_query))
+        for start in range(0, len(unread), room):
+            some = unread[start : start + room]
+            suffixes = self.stages.put(self._stacked_suffixes(scenes, some, room)[0])
+            of_images = [
+                self.stages.run(
+                    "anchor_importance",
+                    importance_rows,
+                    static,
+                    self.params,
+                    scene.cache,
+                    scene.scales[0].valid,
+                    suffixes,
+                )
+                for scene in scenes
+            ]
+            for text, *rows in zip(some, *jax.device_get(of_images), strict=False):
+                known[text] = tuple(rows)
+        layer = self.cfg.compressor.attention_layer
+        means = [
+            [np.mean([known[text][image][layer] for text in of_question], axis=0) for of_question in texts]
+            for image in range(len(scenes))
+        ]
+        return tuple(_filled(np.stack(rows), room) for rows in means)
+
+    def _stacked_suffixes(
+        self, scenes: Sequence[Scene], questions: Sequence[Question], room: int
+    ) -> tuple[Suffix, ...]:
+        """Return `_suffixes` of every question alone, its arrays beginning with `room`."""
+        texts = [self._suffix(question) for question in questions]
+        longest = max(text.pieces[-1].size for text in texts)
+        return _stacked([self._suffixes(scenes, text.pieces[-1:], [text.question_at], longest) for text in texts], room)
 
     def _answer(
         self,
@@ -575,6 +633,15 @@ def load_device_params(
     )
     # int8 is made of parts on the devices, where XLA leaves it.
     return jax.device_put(params, params_at(mesh, params)) if mesh else params
+
+
+def _stacked(items: Sequence[Any], room: int) -> Any:
+    """Stack the arrays of questions, the last one's filling up the room."""
+    return jax.tree.map(lambda *leaves: _filled(np.stack(leaves), room), *items)
+
+
+def _filled(rows: np.ndarray, room: int) -> np.ndarray:
+    return rows[np.minimum(np.arange(room), len(rows) - 1)]
 
 
 def _padded_text(ids: np.ndarray, padded_for: int = 0) -> tuple[np.ndarray, np.ndarray]:

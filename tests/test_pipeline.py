@@ -114,30 +114,77 @@ def test_a_later_question_is_answered_as_by_a_fresh_run(model, scene):
     same_answer(later, fresh)
 
 
-def test_questions_asked_together_are_answered_as_one_by_one_and_any_number_is_one_program(in_one, scene):
+@pytest.mark.parametrize("apart", [False, True])
+def test_questions_asked_together_are_answered_as_one_by_one_and_any_number_is_one_program(in_one, model, scene, apart):
     """Drawn tokens, too: what one question draws does not depend on the others."""
-    scene = dataclasses.replace(scene, model=in_one)
+    whole = model if apart else in_one
+    stages = ("choose", "prefill") if apart else ("questions",)
+    scene = dataclasses.replace(scene, model=whole)
     questions = ["Any boats?", "How many cars are near the pier?", "What colour is the roof of the largest house?"]
     questions.append(Dialogue("Which one?", (("Any boats?", "Two."),)))
     for drawing in ({}, {"temperature": 1.5, "seed": 7, "stop": False}):
         alone = [scene.ask(question, max_new_tokens=NEW, **drawing) for question in questions]
-        compiled = in_one.stages.num_compiles["questions"]
+        compiled = [whole.stages.num_compiles[name] for name in stages]
         together = scene.ask_many(questions, room=4, max_new_tokens=NEW, **drawing)
         fewer = scene.ask_many(questions[1:], room=4, max_new_tokens=NEW, **drawing)
-        assert in_one.stages.num_compiles["questions"] - compiled == (not drawing)
+        for name, before in zip(stages, compiled, strict=True):
+            assert whole.stages.num_compiles[name] - before == (not drawing)
         for one, other in zip([*alone, *alone[1:]], [*together, *fewer], strict=True):
-            np.testing.assert_array_equal(one.token_ids, other.token_ids)
-            assert (one.text, one.tokens_kept, one.prompt_tokens) == (
-                other.text,
-                other.tokens_kept,
-                other.prompt_tokens,
-            )
-            np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+            same_questions_answer(one, other)
             np.testing.assert_allclose(one.anchor_importance, other.anchor_importance, atol=1e-7)
-            for mine, its in zip(one.selections[0], other.selections[0], strict=True):
-                np.testing.assert_array_equal(mine.keep_index, its.keep_index)
-                np.testing.assert_array_equal(mine.mask, its.mask)
     assert len({tuple(one.token_ids) for one in alone}) > 1
+
+
+def same_questions_answer(one, other):
+    np.testing.assert_array_equal(one.token_ids, other.token_ids)
+    assert (one.text, one.tokens_kept, one.prompt_tokens) == (other.text, other.tokens_kept, other.prompt_tokens)
+    np.testing.assert_allclose(one.logits, other.logits, atol=1e-5)
+    for mine, its in zip(one.selections[0], other.selections[0], strict=True):
+        np.testing.assert_array_equal(mine.keep_index, its.keep_index)
+        np.testing.assert_array_equal(mine.mask, its.mask)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_questions_asked_together_may_share_their_tokens_with_others(in_one, model, scene, apart):
+    scene = dataclasses.replace(scene, model=model if apart else in_one)
+    questions = ["Any boats?", "How many cars are near the pier?", "Which land use?"]
+    shared = [(questions[1], questions[2]), (), (questions[0],)]
+    together = scene.ask_many(questions, shared_with=shared, max_new_tokens=NEW)
+    for question, others, answer in zip(questions, shared, together, strict=True):
+        same_questions_answer(scene.ask(question, shared_with=others, max_new_tokens=NEW), answer)
+
+
+def test_importance_that_was_read_before_is_read_no_more_under_other_settings(model, scene):
+    known, questions = {}, ["Any boats?", "Which land use?", "How many cars are near the pier?"]
+    scene.ask_many(questions[:2], room=2, importance=known, max_new_tokens=NEW)
+    assert list(known) == questions[:2]
+    calls = model.stages.num_calls["anchor_importance"]
+    other = model.configured(model.cfg.with_settings(selection="topk", importance_layer=0))
+    first, second = other.ask_many([scene], questions[:2], room=2, importance=known, max_new_tokens=NEW)
+    assert model.stages.num_calls["anchor_importance"] == calls
+    other.ask_many([scene], questions[1:], room=2, importance=known, max_new_tokens=NEW)
+    assert model.stages.num_calls["anchor_importance"] == calls + 1 and list(known) == questions
+    for question, answer in zip(questions, (first, second), strict=False):
+        same_questions_answer(other.ask([scene], question, max_new_tokens=NEW), answer)
+
+
+def test_a_small_budget_reads_a_short_prompt(model, scene):
+    """Compiled for 42 tokens, asked with 2: the decoder goes through the next multiple of 64 rows alone."""
+    watched, compile = [], model.stages.compile
+
+    def noted(name, function, static, *args):
+        watched.append((name, static))
+        return compile(name, function, static, *args)
+
+    model.stages.compile = noted
+    try:
+        (small,) = scene.ask_many(["Any boats?"], room=2, budgets=(1, 1), max_new_tokens=NEW)
+    finally:
+        del model.stages.compile
+    ((_, _, most_rows),) = [static for name, static in watched if name == "prefill"]
+    prompt = build_prompt(model.tokenizer, "Any boats?", 1, model.cfg.prompt)
+    assert most_rows == -(-(prompt.pieces[0].size + 64 + 2) // 64) * 64
+    same_questions_answer(scene.ask("Any boats?", budgets=(1, 1), max_new_tokens=NEW), small)
 
 
 def test_questions_asked_together_copy_nothing_of_the_image(in_one, scene):

@@ -2,16 +2,18 @@
 
     anchor_importance                                   once an image: `importance_of`
     select -> visual_tokens                             once an image: `compress`
-    splice -> prefill                                   once: `begin`
+    splice                                              once: `choose`
+    prefill                                             once: `begin`
     generate                                            once: `answer`
 
 All take the way to run a stage, so that one description serves two: `engine.stages.Stages.run` compiles every stage
 apart and clocks it, `run_inside` makes them parts of the one program that surrounds them (`answer_in_one`). Many
 questions about the same images are one program, too (`answer_many`): their importance and the tokens of their answers
 are computed side by side, because either moves all weights for a few rows; what lies between is busy with one question
-and goes through them in turn.
+and goes through them in turn. Or they are three (`answer_by_stage`), of which settings share what they have in common.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from bat_jax.compress.compressor import ScaleTokens, select
 from bat_jax.compress.importance import reads_one_row
 from bat_jax.compress.preserve_merge import Selection
 from bat_jax.config import BatConfig
-from bat_jax.engine.generate import generate
+from bat_jax.engine.generate import Generated, generate
 from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
@@ -149,27 +151,24 @@ def compress(
     return Compression(tokens, mask, selections, importance, aligned)
 
 
-class Begun(NamedTuple):
-    """A question up to its answer: logits (1, V) and the cache behind the prompt; the others as in AnswerArrays."""
+class Chosen(NamedTuple):
+    """A question's prompt with the tokens that were chosen for it; the others as in AnswerArrays."""
 
-    logits: Float[Array, "1 V"]
-    cache: KVCache
-    num_rows: Int[Array, "1"]
+    spliced: bat.Spliced
     kept: Int[Array, "I S"]
     compressions: tuple[Compression, ...]
 
 
-def begin(
+def choose(
     run: RunStage,
     cfg: BatConfig,
     layouts: tuple[SceneLayout, ...],
-    max_new_tokens: int,
     params: Params,
     scenes: tuple[SceneArrays, ...],
     importance: tuple[Float[ArrayOrShape, "M"], ...],
     question: QuestionArrays,
-) -> Begun:
-    """Read a question about images whose importance is known: one place in the prompt for each."""
+) -> Chosen:
+    """Make a question's prompt about images whose importance is known: one place for each."""
     compressions = tuple(
         compress(run, cfg, layout, params, scene, row, budgets)
         for layout, scene, row, budgets in zip(layouts, scenes, importance, question.shares, strict=True)
@@ -184,9 +183,32 @@ def begin(
         tuple(item.tokens for item in compressions),
         tuple(item.mask for item in compressions),
     )
-    logits, cache = run("prefill", bat.prefill, (cfg.networks, max_new_tokens), params, spliced)
     masks = tuple(tuple(selection.mask for selection in item.selections) for item in compressions)
-    return Begun(logits, cache, spliced.length, run("count_rows", _counts, (), masks), compressions)
+    return Chosen(spliced, run("count_rows", _counts, (), masks), compressions)
+
+
+class Begun(NamedTuple):
+    """A question up to its answer: the cache behind the prompt; the others as in AnswerArrays."""
+
+    cache: KVCache
+    num_rows: Int[Array, "1"]
+    kept: Int[Array, "I S"]
+    logits: Float[Array, "1 V"]
+    compressions: tuple[Compression, ...]
+
+
+def begin(
+    run: RunStage,
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    max_new_tokens: int,
+    params: Params,
+    *asked: Any,
+) -> Begun:
+    """Read a question about images whose importance is known; `asked` as in `choose`."""
+    chosen = choose(run, cfg, layouts, params, *asked)
+    logits, cache = run("prefill", bat.prefill, (cfg.networks, max_new_tokens), params, chosen.spliced)
+    return Begun(cache, chosen.spliced.length, chosen.kept, logits, chosen.compressions)
 
 
 def answer(
@@ -203,8 +225,7 @@ def answer(
     begun = begin(run, cfg, layouts, max_new_tokens, params, scenes, importance, question)
     static = (cfg.networks, max_new_tokens)
     generated = run("generate", _generate, static, params, begun.logits, begun.cache, *question.drawing)
-    rest = (begun.num_rows, begun.kept, begun.logits, begun.compressions)
-    return AnswerArrays(generated.ids, generated.length, generated.is_finite, *rest)
+    return AnswerArrays(generated.ids, generated.length, generated.is_finite, *begun[1:])
 
 
 def answer_many(
@@ -226,29 +247,104 @@ def answer_many(
     def importance(suffixes):
         return tuple(importance_of(run_inside, cfg, params, scene, suffixes) for scene in scenes)
 
-    def begun(index):
-        texts, text_valid, of_images = jax.tree.map(lambda x: x[index], (questions.texts, questions.text_valid, rows))
-        question = questions._replace(texts=texts, text_valid=text_valid)
+    def begun(of_images, question):
         return begin(run_inside, cfg, layouts, max_new_tokens, params, scenes, of_images, question)
 
-    def step(index, found):
-        return jax.tree.map(lambda all_of_them, one: all_of_them.at[index].set(one), found, jax.jit(begun)(index))
-
-    rows = jax.vmap(importance)(questions.suffixes)
-    room = questions.texts[-1].shape[0]
-    shapes = jax.eval_shape(jax.jit(begun), num_questions)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), shapes)
-    found = jax.lax.fori_loop(0, num_questions, step, nothing)
+    found = _each(begun, jax.vmap(importance)(questions.suffixes), questions, num_questions)
     # (Q, ..., 1, S, K, H): the questions take the place of the one sequence.
     pairs = (found.cache.key, found.cache.value)
     key, value = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -4).squeeze(-5), pairs)
     cache = KVCache(key, value, found.cache.length[:, 0])
-    draws = jax.vmap(jax.random.key)(jnp.repeat(questions.seed, room))  # each question draws as it would alone
-    drawing = (questions.stop_ids, questions.temperature, questions.top_p, draws, num_questions)
     static = (cfg.networks, max_new_tokens)
-    generated = run_inside("generate", generate, static, params, found.logits[:, 0], cache, *drawing)
+    drawing = (*questions.drawing, num_questions)
+    generated = run_inside("generate", _generate_each, static, params, found.logits[:, 0], cache, *drawing)
+    return _answers(generated, *found[1:])
+
+
+def answer_by_stage(
+    run: RunStage,
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    max_new_tokens: int,
+    most_rows: int,
+    params: Params,
+    scenes: tuple[SceneArrays, ...],
+    importance: tuple[Float[ArrayOrShape, "Q M"], ...],
+    questions: QuestionArrays,
+    num_questions: Int[ArrayOrShape, ""],
+) -> AnswerArrays:
+    """Answer as `answer_many` does, stage by stage, questions whose importance is known; their prompts side by side.
+
+    A selection compiles `choose_each` alone anew, how long prompts are the decoder alone.
+
+    Args:
+      most_rows: that a prompt has, fewer than the config has room for where `questions.shares` are less.
+      questions: without suffixes.
+    """
+    rules = ("scales", "mask_padding", "token_mlp", "selection", *cfg.compressor.rule.settings)
+    static = (cfg.networks_with(*rules), layouts)
+    chosen = run("choose", choose_each, static, params, scenes, importance, questions, num_questions)
+    networks = (cfg.networks, max_new_tokens)
+    logits, cache = run("prefill", _prefill_each, (*networks, most_rows), params, chosen.spliced)
+    drawing = (*questions.drawing, num_questions)
+    generated = run("generate", _generate_each, networks, params, logits, cache, *drawing)
+    return _answers(generated, chosen.spliced.length, chosen.kept, logits[:, None], chosen.compressions)
+
+
+def importance_rows(
+    cfg: BatConfig,
+    is_one_row: bool,
+    params: Params,
+    cache: KVCache,
+    anchor_valid: Bool[Array, "M"],
+    suffixes: Suffix,
+) -> Float[Array, "Q L M"]:
+    """Return `model.anchor_importance` of many texts side by side; the arrays of `suffixes` begin with Q."""
+    of_text = functools.partial(bat.anchor_importance, cfg, is_one_row, params, cache, anchor_valid)
+    return jax.vmap(of_text)(*suffixes)
+
+
+def choose_each(
+    cfg: BatConfig,
+    layouts: tuple[SceneLayout, ...],
+    params: Params,
+    scenes: tuple[SceneArrays, ...],
+    importance: tuple[Float[Array, "Q M"], ...],
+    questions: QuestionArrays,
+    num_questions: Int[Array, ""],
+) -> Chosen:
+    """Return `choose` of many questions, one by one; every array of the result begins with Q."""
+    function = functools.partial(choose, run_inside, cfg, layouts, params, scenes)
+    return _each(function, importance, questions, num_questions)
+
+
+def _each(
+    function: Callable[..., Any],
+    importance: tuple[Float[Array, "Q M"], ...],
+    questions: QuestionArrays,
+    num_questions: Int[Array, ""],
+) -> Any:
+    """Return function(importance, question) of the first questions one by one, and zeros for the others."""
+
+    def one(index):
+        texts, text_valid, of_images = jax.tree.map(
+            lambda x: x[index], (questions.texts, questions.text_valid, importance)
+        )
+        return function(of_images, questions._replace(texts=texts, text_valid=text_valid))
+
+    def step(index, found):
+        return jax.tree.map(lambda all_of_them, one: all_of_them.at[index].set(one), found, jax.jit(one)(index))
+
+    room = questions.texts[-1].shape[0]
+    shapes = jax.eval_shape(jax.jit(one), num_questions)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((room, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, num_questions, step, nothing)
+
+
+def _answers(generated: Generated, *rest: Any) -> AnswerArrays:
+    """Return answers of Q sequences with an axis for the one sequence of each, as all other arrays have it."""
     ids, length, is_finite = (leaf[:, None] for leaf in generated)
-    return AnswerArrays(ids, length, is_finite, found.num_rows, found.kept, found.logits, found.compressions)
+    return AnswerArrays(ids, length, is_finite, *rest)
 
 
 def answer_in_one(cfg: BatConfig, layouts: tuple[SceneLayout, ...], max_new_tokens: int, *args: Any) -> AnswerArrays:
@@ -269,6 +365,18 @@ def _aligned(
 def _generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, seed):
     key = jax.random.key(seed)
     return generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, key)
+
+
+def _prefill_each(cfg, max_new_tokens, most_rows, params, spliced):
+    """Read many prompts side by side, of which no row behind the first `most_rows` is valid."""
+    prompts = bat.Spliced(spliced.embeddings[:, 0, :most_rows], spliced.length[:, 0])
+    return bat.prefill(cfg, max_new_tokens, params, prompts)
+
+
+def _generate_each(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, seed, num_questions):
+    """Generate many answers, each drawn as it would be alone."""
+    keys = jax.vmap(jax.random.key)(jnp.repeat(seed, logits.shape[0]))
+    return generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, keys, num_questions)
 
 
 def _counts(masks: tuple[tuple[Bool[Array, "_"], ...], ...]) -> Int[Array, "I S"]:

@@ -185,13 +185,12 @@ def run(
 
     Args:
       model: a BatModel, or anything with its `encode(image, **options)`, what that returns with
-        `ask(text, **options)`, and, for pictures shown together, `ask(encoded, text, **options)`; `ask_many` with texts
-        and `room` where several questions are asked at once.
+        `ask_many(texts, room=, **options)`, and, for pictures shown together, `ask_many(encoded, texts, ...)`.
       pictures: Picture, or others with its key, load, label_map, ask_options and tasks, which have a Task's id, text
         and shared_with.
       line: makes a question's line, as `benchmark_line` does for a benchmark's.
       encode_options, ask_options: for these.
-      questions_at_once: most questions of a picture in one program; those whose tokens serve others, too, go alone.
+      questions_at_once: most questions of a picture that are asked together.
       num_workers: threads that load pictures, at most one more than them ahead of the model.
       progress: show a bar on stderr.
     """
@@ -288,44 +287,52 @@ def answer_picture(
             yield line(task, picture, of_picture, error=_reason("picture", error))
         return
     for tasks in _together(picture.tasks, questions_at_once):
-        shared = {"shared_with": tasks[0].shared_with} if tasks[0].shared_with else {}
-        texts = [task.text for task in tasks]
-        outcomes = ask_together(model, scenes, texts, {**ask_options, **shared}, questions_at_once)
+        texts, shared = [task.text for task in tasks], [task.shared_with for task in tasks]
+        outcomes = ask_together(model, scenes, texts, ask_options, questions_at_once, shared)
         for task, outcome in zip(tasks, outcomes, strict=True):
             yield line(task, picture, of_picture, **_outcome(*outcome))
 
 
+def in_groups(number: int, most: int) -> list[int]:
+    """Return the sizes of the fewest groups of at most `most` that hold `number`, as alike as can be."""
+    count = -(-number // most)
+    return [number // count + (index < number % count) for index in range(count)]
+
+
 def _together(tasks: Sequence[Task], most: int) -> Iterator[tuple[Task, ...]]:
     """Yield the tasks in their order, as many together as are asked at once."""
-    for is_alone, part in itertools.groupby(tasks, lambda task: bool(task.shared_with)):
-        rest, size = tuple(part), 1 if is_alone else most
-        yield from (rest[start : start + size] for start in range(0, len(rest), size))
+    rest = iter(tasks)
+    for size in in_groups(len(tasks), most) if tasks else ():
+        yield tuple(itertools.islice(rest, size))
 
 
 def ask_together(
-    model: Any, scenes: Sequence[Any], questions: Sequence[str], options: Mapping[str, Any], room: int
+    model: Any,
+    scenes: Sequence[Any],
+    questions: Sequence[str],
+    options: Mapping[str, Any],
+    room: int,
+    shared_with: Sequence[Sequence[str]] = (),
 ) -> Iterator[tuple[Any, float]]:
     """Yield every question's answer, or the error in its place, and its share of the seconds.
 
     Several that fail together are asked each alone, so that none fails for another's sake.
 
     Args:
-      model, options: see `run`. scenes: what the questions are about. room: see `BatModel.ask_many`.
+      model, options: see `run`. scenes: what the questions are about. room, shared_with: see `BatModel.ask_many`.
     """
     images = () if len(scenes) == 1 else (scenes,)
     asked = scenes[0] if len(scenes) == 1 else model
+    shared = {"shared_with": shared_with} if any(shared_with) else {}
     outcomes: Sequence[Any] = ()
     start = time.perf_counter()
     try:
-        if len(questions) > 1:
-            outcomes = asked.ask_many(*images, questions, room=room, **options)
-        else:
-            outcomes = (asked.ask(*images, questions[0], **options),)
+        outcomes = asked.ask_many(*images, questions, room=room, **options, **shared)
     except Exception as error:
         outcomes = (error,) if len(questions) == 1 else ()
     if not outcomes:  # behind the `except`: the error holds on to what the questions had put on the device
-        for question in questions:
-            yield from ask_together(model, scenes, [question], options, room)
+        for index, question in enumerate(questions):
+            yield from ask_together(model, scenes, [question], options, room, shared_with[index : index + 1])
         return
     seconds = (time.perf_counter() - start) / len(questions)
     yield from ((outcome, seconds) for outcome in outcomes)

@@ -61,13 +61,14 @@ class Oracle:
 
     def encode(self, image):
         assert image.shape == (224, 224, 3)
-        return types.SimpleNamespace(ask=self.ask, compile_seconds={}, pixels=image, from_cache=False)
+        return types.SimpleNamespace(ask_many=self.ask_many, compile_seconds={}, pixels=image, from_cache=False)
 
-    def ask(self, text):
+    def ask_many(self, texts, room):
+        (text,) = texts
         task = next(self.tasks)
         assert text == task.text
         answer = task.facts["answer_text"] if task.prompt_style == "word" else " ".join(task.question.truth)
-        return types.SimpleNamespace(text=answer, tokens_kept=((5,),), compile_seconds={})
+        return (types.SimpleNamespace(text=answer, tokens_kept=((5,),), compile_seconds={}),)
 
 
 @pytest.mark.parametrize("style", ["release", "xlrs", "word"])

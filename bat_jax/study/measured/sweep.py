@@ -4,11 +4,13 @@
 
 A picture goes through the tower once for all cells (once a size, where a grid varies it). Cells with the same settings,
 of one grid or of several, are one run and are answered once. Runs share shapes: views are compiled for the most
-clusters of all, and for the largest budgets among the runs whose totals lie within the same power of two, so that a
-small budget does not pay for a large one. A run's own budgets and clusters are values that the programs take. A rule
-that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower, decoder or K-means.
+clusters of all, and selections for the largest budgets. A run's own budgets and clusters are values that the programs
+take. A rule that runs differ in (`selection`, a flag) compiles the selection alone anew, never tower or K-means; the
+decoder is compiled for prompts of every 64th length, so that a small budget does not pay for a large one.
 
-Threads share all of this, a picture each (`pictures_at_once`): a small model's programs leave cores idle.
+Several questions about a picture go through a run together, and what the decoder says of the anchor's importance for a
+text is read once for all runs whose anchor is the same. Threads share all of this, a picture each
+(`pictures_at_once`).
 
 Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
 on where it was, a grid that is added later asks only what is new in it, and answers that failed are asked for again.
@@ -35,8 +37,8 @@ from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.encoding import EncodedViews
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.prediction_log import PredictionLog, read_predictions
-from bat_jax.evals.runner import answer_picture
-from bat_jax.pipeline import BatModel, Scene
+from bat_jax.evals.runner import answer_picture, in_groups
+from bat_jax.pipeline import BatModel, ImportanceRows, Scene
 from bat_jax.study.measured.cluster_mean import Interval
 from bat_jax.study.measured.comparison import Records, compare
 from bat_jax.study.measured.grids import Cell, Grid
@@ -44,6 +46,7 @@ from bat_jax.study.measured.rules import Rules
 from bat_jax.study.measured.verdicts import OUTSIDE, FromFirst, from_first
 
 ANSWERS = "answers"
+QUESTIONS_AT_ONCE = 8
 # Fields of CompressorConfig that only the question's half reads: scenes are shared whatever they are.
 _OF_THE_QUESTION = (
     "scales",
@@ -94,6 +97,13 @@ class _Run:
         settings = self.model.cfg.compressor
         fields = {field.name for field in dataclasses.fields(settings)} - {*_OF_THE_QUESTION}
         return (*(getattr(settings, name) for name in sorted(fields)), _num_clusters(self.alone), self.cell.seed)
+
+    @property
+    def importance_key(self) -> tuple:
+        """What decides the anchor's importance beside the picture and the question, in all layers."""
+        settings = self.model.cfg.compressor
+        embedding = (settings.embedding_repeats("attention"), settings.scale_embedding_extent)
+        return (*embedding, settings.mask_padding, settings.attention_query)
 
 
 class GridAnswers:
@@ -178,9 +188,8 @@ class Sweep(GridAnswers):
         self.model, self.directory = model, directory
         cells = self._cells
         self._runs: dict[str, _Run] = {}
+        room = [max(budgets) for budgets in zip(*(cell.budgets for cell in cells.values()), strict=True)]
         for name, cell in cells.items():
-            same = (other.budgets for other in cells.values() if _size_class(other) == _size_class(cell))
-            room = [max(budgets) for budgets in zip(*same, strict=True)]
             self._runs[name] = _Run(cell=cell, model=_with(model, cell, room), alone=_with(model, cell, cell.budgets))
         # One that reads the tower's attention, if there is one, encodes for all.
         models = [run.model for run in self._runs.values()]
@@ -199,6 +208,7 @@ class Sweep(GridAnswers):
         max_new_tokens: int = 8,
         on_answers: Callable[[int], None] | None = None,
         at_once: int | None = None,
+        questions_at_once: int = QUESTIONS_AT_ONCE,
     ) -> int:
         """Answer what is not answered yet, and return how many of these answers had failed before.
 
@@ -208,6 +218,7 @@ class Sweep(GridAnswers):
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
           at_once: pictures that threads work on at once, `pictures_at_once` by default. Answers do not depend on it,
             the order of lines does.
+          questions_at_once: most questions about a picture that are asked together.
         """
         self._read.cache_clear()
         num_again = 0
@@ -219,10 +230,16 @@ class Sweep(GridAnswers):
                     self._folder(name).mkdir(parents=True, exist_ok=True)
                     logs[name] = stack.enter_context(PredictionLog(self._folder(name) / "predictions.jsonl"))
                 num_again += sum(len(log.failed) for log in logs.values())
+                pictures = pictures_of(px)
+                most = max((len(picture.tasks) for picture in pictures), default=1)
                 answer = functools.partial(
-                    self._answer, logs=logs, label_map_of=label_map_of, max_new_tokens=max_new_tokens
+                    self._answer,
+                    logs=logs,
+                    label_map_of=label_map_of,
+                    max_new_tokens=max_new_tokens,
+                    room=max(in_groups(most, questions_at_once)),
                 )
-                _in_threads(answer, pictures_of(px), at_once or pictures_at_once(), on_answers)
+                _in_threads(answer, pictures, at_once or pictures_at_once(), on_answers)
         return num_again
 
     def _answer(
@@ -231,9 +248,11 @@ class Sweep(GridAnswers):
         logs: Mapping[str, PredictionLog],
         label_map_of: Callable[[Picture], np.ndarray] | None,
         max_new_tokens: int,
+        room: int,
     ) -> Iterator[int]:
         """Ask every run's questions about a picture; yield after each answer how many questions are done with it."""
         scenes: dict[tuple, Scene] = {}
+        importance: dict[tuple, ImportanceRows] = {}
 
         @functools.cache
         def views() -> tuple[EncodedViews, ...]:
@@ -249,9 +268,10 @@ class Sweep(GridAnswers):
                 if label_map_of is not None and run.model.cfg.compressor.partition == "sam":
                     labels = functools.partial(label_map_of, picture)
                 asked = dataclasses.replace(picture, tasks=left, label_map=labels)
-                ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens}
+                known = importance.setdefault(run.importance_key, {})
+                ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens, "importance": known}
                 source = _Encoded(run, views, scenes, {"seed": run.cell.seed, "max_clusters": self.max_clusters})
-                for record in answer_picture(source, asked, source.load, {}, ask):
+                for record in answer_picture(source, asked, source.load, {}, ask, room):
                     log.append(record)
                     yield 1
 
@@ -297,11 +317,6 @@ def _in_threads(
             is_over.set()
 
 
-def _size_class(cell: Cell) -> int:
-    """Return the power of two that holds a cell's tokens."""
-    return (sum(cell.budgets) - 1).bit_length()
-
-
 def _with(model: BatModel, cell: Cell, budgets: Sequence[int]) -> BatModel:
     """Return the model with a cell's settings and these budgets, 1 for 0."""
     sizes = model.cfg.compressor.sizes_px
@@ -332,7 +347,7 @@ class _Encoded:
         options: Mapping[str, Any],
     ):
         self.run, self.views, self.scenes, self.options = run, views, scenes, options
-        self.ask = run.model.ask
+        self.ask_many = run.model.ask_many
 
     def load(self) -> tuple[tuple[int, ...], float]:
         """Return the numbers of the images, and that loading them took no time of the run's own."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bat_jax.benchmarks.records import uhr_mini
-from bat_jax.io.prompts import SHORTEST_TEXT, build_prompt
+from bat_jax.io.prompts import bucket, build_prompt
 from bat_jax.pipeline import BatModel
 from bat_jax.report import sweep_tables
 from bat_jax.study.measured import rules
@@ -26,6 +26,8 @@ GRID = Grid(
         Cell(name="clusters", settings={"num_clusters": 3}, budgets=(4, 9)),
         Cell(name="seed", budgets=(4, 9), seed=5),
         Cell(name="topk", settings={"selection": "topk"}, budgets=(4, 9)),
+        Cell(name="another row", settings={"selection": "fastv", "fastv_layer": 1}, budgets=(4, 9)),
+        Cell(name="another anchor", settings={"scale_embedding_extent": "scale"}, budgets=(4, 9)),
     ),
 )
 # Its first cell has the settings of GRID's first one, in other words.
@@ -80,25 +82,23 @@ def test_networks_run_once_a_picture_and_compile_once(swept):
     num_pictures = len(pictures_of(None))
     assert model.stages.num_calls["vision_tower"] == num_pictures
     assert model.stages.num_compiles["vision_tower"] == 1
-    # Both views of three scenes: other clusters, another seed, the rest. Which selection reads them does not matter.
-    assert model.stages.num_calls["region_partition"] == num_pictures * 2 * 3
+    # Both views of four scenes: other clusters, another seed, another embedding; the rest, whatever selection reads it.
+    assert model.stages.num_calls["region_partition"] == num_pictures * 2 * 4
     # One shape a view, whatever the number of clusters and the seed.
     assert model.stages.num_compiles["region_partition"] == 2
-    # UHR-BAT's rule for budgets up to 8, 16 and 64, top-K's up to 16.
-    assert model.stages.num_compiles["preserve_merge"] == 4
     texts = {task.text for picture in pictures_of(None) for task in picture.tasks}
-    ends = (build_prompt(model.tokenizer, text, 1, model.cfg.prompt).pieces[-1] for text in texts)
-    lengths = {end.size <= SHORTEST_TEXT for end in ends}
-    num_classes = 3  # of budgets
+    prompts = [build_prompt(model.tokenizer, text, 1, model.cfg.prompt).pieces for text in texts]
+    lengths = {bucket(end.size) for _, end in prompts}
+    prefix = prompts[0][0].size
+    num_rows = {prefix + length + sum(cell.budgets) for length in lengths for cell in GRID.cells}
     assert model.stages.num_compiles["anchor_importance"] == len(lengths)
-    for name in ("splice", "prefill"):
-        assert model.stages.num_compiles[name] == len(lengths) * num_classes, name
+    assert model.stages.num_compiles["choose"] == len(lengths) * 3  # the rules
+    assert model.stages.num_compiles["prefill"] == len({-(-rows // 64) for rows in num_rows})
     assert model.stages.num_compiles["generate"] == len(lengths)  # caches have a multiple of 64 slots
     assert model.stages.num_compiles["anchor_prefix"] == 1
-    assert model.stages.num_compiles["token_mlp"] == num_classes
 
 
-@pytest.mark.parametrize("index", [0, 2, 3, 4, 5])
+@pytest.mark.parametrize("index", [0, 2, 3, 4, 5, 6, 7])
 def test_a_cell_answers_as_a_model_with_its_settings(swept, index):
     model, sweep = swept
     cell = GRID.cells[index]
