@@ -15,6 +15,8 @@ those of each sequence and are not copied for it.
 Called by `nn/decoder.py`; the vision tower has no order and calls `full_attention`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -33,42 +35,66 @@ def full_attention(
     query: Float[Array, "B T N H"], key: Float[Array, "B S N H"], value: Float[Array, "B S N H"]
 ) -> Float[Array, "B T N H"]:
     """Attend from every query to every key: softmax(q k / sqrt(H)) v, softmax in float32."""
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1)
-    return jnp.einsum("BNTS,BSNH->BTNH", weights.astype(value.dtype), value)
+    weights, total = _softmax_parts(_products(query, key), query.shape[-1])
+    return _by_rows(_mixed(weights, value) / total, value.dtype)
 
 
-def _attention_weights(
-    query: Float[Array, "B T N H"],
-    key: Float[Array, "B S K H"],
-    query_slot: Int[Array, "B T"],
-) -> Float[Array, "B K G T S"]:
-    """Return the softmax rows in float32 (bf16 would round small importances away); G query heads share a kv head."""
-    return jax.nn.softmax(_scores(query, key) + _bias(jnp.arange(key.shape[1]) <= query_slot[..., None]), axis=-1)
+def _causal_parts(
+    query: Float[Array, "B T N H"], key: Float[Array, "B S K H"], query_slot: Int[Array, "B T"]
+) -> tuple[Float[Array, "B K G T S"], Float[Array, "B K G T 1"]]:
+    """Return `_softmax_parts` of each query over the slots up to its own; G query heads share a kv head."""
+    is_seen = jnp.arange(key.shape[1]) <= query_slot[..., None]
+    return _softmax_parts(_products(query, key) + _bias(is_seen), query.shape[-1])
 
 
-def _scores(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]) -> Float[Array, "B K G T S"]:
-    """Return q k / sqrt(H) in float32."""
+def _softmax_parts(
+    products: Float[Array, "B K G T S"], head_dim: int
+) -> tuple[Float[Array, "B K G T S"], Float[Array, "B K G T 1"]]:
+    """Return softmax(products / sqrt(H)) as weights and what they, or their sums, have yet to be divided by.
+
+    Both are float32: bfloat16 would round small importances away. On a CPU sums are divided and not each weight, and to
+    scale takes no pass of its own; for a GPU, XLA makes one kernel of the whole softmax.
+    """
+
+    def divide_later(products):
+        largest = jax.lax.stop_gradient(jnp.max(products, axis=-1, keepdims=True))
+        exponential = jnp.exp((products - largest) * head_dim**-0.5)
+        return exponential, jnp.sum(exponential, axis=-1, keepdims=True)
+
+    def divide(products):
+        return jax.nn.softmax(products * head_dim**-0.5, axis=-1), jnp.ones_like(products[..., :1])
+
+    return jax.lax.platform_dependent(products, cpu=divide_later, default=divide)
+
+
+def _products(query: Float[Array, "B T N H"], key: Float[Array, "B S K H"]) -> Float[Array, "B K G T S"]:
+    """Return q k in float32."""
     batch, length, _, head_dim = query.shape
     num_slots, num_kv_heads = key.shape[1:3]
     # One matrix product a kv head, in the order that needs no transposes inside: on a CPU about twice as fast as an
     # einsum over the arrays as they come.
     grouped = query.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)
-    scores = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
-    return scores.reshape(batch, num_kv_heads, -1, length, num_slots) * head_dim**-0.5
+    products = jnp.matmul(rows, key.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    return products.reshape(batch, num_kv_heads, -1, length, num_slots)
 
 
 def _bias(is_seen: Bool[Array, "B T S"]) -> Float[Array, "B 1 1 T S"]:
     return jnp.where(is_seen, 0.0, _MASKED)[:, None, None]
 
 
-def _mixed(weights: Float[Array, "B K G T S"], value: Float[Array, "B S K H"]) -> Float[Array, "B T N H"]:
+def _mixed(weights: Float[Array, "B K G T S"], value: Float[Array, "B S K H"]) -> Float[Array, "B K G T H"]:
+    """Return the weighted sums of the values, float32."""
     batch, num_kv_heads, num_groups, length, num_slots = weights.shape
     rows = weights.astype(value.dtype).reshape(batch, num_kv_heads, num_groups * length, num_slots)
-    mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3))
-    mixed = mixed.reshape(batch, num_kv_heads, num_groups, length, -1).transpose(0, 3, 1, 2, 4)
-    return mixed.reshape(batch, length, num_kv_heads * num_groups, -1)
+    mixed = jnp.matmul(rows, value.transpose(0, 2, 1, 3), preferred_element_type=jnp.float32)
+    return mixed.reshape(batch, num_kv_heads, num_groups, length, -1)
+
+
+def _by_rows(mixed: Float[Array, "B K G T H"], dtype: Any) -> Float[Array, "B T N H"]:
+    batch, num_kv_heads, num_groups, length, head_dim = mixed.shape
+    mixed = mixed.astype(dtype).transpose(0, 3, 1, 2, 4)
+    return mixed.reshape(batch, length, num_kv_heads * num_groups, head_dim)
 
 
 def _spans(num_queries: int) -> tuple[tuple[int, int], ...]:
@@ -98,7 +124,8 @@ def num_scored_pairs(num_queries: int, num_slots: int | None) -> int:
 
 def _attend(query, key, value, query_slot):
     """Attend from all queries at once."""
-    return _mixed(_attention_weights(query, key, query_slot), value)
+    weights, total = _causal_parts(query, key, query_slot)
+    return _by_rows(_mixed(weights, value) / total, value.dtype)
 
 
 def causal_attention(
@@ -118,6 +145,13 @@ def causal_attention(
         so that keys behind a span of queries are not read (`num_scored_pairs`).
       block: most queries at once.
     """
+    if query.shape[0] > 1 and query.shape[1] >= _FEWEST_QUERIES:
+        # One sequence's scores after the other: less memory, and on a CPU they stay in its caches.
+        def of_one(sequence):
+            query, key, value, start = jax.tree.map(lambda array: array[None], sequence)
+            return causal_attention(query, key, value, start, block)[0]
+
+        return jax.lax.map(of_one, (query, key, value, start))
     # Recomputing a block in the backward pass keeps training memory at one block, too.
     attend = jax.checkpoint(_attend) if query.shape[1] > block else _attend
 
@@ -165,8 +199,7 @@ def weighted_attention_row(
     query_slot = _query_slots(query, start)
     if is_one_row:
         query, query_slot, row_weight = _row_of_weight(row_weight, query, query_slot)
-    weights = _attention_weights(query, key, query_slot)
-    return _summed(weights, row_weight)
+    return _summed(*_causal_parts(query, key, query_slot), row_weight)
 
 
 def _row_of_weight(row_weight: Float[Array, "B T"], query: Float[Array, "B T N H"], query_slot: Int[Array, "B T"]):
@@ -176,9 +209,14 @@ def _row_of_weight(row_weight: Float[Array, "B T"], query: Float[Array, "B T N H
     return query, *(jnp.take_along_axis(x, row, axis=1) for x in (query_slot, row_weight))
 
 
-def _summed(weights: Float[Array, "B K G T S"], row_weight: Float[Array, "B T"]) -> Float[Array, "B S"]:
-    num_heads = weights.shape[1] * weights.shape[2]
-    return jnp.einsum("BKGTS,BT->BS", weights, row_weight.astype(jnp.float32)) / num_heads
+def _summed(
+    weights: Float[Array, "B K G T S"], total: Float[Array, "B K G T 1"], row_weight: Float[Array, "B T"]
+) -> Float[Array, "B S"]:
+    """Return the sum of the rows by `row_weight`, mean over heads."""
+    batch, num_kv_heads, num_groups, _, num_slots = weights.shape
+    share = row_weight.astype(jnp.float32)[:, None, None, :, None] / (total * (num_kv_heads * num_groups))
+    # As one matrix product, on a CPU up to four times as fast as an einsum over the axes as they are.
+    return jnp.matmul(share.reshape(batch, 1, -1), weights.reshape(batch, -1, num_slots))[:, 0]
 
 
 def attention_behind(
@@ -207,22 +245,24 @@ def attention_behind(
     num_slots = prefix_key.shape[1]
     in_prefix = _bias((jnp.arange(num_slots) < prefix_length[:, None])[:, None])
 
-    def weights(query, query_slot):
+    def parts(query, query_slot):
         # The sequences' queries are more rows against one sequence's keys.
         batch, length = query.shape[:2]
-        rows = _scores(query.reshape(1, batch * length, *query.shape[2:]), prefix_key) + in_prefix
+        rows = _products(query.reshape(1, batch * length, *query.shape[2:]), prefix_key) + in_prefix
         rows = jnp.moveaxis(rows.reshape(*rows.shape[1:3], batch, length, num_slots), 2, 0)
-        own = _scores(query, key) + _bias(jnp.arange(key.shape[1]) <= query_slot[..., None])
-        return jax.nn.softmax(jnp.concatenate([rows, own], axis=-1), axis=-1)
+        own = _products(query, key) + _bias(jnp.arange(key.shape[1]) <= query_slot[..., None])
+        return _softmax_parts(jnp.concatenate([rows, own], axis=-1), query.shape[-1])
 
     query_slot = _query_slots(query, None)
-    both = weights(query, query_slot)
+    both, total = parts(query, query_slot)
     of_prefix = jnp.moveaxis(both[..., :num_slots], 0, 2)  # (K, G, B, T, S)
     of_prefix = of_prefix.reshape(1, *of_prefix.shape[:2], -1, num_slots)
-    mixed = _mixed(of_prefix, prefix_value).reshape(query.shape) + _mixed(both[..., num_slots:], value)
+    from_prefix = _mixed(of_prefix, prefix_value).reshape(*total.shape[1:3], *query.shape[:2], -1)
+    mixed = (jnp.moveaxis(from_prefix, 2, 0) + _mixed(both[..., num_slots:], value)) / total
+    mixed = _by_rows(mixed, value.dtype)
     if row_weight is None:
         return mixed, None
     if is_one_row:
         query, query_slot, row_weight = _row_of_weight(row_weight, query, query_slot)
-        both = weights(query, query_slot)
-    return mixed, _summed(both, row_weight)
+        both, total = parts(query, query_slot)
+    return mixed, _summed(both, total, row_weight)

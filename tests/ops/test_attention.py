@@ -1,5 +1,8 @@
 """Attention against a NumPy twin of loops over heads, queries and slots."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +147,31 @@ def test_spans_have_the_same_gradient_and_read_no_key_behind_their_end():
     value[:, 120:] = np.nan  # of no weight, which NaN survives
     assert np.isfinite(causal_attention(query, key, value)[:, :120]).all()
     assert np.isnan(causal_attention(query, key, value, np.zeros(BATCH, np.int32))).all()
+
+
+def test_sequences_that_go_together_take_the_memory_of_one():
+    """Scores of both would stand side by side."""
+
+    def temporary_bytes(batch):
+        arrays = (jax.ShapeDtypeStruct((batch, 320, heads, HEAD_DIM), jnp.float32) for heads in (HEADS, 2, 2))
+        return causal_attention.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes(1) > 4 * HEADS * 320**2 / 2 and temporary_bytes(3) < 1.5 * temporary_bytes(1)
+
+
+def test_a_cpu_divides_what_is_summed_and_not_each_weight():
+    """Of a row of S weights the H numbers that it mixes, or the row's own weight in an importance."""
+    query, key = (jax.ShapeDtypeStruct((1, 64, heads, HEAD_DIM), jnp.float32) for heads in (HEADS, KV_HEADS))
+    mixed, num_rows = 64 * HEADS * HEAD_DIM, 64 * HEADS
+    row_weight = jax.ShapeDtypeStruct((1, 64), jnp.float32)
+    cases = (
+        (causal_attention, (query, key, key), mixed),
+        (full_attention, (query, query, query), mixed),
+        (weighted_attention_row, (query, key, None, row_weight), num_rows),
+    )
+    for function, arrays, size in cases:
+        quotients = re.findall(r"stablehlo.divide .*: tensor<([\dx]+)xf32>", function.lower(*arrays).as_text())
+        assert [math.prod(map(int, sizes.split("x"))) for sizes in quotients] == [size]
 
 
 def test_later_slots_are_never_attended_to():
