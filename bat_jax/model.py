@@ -332,9 +332,8 @@ def prefill(
       The logits after each one's last valid row, and a cache with `num_new_slots` free slots for generation.
     """
     with jax.named_scope("prefill"):
-        output = run_decoder(cfg, params, *spliced, num_free_slots=num_new_slots)
-        last = jnp.take_along_axis(output.hidden, spliced.length[:, None, None] - 1, axis=1)
-        return logits(cfg, params, last[:, 0]), output.cache
+        output = run_decoder(cfg, params, *spliced, num_free_slots=num_new_slots, only_last=True)
+        return logits(cfg, params, output.hidden[:, 0]), output.cache
 
 
 def all_logits(cfg: BatConfig, params: Params, spliced: Spliced) -> Float[Array, "B T V"]:

@@ -10,6 +10,9 @@ four ways, `Attention`:
     "causal"    only the pairs that the mask lets through (what a fused causal kernel does)
     "none"      left out, as counters do that do not see inside a fused attention kernel
 
+A decoder's layers stand apart, as on accelerators and, up to 6 of them, on a CPU: of the last layer nothing is computed
+that no one reads. Where they are scanned, it computes all rows.
+
 Letters: D decoder width, E vision width, T new rows, S key slots, M tokens, R regions, L layers, V vocabulary.
 """
 
@@ -133,9 +136,17 @@ def kmeans_step(cfg: BatConfig, num_tokens: int, num_clusters: int, sums: Litera
 
 def decoder_parameters(cfg: BatConfig) -> int:
     """Return the matrix parameters of all decoder layers, without embedding and head."""
+    return cfg.decoder.num_layers * (_key_value_parameters(cfg) + _row_parameters(cfg))
+
+
+def _key_value_parameters(cfg: BatConfig) -> int:
+    return 2 * cfg.decoder.width * cfg.decoder.head_dim * cfg.decoder.num_kv_heads
+
+
+def _row_parameters(cfg: BatConfig) -> int:
+    """Return those of a layer that what leaves it takes, beside the keys and values: 2 D N H + 3 D F."""
     dec = cfg.decoder
-    attention = 2 * dec.width * dec.head_dim * (dec.num_heads + dec.num_kv_heads)
-    return dec.num_layers * (attention + 3 * dec.width * dec.mlp_dim)
+    return dec.width * (2 * dec.head_dim * dec.num_heads + 3 * dec.mlp_dim)
 
 
 def decoder(
@@ -145,12 +156,15 @@ def decoder(
     attention: Attention = "computed",
     name: str = "decoder",
     free_slots: int = 0,
+    last_rows: int | None = None,
 ) -> Stage:
     """Return the cost of new rows through all layers, without the head.
 
     Args:
       rows: how many. slots: the key slots, of which the rows are the last; None if the rows are all there is.
       free_slots: those of the cache behind the rows.
+      last_rows: how many leave the last layer, the last ones, 1 or 0; of the others it gives keys and values alone.
+        None for all.
     """
     dec = cfg.decoder
     before = 0 if slots is None else slots - rows
@@ -160,10 +174,16 @@ def decoder(
         "all": rows * (before + rows),
         "computed": num_scored_pairs(rows, slots),
     }[attention]
-    mixing = 4.0 * pairs * dec.num_heads * dec.head_dim * dec.num_layers
-    moved = decoder_parameters(cfg) * _decoder_item(cfg) + 2 * rows * dec.width * _item(cfg)
+    linear, read, leaving = rows * decoder_parameters(cfg), decoder_parameters(cfg), rows
+    all_pairs = pairs * dec.num_layers
+    if last_rows is not None:
+        all_pairs += (0 if attention == "none" else last_rows * (before + rows)) - pairs
+        linear -= (rows - last_rows) * _row_parameters(cfg)
+        read -= 0 if last_rows else _row_parameters(cfg)
+        leaving = last_rows
+    moved = read * _decoder_item(cfg) + (rows + leaving) * dec.width * _item(cfg)
     moved += kv_bytes(cfg, before + rows + free_slots)
-    return Stage(name, 2.0 * rows * decoder_parameters(cfg), mixing, moved)
+    return Stage(name, 2.0 * linear, 4.0 * all_pairs * dec.num_heads * dec.head_dim, moved)
 
 
 def head(cfg: BatConfig, rows: int) -> Stage:
@@ -175,9 +195,9 @@ def head(cfg: BatConfig, rows: int) -> Stage:
 
 
 def anchor_prefix(cfg: BatConfig, prefix: int, attention: Attention = "computed") -> Stage:
-    """Return the decoder over [prompt prefix, anchor tokens], once an image."""
+    """Return the decoder over [prompt prefix, anchor tokens], once an image; all that is kept is the cache."""
     rows = prefix + num_tokens_of_anchor(cfg)
-    return decoder(cfg, rows, attention=attention, name="anchor prefix")
+    return decoder(cfg, rows, attention=attention, name="anchor prefix", last_rows=0)
 
 
 def question_pass(cfg: BatConfig, prefix: int, question: int, attention: Attention = "computed") -> Stage:
@@ -204,7 +224,8 @@ def token_mlp(cfg: BatConfig, kept: int) -> Stage:
 
 def prefill(cfg: BatConfig, rows: int, new_slots: int = 0, attention: Attention = "computed") -> Stage:
     """Return the spliced prompt through the decoder, logits of its last row only."""
-    return together("prefill", (decoder(cfg, rows, attention=attention, free_slots=new_slots), head(cfg, 1)))
+    through_layers = decoder(cfg, rows, attention=attention, free_slots=new_slots, last_rows=1)
+    return together("prefill", (through_layers, head(cfg, 1)))
 
 
 def decode_step(cfg: BatConfig, slots: int, attention: Attention = "computed") -> Stage:

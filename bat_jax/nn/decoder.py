@@ -23,7 +23,7 @@ from bat_jax.ops.attention import attention_behind, causal_attention, weighted_a
 from bat_jax.ops.fused_attention import PLAIN, fused_attention
 from bat_jax.ops.on_mesh import HEADS, on_mesh
 from bat_jax.ops.rope import apply_rope
-from bat_jax.typing import Array, Bool, Float, Int, Params
+from bat_jax.typing import Array, Bool, Float, Int, Params, Shaped
 
 # A loop over fewer layers than this costs more in copies than it saves in compiling.
 MAX_UNROLLED_LAYERS = 6
@@ -83,7 +83,7 @@ class KVCache(NamedTuple):
 
 
 class DecoderOutput(NamedTuple):
-    """hidden (B, T, D): after the final norm. cache: with the new rows written.
+    """hidden (B, T, D): after the final norm; (B, 1, D) of the last rows alone. cache: with the new rows written.
 
     importance (L, B, S): each layer's weighted attention row, float32, or None. hidden_states (L + 1, B, T, D): the
     embeddings and every layer's output before the final norm, or None.
@@ -98,7 +98,8 @@ class DecoderOutput(NamedTuple):
 class _Rows(NamedTuple):
     """What every layer shares about the new rows.
 
-    start: None if row t stands in slot t of a cache without others. prefix_length: of a cache that is only read.
+    start: None if row t stands in slot t of a cache without others. prefix_length: of a cache that is only read. only:
+    the one row of each sequence that is to leave the layer; None for all.
     """
 
     position: Int[Array, "B T"]
@@ -108,6 +109,12 @@ class _Rows(NamedTuple):
     # None or not decides while tracing; the value is never read.
     is_one_row: Bool[Array, ""] | None
     keep_hidden: Bool[Array, ""] | None
+    only: Int[Array, "B"] | None = None
+
+
+def _one_row(x: Shaped[Array, "B T *D"], row: Int[Array, "B"]) -> Shaped[Array, "B 1 *D"]:
+    """Return one row of each sequence."""
+    return jnp.take_along_axis(x, row.reshape(-1, *[1] * (x.ndim - 1)), axis=1)
 
 
 @jax.custom_batching.custom_vmap
@@ -154,7 +161,10 @@ def _dense(cfg: DecoderConfig, features: int, name: str | None = None, *, use_bi
 
 
 class DecoderAttention(nn.Module):
-    """Grouped-query attention that writes the new keys and values into the layer's cache, if there is one."""
+    """Grouped-query attention that writes the new keys and values into the layer's cache, if there is one.
+
+    With `rows.only`, all rows give keys and values, and one of each sequence attends.
+    """
 
     cfg: DecoderConfig
     kernel: str = PLAIN
@@ -162,14 +172,17 @@ class DecoderAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], layer_cache: tuple | None, rows: _Rows):
         cfg = self.cfg
-        batch, length = x.shape[:2]
+        asking, position, start = x, rows.position, rows.start
+        if rows.only is not None:
+            asking, position = _one_row(x, rows.only), _one_row(position, rows.only)
+            start = rows.only if start is None else start + rows.only
         query, key, value = (
-            _dense(cfg, heads * cfg.head_dim, f"{n}_proj", use_bias=cfg.qkv_bias)(x).reshape(batch, length, heads, -1)
-            for n, heads in (("q", cfg.num_heads), ("k", cfg.num_kv_heads), ("v", cfg.num_kv_heads))
+            _dense(cfg, heads * cfg.head_dim, f"{n}_proj", use_bias=cfg.qkv_bias)(of).reshape(*of.shape[:2], heads, -1)
+            for n, of, heads in (("q", asking, cfg.num_heads), ("k", x, cfg.num_kv_heads), ("v", x, cfg.num_kv_heads))
         )
         if cfg.qk_norm:
             query, key = _rms_norm(cfg, "q_norm")(query), _rms_norm(cfg, "k_norm")(key)
-        query = apply_rope(query, rows.position, cfg.rope_theta)
+        query = apply_rope(query, position, cfg.rope_theta)
         key = apply_rope(key, rows.position, cfg.rope_theta)
         query, key, value = (on_mesh(array, None, None, HEADS) for array in (query, key, value))
         is_one_row = rows.is_one_row is not None
@@ -181,15 +194,15 @@ class DecoderAttention(nn.Module):
         else:
             if layer_cache is not None and rows.start is not None:
                 key, value = (_write(old, new, rows.start) for old, new in zip(layer_cache, (key, value), strict=True))
-            if layer_cache is None and self.kernel != PLAIN:
+            if layer_cache is None and rows.only is None and self.kernel != PLAIN:
                 mixed = fused_attention(self.kernel, query, key, value, is_causal=True)
             else:
-                mixed = causal_attention(query, key, value, rows.start)
+                mixed = causal_attention(query, key, value, start)
             importance = None
             if rows.row_weight is not None:
                 with jax.named_scope("importance"):
                     importance = weighted_attention_row(query, key, rows.start, rows.row_weight, is_one_row=is_one_row)
-        mixed = mixed.reshape(batch, length, -1).astype(x.dtype)
+        mixed = mixed.reshape(*asking.shape[:2], -1).astype(x.dtype)
         return _dense(cfg, cfg.width, "o_proj")(mixed), (key, value), importance
 
 
@@ -216,7 +229,7 @@ class DecoderBlock(nn.Module):
         attended, layer_cache, importance = DecoderAttention(self.cfg, self.kernel, name="self_attn")(
             _rms_norm(self.cfg, "input_layernorm")(x), layer_cache, rows
         )
-        x = x + attended
+        x = (x if rows.only is None else _one_row(x, rows.only)) + attended
         x = x + DecoderMlp(self.cfg, name="mlp")(_rms_norm(self.cfg, "post_attention_layernorm")(x))
         return x, (layer_cache, importance, None if rows.keep_hidden is None else x)
 
@@ -276,6 +289,7 @@ class Decoder(nn.Module):
         row_weight: Float[Array, "B T"] | None = None,
         is_one_row: bool = False,
         return_hidden: bool = False,
+        only_last: bool = False,
     ) -> DecoderOutput:
         """Run the new rows through all layers.
 
@@ -289,12 +303,17 @@ class Decoder(nn.Module):
           row_weight: weight of each new row in the importance that every layer then returns (Eq. 2).
           is_one_row: no sequence has more than one row of weight, see `ops.attention.weighted_attention_row`.
           return_hidden: also return the hidden states of all layers.
+          only_last: return of each sequence the hidden state of its last token alone, (B, 1, D). Of the last layer keys
+            and values are then all that is computed of the other rows, where the layers' parameters stand apart.
 
         Raises:
-          ValueError: free slots are asked for beside a cache, which has its own (`KVCache.grown`).
+          ValueError: free slots are asked for beside a cache, which has its own (`KVCache.grown`); or only_last beside
+            what other rows of the last layer are needed for, or a prefix.
         """
         if cache is not None and num_free_slots:
             raise ValueError(f"num_free_slots={num_free_slots}: only without a cache; grow the cache instead")
+        if only_last and not (prefix is None and row_weight is None and not return_hidden):
+            raise ValueError("only_last: not with prefix, row_weight or return_hidden")
         earlier = cache if prefix is None else prefix
         batch, num_rows = embeddings.shape[:2]
         length = jnp.full(batch, num_rows, jnp.int32) if length is None else length
@@ -307,7 +326,8 @@ class Decoder(nn.Module):
             is_one_row=jnp.bool_(True) if is_one_row else None,
             keep_hidden=jnp.bool_(True) if return_hidden else None,
         )
-        x, ((keys, values), importance, hidden) = self._run_layers(embeddings, earlier, rows)
+        only = length - 1 if only_last else None
+        x, ((keys, values), importance, hidden) = self._run_layers(embeddings, earlier, rows, only)
         new_cache = KVCache(keys, values, length if prefix is not None else before + length)
         if num_free_slots:
             new_cache = new_cache.grown(num_free_slots + -(num_rows + num_free_slots) % SLOT_MULTIPLE)
@@ -315,12 +335,15 @@ class Decoder(nn.Module):
             hidden = jnp.concatenate([embeddings[None], hidden])
         return DecoderOutput(self.norm(x), new_cache, importance, hidden)
 
-    def _run_layers(self, x, cache: KVCache | None, rows: _Rows):
-        """Return the last layer's rows, and (keys and values, importance, hidden states) of all layers."""
+    def _run_layers(self, x, cache: KVCache | None, rows: _Rows, only: Int[Array, "B"] | None):
+        """Return the last layer's rows, all or `only` one, and (keys and values, importance, hidden) of all layers."""
         if not self.apart:
-            return self.layers(x, None if cache is None else (cache.key, cache.value), rows)
+            x, kept = self.layers(x, None if cache is None else (cache.key, cache.value), rows)
+            return (x if only is None else _one_row(x, only)), kept
         kept = []
         for index, layer in enumerate(self.layers):
+            if index == self.cfg.num_layers - 1:
+                rows = rows._replace(only=only)
             x, of_layer = layer(x, None if cache is None else (cache.key[index], cache.value[index]), rows)
             kept.append(of_layer)
         layer_caches, importance, hidden = zip(*kept, strict=True)

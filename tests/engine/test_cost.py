@@ -15,7 +15,7 @@ import pytest
 from bat_jax import model
 from bat_jax.config import BatConfig, CompressorConfig, DecoderConfig, ScaleSpec, VisionConfig
 from bat_jax.engine import cost
-from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS, Decoder, KVCache
+from bat_jax.nn.decoder import MAX_UNROLLED_LAYERS, Decoder, KVCache, layers_apart
 from bat_jax.nn.mlp import GeluMlp
 from bat_jax.ops.interpolate import resize_bilinear
 from bat_jax.ops.kmeans import nearest_centre
@@ -44,6 +44,7 @@ SMALL = BatConfig(
         scale_embedding_in_attention="as_set",
     ),
 )
+TWO_LAYERS = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=2))
 ROOT = pathlib.Path(__file__).parents[2]
 LARGE = BatConfig.uhr_bat_7b()
 
@@ -51,6 +52,11 @@ LARGE = BatConfig.uhr_bat_7b()
 @functools.cache
 def params():
     return jax.eval_shape(lambda key: model.init_params(SMALL, key), jax.random.key(0))
+
+
+@functools.cache
+def apart():
+    return jax.eval_shape(lambda key: layers_apart(model.init_params(TWO_LAYERS, key)), jax.random.key(0))
 
 
 def shape(*sizes, dtype=jnp.float32):
@@ -104,9 +110,16 @@ def cache_of(num_slots):
     return KVCache(keys, keys, shape(1, dtype=jnp.int32))
 
 
-def test_the_anchor_prefix_costs_what_xla_counts():
+def test_all_rows_of_a_decoder_cost_what_xla_counts():
     found = counted(decoder_pass, params()["decoder"], shape(1, 272, 512), None, None)
-    assert found == close(cost.anchor_prefix(SMALL, 16).flops)
+    assert found == close(cost.decoder(SMALL, 272).flops)
+
+
+def test_the_anchor_prefix_costs_what_xla_counts():
+    """Of the last layer only keys and values are in the cache, and only they are computed."""
+    arguments = shape(16, dtype=jnp.int32), shape(256, 512), shape(256, dtype=bool)
+    found = counted(functools.partial(model.anchor_cache, TWO_LAYERS), apart(), *arguments)
+    assert found == close(cost.anchor_prefix(TWO_LAYERS, 16).flops)
 
 
 def test_the_question_pass_costs_what_xla_counts():
@@ -117,9 +130,12 @@ def test_the_question_pass_costs_what_xla_counts():
 
 @pytest.mark.parametrize("new_slots", [0, 32])
 def test_prefill_costs_what_xla_counts(new_slots):
+    """Of the last layer all rows' keys and values, and one row of the rest."""
     spliced = model.Spliced(shape(1, 384, 512), shape(1, dtype=jnp.int32))
-    part = functools.partial(model.prefill, SMALL, new_slots)
-    assert counted(part, params(), spliced) == close(cost.prefill(SMALL, 384, new_slots).flops)
+    part = functools.partial(model.prefill, TWO_LAYERS, new_slots)
+    found, wanted = counted(part, apart(), spliced), cost.prefill(TWO_LAYERS, 384, new_slots).flops
+    assert found == close(wanted)
+    assert wanted < 0.65 * (cost.decoder(TWO_LAYERS, 384).flops + cost.head(TWO_LAYERS, 1).flops)
 
 
 def test_a_decode_step_costs_what_xla_counts():
@@ -146,7 +162,7 @@ def test_a_loop_is_counted_once_by_xla_and_unrolled_layers_each(num_layers, num_
     spliced = model.Spliced(shape(1, 64, 512), shape(1, dtype=jnp.int32))
     found = counted(functools.partial(model.prefill, deep, 0), weights, spliced)
     wanted = dataclasses.replace(SMALL, decoder=dataclasses.replace(DECODER, num_layers=num_counted))
-    assert found == close(cost.prefill(wanted, 64).flops)
+    assert found == close(cost.decoder(wanted, 64).flops + cost.head(wanted, 1).flops)
 
 
 @pytest.mark.parametrize(

@@ -288,13 +288,15 @@ def test_cached_greedy_generation_writes_transformers_ids(name):
     assert len(said) > 5, "the model says more than one thing"
 
 
-def test_prompts_of_different_lengths_are_read_together_as_transformers_reads_and_continues_each():
-    theirs, cfg, params = decoder_pair("theta 1e6")
+@pytest.mark.parametrize(("name", "apart"), [("theta 1e6", False), ("theta 1e6", True), ("Qwen3", True)])
+def test_prompts_of_different_lengths_are_read_together_as_transformers_reads_and_continues_each(name, apart):
+    theirs, cfg, params = decoder_pair(name)
     prompts = [random_ids(seed, length=length, batch=1) for seed, length in ((11, 8), (12, 5), (13, 11))]
     embeddings = np.full((3, 12, 48), 7, np.float32)
     for row, ids in zip(embeddings, prompts, strict=True):
         row[: ids.shape[1]] = embed(params, ids)[0]
     spliced = model.Spliced(jnp.asarray(embeddings), jnp.array([8, 5, 11]))
+    params = layers_apart(params) if apart else params
     logits, cache = prefill(cfg, 1, params, spliced)
     step, cache = jax.jit(model.decode_step, static_argnums=0)(cfg, params, jnp.array([4, 5, 6]), cache)
     assert cache.length.tolist() == [9, 6, 12]
