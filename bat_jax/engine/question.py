@@ -31,6 +31,10 @@ from bat_jax.nn.decoder import KVCache
 from bat_jax.ops.token_grid import TokenGrid
 from bat_jax.typing import Array, ArrayOrShape, Bool, Float, Int, Params, UInt32
 
+# Most rows of prompts that go through the decoder side by side: a CPU's caches hold no more, short prompts alone would
+# leave it idle, and what an accelerator needs for them stays small.
+PREFILL_ROWS = 2048
+
 RunStage = Callable[..., Any]  # (name, function, static arguments, *arrays) -> what the function returns
 
 
@@ -285,7 +289,8 @@ def answer_by_stage(
     static = (cfg.networks_with(*rules), layouts)
     chosen = run("choose", choose_each, static, params, scenes, importance, questions, num_questions)
     networks = (cfg.networks, max_new_tokens)
-    logits, cache = run("prefill", _prefill_each, (*networks, most_rows), params, chosen.spliced)
+    prompts = (params, chosen.spliced, num_questions)
+    logits, cache = run("prefill", _prefill_each, (*networks, most_rows), *prompts)
     drawing = (*questions.drawing, num_questions)
     generated = run("generate", _generate_each, networks, params, logits, cache, *drawing)
     return _answers(generated, chosen.spliced.length, chosen.kept, logits[:, None], chosen.compressions)
@@ -367,10 +372,34 @@ def _generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature,
     return generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, key)
 
 
-def _prefill_each(cfg, max_new_tokens, most_rows, params, spliced):
-    """Read many prompts side by side, of which no row behind the first `most_rows` is valid."""
-    prompts = bat.Spliced(spliced.embeddings[:, 0, :most_rows], spliced.length[:, 0])
-    return bat.prefill(cfg, max_new_tokens, params, prompts)
+def _prefill_each(cfg, max_new_tokens, most_rows, params, spliced, num_questions):
+    """Read many prompts, of which no row behind the first `most_rows` is valid, a few side by side at a time."""
+    room = spliced.length.shape[0]
+    at_once = min(room, max(1, 1 << (PREFILL_ROWS // most_rows).bit_length() >> 1))
+
+    def some(number):
+        # The last ones stand further in front where they are fewer: some prompts are then read twice.
+        first = jnp.minimum(number * at_once, room - at_once)
+        embeddings, length = (jax.lax.dynamic_slice_in_dim(leaf, first, at_once) for leaf in spliced)
+        prompts = bat.Spliced(embeddings[:, 0, :most_rows], length[:, 0])
+        logits, cache = bat.prefill(cfg, max_new_tokens, params, prompts)
+        return first, logits, cache
+
+    def step(number, found):
+        first, *new = jax.jit(some)(number)
+
+        def write(all_of_them, some_of_them):
+            axis = max(all_of_them.ndim - 4, 0)  # (Q, V), ([L,] Q, S, K, H), (Q,)
+            return jax.lax.dynamic_update_slice_in_dim(all_of_them, some_of_them, first, axis)
+
+        return jax.tree.map(write, found, tuple(new))
+
+    def nothing(leaf):
+        axis = max(leaf.ndim - 4, 0)
+        return jnp.zeros((*leaf.shape[:axis], room, *leaf.shape[axis + 1 :]), leaf.dtype)
+
+    _, *shapes = jax.eval_shape(jax.jit(some), num_questions)
+    return jax.lax.fori_loop(0, -(-num_questions // at_once), step, jax.tree.map(nothing, tuple(shapes)))
 
 
 def _generate_each(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, seed, num_questions):
