@@ -237,6 +237,12 @@ class BatModel:
         shared = (self.params, self.tokenizer, self.encoder.tile_batch, self.stages)
         return BatModel(cfg, *shared, stages_apart=self.stages_apart, scene_store=self.encoder.scene_store)
 
+    def on(self, mesh: Mesh) -> "BatModel":
+        """Return a copy of the model on other devices, with programs and clocks of its own."""
+        params = jax.device_put(self.params, params_at(mesh, self.params))
+        options: dict[str, Any] = {"stages_apart": self.stages_apart, "scene_store": self.encoder.scene_store}
+        return BatModel(self.cfg, params, self.tokenizer, stages=Stages(mesh), **options)
+
     def encode(self, image: ImageLike, **options: Any) -> Scene:
         """Encode an image once for many questions.
 

@@ -3,19 +3,25 @@
 python -m tests.mesh_run --directory=DIRECTORY
 """
 
+import dataclasses
+import itertools
 import json
 import pathlib
+import threading
 
 import jax
 import numpy as np
 from absl import flags
 
+from bat_jax.benchmarks.records import uhr_mini
 from bat_jax.engine.mesh import device_mesh, params_at
 from bat_jax.engine.stages import Stages
 from bat_jax.io.params import load_params
 from bat_jax.io.scene_cache import SceneCache
 from bat_jax.pipeline import BatModel
 from bat_jax.scene_store import SceneStore
+from bat_jax.study.measured.grids import Cell, Grid
+from bat_jax.study.measured.sweep import Sweep
 from experiments import cli
 
 DIRECTORY = flags.DEFINE_string("directory", None, "Holds `checkpoint`; the arrays go there too.", required=True)
@@ -38,6 +44,32 @@ def lies(scene) -> dict[str, object]:
     """Return where each array of a scene lies on the mesh, by name."""
     leaves = jax.tree_util.tree_leaves_with_path((scene.arrays, scene.init_index))
     return {jax.tree_util.keystr(path): leaf.sharding for path, leaf in leaves}
+
+
+def swept(model, directory: pathlib.Path, num_devices: int) -> dict[str, object]:
+    """Return what a sweep over two pictures answers on devices of its own, and which of them encoded a picture."""
+    cells = (Cell(name="few", budgets=(4, 9)), Cell(name="many", budgets=(12, 30), settings={"selection": "topk"}))
+    sweep = Sweep(model, [Grid(name="test", title="", cells=cells)], directory / f"sweep {num_devices}")
+    used, encode, both = [], BatModel.encode_views, threading.Barrier(num_devices)
+
+    def encode_views(self, image):
+        used.extend(device.id for leaf in jax.tree.leaves(self.params)[:1] for device in leaf.devices())
+        both.wait(timeout=600)  # as many pictures as devices: each waits for its own
+        return encode(self, image)
+
+    BatModel.encode_views = encode_views
+    try:
+        pictures = list(itertools.islice(uhr_mini.pictures(range(3_000_000, 3_000_001), 224), 2))
+        some = [dataclasses.replace(picture, tasks=picture.tasks[:3]) for picture in pictures]
+        devices = jax.local_devices()[:num_devices]
+        sweep.run(lambda _: some, max_new_tokens=2, devices=devices, at_once=1)
+    finally:
+        BatModel.encode_views = encode
+    answers = {
+        cell.name: {id: (line["output"], line["tokens_kept"]) for id, line in sweep.records(cell).items()}
+        for cell in cells
+    }
+    return {"answers": answers, "devices": sorted(used)}
 
 
 def main(_: list[str]) -> None:
@@ -84,6 +116,8 @@ def main(_: list[str]) -> None:
     for name, model in models.items():
         fresh, read = (lies(ask(which, model)) for which in (name, f"{name} read"))
         report[name] |= {"same_places": fresh == read, "compiled": dict(model.stages.num_compiles)}
+    apart = load(None, stages_apart=True)
+    report["swept"] = {num_devices: swept(apart, directory, num_devices) for num_devices in (1, 2)}
     print(json.dumps(report))
 
 

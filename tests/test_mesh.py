@@ -72,3 +72,10 @@ def test_a_picture_of_the_scene_cache_lies_as_a_fresh_one_does_and_shares_its_pr
     assert [report[f"{name} read"][part] for part in parts] == [report[name][part] for part in parts]
     assert report[name]["cache_heads"] == 1
     assert report[name]["token_rows"] == [rows // 2 for rows in report["one"]["token_rows"]]
+
+
+def test_devices_share_the_pictures_of_a_sweep_and_answer_as_one_does(ran):
+    _, report = ran
+    one, two = (report["swept"][number] for number in "12")
+    assert one["devices"] == [0, 0] and two["devices"] == [0, 1]
+    assert two["answers"] == one["answers"] and min(map(len, one["answers"].values())) > 3

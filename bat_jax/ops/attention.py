@@ -58,7 +58,8 @@ def _softmax_parts(
 
     def divide_later(products):
         largest = jax.lax.stop_gradient(jnp.max(products, axis=-1, keepdims=True))
-        exponential = jnp.exp((products - largest) * head_dim**-0.5)
+        # Else XLA computes them twice: for their sum and for what is weighted by them.
+        exponential = jax.lax.optimization_barrier(jnp.exp((products - largest) * head_dim**-0.5))
         return exponential, jnp.sum(exponential, axis=-1, keepdims=True)
 
     def divide(products):

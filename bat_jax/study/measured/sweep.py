@@ -9,8 +9,8 @@ take. A rule that runs differ in (`selection`, a flag) compiles the selection al
 decoder is compiled for prompts of every 64th length, so that a small budget does not pay for a large one.
 
 Several questions about a picture go through a run together, and what the decoder says of the anchor's importance for a
-text is read once for all runs whose anchor is the same. Threads share all of this, a picture each
-(`pictures_at_once`).
+text is read once for all runs whose anchor is the same. Pictures are shared out: each of several devices has a copy of
+the model and takes one at a time; on a CPU threads share one model, a picture each (`threads_of`).
 
 Every run has a predictions file as a run of `experiments.evaluate` has, named by its settings, so a killed sweep goes
 on where it was, a grid that is added later asks only what is new in it, and answers that failed are asked for again.
@@ -27,7 +27,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ import numpy as np
 from bat_jax.benchmarks.record import Picture
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.encoding import EncodedViews
+from bat_jax.engine.mesh import device_mesh
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.prediction_log import PredictionLog, read_predictions
 from bat_jax.evals.runner import answer_picture, in_groups
@@ -209,6 +210,7 @@ class Sweep(GridAnswers):
         on_answers: Callable[[int], None] | None = None,
         at_once: int | None = None,
         questions_at_once: int = QUESTIONS_AT_ONCE,
+        devices: Sequence[jax.Device] | None = None,
     ) -> int:
         """Answer what is not answered yet, and return how many of these answers had failed before.
 
@@ -216,12 +218,14 @@ class Sweep(GridAnswers):
           pictures_of: picture_px of a cell -> the pictures with their questions.
           label_map_of: picture -> (H, W) labels, for cells with partition "sam".
           on_answers: called with the number of questions that a run has of a picture, answered before or now.
-          at_once: pictures that threads work on at once, `pictures_at_once` by default. Answers do not depend on it,
-            the order of lines does.
+          at_once: pictures that threads work on at once on a single device, `threads_of` it by default. Answers do not
+            depend on it, the order of lines does.
           questions_at_once: most questions about a picture that are asked together.
+          devices: that share the pictures, by default all of this process, or the model's own mesh.
         """
         self._read.cache_clear()
         num_again = 0
+        places = self._places(devices, at_once)
         for px in dict.fromkeys(run.cell.picture_px for run in self._runs.values()):
             names = [name for name, run in self._runs.items() if run.cell.picture_px == px]
             with ExitStack() as stack:
@@ -232,19 +236,39 @@ class Sweep(GridAnswers):
                 num_again += sum(len(log.failed) for log in logs.values())
                 pictures = pictures_of(px)
                 most = max((len(picture.tasks) for picture in pictures), default=1)
-                answer = functools.partial(
-                    self._answer,
-                    logs=logs,
-                    label_map_of=label_map_of,
-                    max_new_tokens=max_new_tokens,
-                    room=max(in_groups(most, questions_at_once)),
-                )
-                _in_threads(answer, pictures, at_once or pictures_at_once(), on_answers)
+                options: dict[str, Any] = {
+                    "logs": logs,
+                    "label_map_of": label_map_of,
+                    "max_new_tokens": max_new_tokens,
+                    "room": max(in_groups(most, questions_at_once)),
+                }
+                threads = [functools.partial(self._answer, place, **options) for place in places]
+                _in_threads(threads, pictures, on_answers)
         return num_again
+
+    def _places(self, devices: Sequence[jax.Device] | None, at_once: int | None) -> list["_Place"]:
+        """Return for every thread where it answers."""
+        devices = jax.local_devices() if devices is None else devices
+        here = _Place(self.encoder, self._runs)
+        if self.model.stages.mesh is not None or len(devices) == 1:
+            return [here] * (at_once or threads_of(devices[0]))
+        places = []
+        for device in devices:
+            copy = self.model.on(device_mesh(self.model.cfg, "data=1", [device]))
+            runs = {
+                name: dataclasses.replace(
+                    run, model=copy.configured(run.model.cfg), alone=copy.configured(run.alone.cfg)
+                )
+                for name, run in self._runs.items()
+            }
+            places.append(_Place(copy.configured(self.encoder.cfg), runs))
+        return places
 
     def _answer(
         self,
+        place: "_Place",
         picture: Picture,
+        *,
         logs: Mapping[str, PredictionLog],
         label_map_of: Callable[[Picture], np.ndarray] | None,
         max_new_tokens: int,
@@ -257,12 +281,13 @@ class Sweep(GridAnswers):
         @functools.cache
         def views() -> tuple[EncodedViews, ...]:
             loaded = picture.load()
-            return tuple(self.encoder.encode_views(one) for one in (loaded if isinstance(loaded, tuple) else (loaded,)))
+            images = loaded if isinstance(loaded, tuple) else (loaded,)
+            return tuple(place.encoder.encode_views(one) for one in images)
 
         for name, log in logs.items():
             left = tuple(task for task in picture.tasks if task.id not in log.ids)
             yield len(picture.tasks) - len(left)
-            run = self._runs[name]
+            run = place.runs[name]
             if left:
                 labels = None
                 if label_map_of is not None and run.model.cfg.compressor.partition == "sam":
@@ -279,22 +304,21 @@ class Sweep(GridAnswers):
         return self.directory / ANSWERS / name
 
 
-def pictures_at_once() -> int:
+def threads_of(device: jax.Device) -> int:
     """Return how many pictures to work on at once: a CPU's cores, at most 4; an accelerator takes one."""
-    is_cpu = jax.default_backend() == "cpu"
-    return min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) if is_cpu else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return min(4, cores) if device.platform == "cpu" else 1
 
 
 def _in_threads(
-    answer: Callable[[Picture], Iterator[int]],
+    threads: Sequence[Callable[[Picture], Iterator[int]]],
     pictures: Iterable[Picture],
-    num_threads: int,
     on_answers: Callable[[int], None] | None,
 ) -> None:
     """Answer pictures in threads; at an error or an interrupt each ends with the question that it is at."""
     rest, lock, is_over = iter(pictures), threading.Lock(), threading.Event()
 
-    def work() -> None:
+    def work(answer: Callable[[Picture], Iterator[int]]) -> None:
         while True:
             with lock:
                 picture = next(rest, None)
@@ -308,8 +332,8 @@ def _in_threads(
                     return
 
     # Threads even for one picture at a time: an interrupt ends a run in the same way.
-    with futures.ThreadPoolExecutor(num_threads) as pool:
-        running = [pool.submit(work) for _ in range(num_threads)]
+    with futures.ThreadPoolExecutor(len(threads)) as pool:
+        running = [pool.submit(work, answer) for answer in threads]
         try:
             for thread in futures.as_completed(running):
                 thread.result()
@@ -331,6 +355,13 @@ def _num_clusters(model: BatModel) -> tuple[int, ...]:
         return tuple(1 for _ in settings.scales)
     counts = (model.cfg.num_tokens(spec.size_px) for spec in settings.scales)
     return tuple(settings.clusters_of(spec, count) for spec, count in zip(settings.scales, counts, strict=True))
+
+
+class _Place(NamedTuple):
+    """Models of one device, or of one mesh: one that encodes for all runs, and the runs by name."""
+
+    encoder: BatModel
+    runs: Mapping[str, _Run]
 
 
 class _Encoded:
