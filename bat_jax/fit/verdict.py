@@ -260,7 +260,7 @@ def _most(quantity: Quantity, mesh: Mesh, verdict: FitVerdict, programs: Program
         target.facts.usable_bytes,
         base=verdict.weight_bytes,
         most=most,
-        step=quantity.step(work),
+        step=quantity.step(work, target.num_devices),
         power=quantity.power,
     )
     first = Trial(known, verdict.peak, cost.num_tiles(work.cfg), cost.total_tokens(work.cfg))

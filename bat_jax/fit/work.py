@@ -50,7 +50,7 @@ class Quantity:
     number: Callable[[FitWork, int], int]
     changed: Callable[[FitWork, int, int], FitWork]
     most: Callable[[FitWork, int], int | None] = lambda work, num_devices: None
-    step: Callable[[FitWork], int] = lambda work: 1
+    step: Callable[[FitWork, int], int] = lambda work, num_devices: 1
     power: int = 1
 
 
@@ -80,6 +80,12 @@ def with_largest_view(work: FitWork, side_px: int) -> FitWork:
     return dataclasses.replace(work, cfg=work.cfg.with_settings(scales=scales), image_px=max(work.image_px, side_px))
 
 
+def _even_side(work: FitWork, num_devices: int) -> int:
+    """Return the least side of a view, in pixels, whose tiles the devices share evenly, and that of its multiples."""
+    tiles = next(side for side in range(1, num_devices + 1) if side**2 % num_devices == 0)
+    return tiles * work.cfg.vision.image_size_px
+
+
 def _most_kept(work: FitWork, num_devices: int) -> int:
     room = work.cfg.decoder.max_positions - work.text.prompt - work.text.answer
     return min(room, cost.total_tokens(work.cfg))
@@ -101,7 +107,7 @@ QUANTITIES: Mapping[str, Quantity] = {
     "picture": Quantity(
         number=lambda work, num_devices: work.cfg.compressor.sizes_px[-1],
         changed=lambda work, num_devices, side_px: with_largest_view(work, side_px),
-        step=lambda work: work.cfg.vision.image_size_px,
+        step=_even_side,
         power=2,
     ),
     "questions": Quantity(

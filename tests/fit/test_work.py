@@ -38,11 +38,25 @@ def test_a_view_that_the_scale_embedding_does_not_know_is_refused():
     [
         ("kept", 3000, 32_768 - 78 - 8, 1, 4000),
         ("tiles", 29, 57, 1, 40),
-        ("picture", 4032, None, 336, 6720),
+        ("picture", 4032, None, 672, 6720),
         ("questions", 1, None, 1, 8),
     ],
 )
 def test_a_quantity_on_four_devices_reads_what_it_changes(name, number, most, step, other):
     quantity = QUANTITIES[name]
-    assert (quantity.number(WORK, 4), quantity.most(WORK, 4), quantity.step(WORK)) == (number, most, step)
+    assert (quantity.number(WORK, 4), quantity.most(WORK, 4), quantity.step(WORK, 4)) == (number, most, step)
     assert quantity.number(quantity.changed(WORK, 4, other), 4) == other
+
+
+def test_views_grow_by_what_the_devices_share_evenly():
+    """A view of so many tiles a side that they do not divide would lie whole on each."""
+    step = QUANTITIES["picture"].step
+    assert {number: step(WORK, number) // 336 for number in (1, 2, 3, 4, 6, 8, 16)} == {
+        1: 1,
+        2: 2,
+        3: 3,
+        4: 2,
+        6: 6,
+        8: 4,
+        16: 4,
+    }
