@@ -31,7 +31,7 @@ from bat_jax.engine.image import (
     scene_at,
     view_shapes,
 )
-from bat_jax.engine.question import SceneArrays
+from bat_jax.engine.question import SceneArrays, SceneLayout
 from bat_jax.engine.stages import Stages
 from bat_jax.io.bands import ImageError
 from bat_jax.io.birch import birch_labels
@@ -83,6 +83,16 @@ class SceneData:
     run_seconds: dict[str, float]
     compile_seconds: dict[str, float]
     intermediates: dict[str, np.ndarray]
+
+    @property
+    def arrays(self) -> SceneArrays:
+        """What a question reads."""
+        return SceneArrays(self.scales, self.cache)
+
+    @property
+    def layout(self) -> SceneLayout:
+        """What a question's programs are specialised to."""
+        return SceneLayout(self.grids, self.region_capacity)
 
     @property
     def num_regions(self) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ from typing import Any
 
 from absl import flags
 
+from bat_jax.asking import Answer
 from bat_jax.engine.stages import peak_device_bytes, peak_host_bytes
 from bat_jax.io.output_files import check_output_dir, staged_dir, write_json
-from bat_jax.pipeline import Answer, BatModel, Scene
+from bat_jax.pipeline import BatModel, Scene
 from bat_jax.report.answer_page import About, Ask, Asked, write_report
 from bat_jax.report.map_files import coordinates_of, write_map_files
 from bat_jax.runs import run_record

@@ -25,10 +25,11 @@ import numpy as np
 from absl import flags
 
 from bat_jax import model as bat
+from bat_jax.asking import Answer
 from bat_jax.compress.partition import ALONE
 from bat_jax.io.output_files import staged_file
 from bat_jax.io.prompts import IMAGE_ID, Prompt, build_prompt, split_ids
-from bat_jax.pipeline import Answer, BatModel, Scene
+from bat_jax.pipeline import BatModel, Scene
 from . import cli
 from . import compressor_flags as compressor
 from .mesh_flags import mesh_of_flags

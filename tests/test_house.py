@@ -13,8 +13,8 @@ from bat_jax.config.networks import NetworkConfig
 ROOT = pathlib.Path(__file__).parents[1]
 # A file imports from its own part and from the parts before it.
 ORDER = ["typing", "registry", "text_files", "progress", "config", "ops", "nn", "compress", "model", "engine", "io"]
-ORDER += ["scene_store", "encoding", "pipeline", "runs", "hosts", "data", "mini.world", "benchmarks", "train", "fit"]
-ORDER += ["mini.curriculum", "evals", "study.paper", "study.measured", "report", "serving"]
+ORDER += ["scene_store", "encoding", "asking", "pipeline", "runs", "hosts", "data", "mini.world", "benchmarks", "train"]
+ORDER += ["fit", "mini.curriculum", "evals", "study.paper", "study.measured", "report", "serving"]
 CORE = ("typing", "registry", "text_files", "config", "ops", "nn", "compress", "model", "engine")
 FILES = sorted((ROOT / "bat_jax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from bat_jax.asking import Answer
 from bat_jax.benchmarks.letters import strict_letters
 from bat_jax.config import BatConfig
 from bat_jax.encoding import SceneData
 from bat_jax.mini.world import question as scene_question
-from bat_jax.pipeline import Answer
 from bat_jax.report import html, pictures
 from bat_jax.report.layers import PADDING, Backdrop, UnitBox, draw_frames, token_fate
 from bat_jax.report.pictures import Panel

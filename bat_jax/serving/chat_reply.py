@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from bat_jax.pipeline import Answer
+from bat_jax.asking import Answer
 
 
 class Reply(NamedTuple):

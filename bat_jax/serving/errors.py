@@ -10,9 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from bat_jax.asking import NotFiniteError
 from bat_jax.engine.stages import OutOfMemoryError
 from bat_jax.io.bands import ImageError
-from bat_jax.pipeline import NotFiniteError
 
 LOG = logging.getLogger("bat_jax.serving")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 504: "timeout_error"}

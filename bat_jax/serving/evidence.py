@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from bat_jax.asking import Answer
 from bat_jax.encoding import SceneData
 from bat_jax.io.georeference import NOWHERE
 from bat_jax.io.prompts import Question
 from bat_jax.io.vector_files import write_geojson
-from bat_jax.pipeline import Answer
 from bat_jax.report.answer_page import Ask, Asked
 from bat_jax.report.layers import FATE_NAMES, PADDING, fate_layer, importance_layer, token_fate
 from bat_jax.report.map_files import coordinates_of, token_polygons

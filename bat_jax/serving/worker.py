@@ -19,8 +19,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from bat_jax.asking import Answer
 from bat_jax.io.prompts import Question, bucket
-from bat_jax.pipeline import Answer, BatModel, Scene
+from bat_jax.pipeline import BatModel, Scene
 from bat_jax.serving.client_pictures import ClientPicture
 from bat_jax.serving.errors import LOG, ApiError, api_error
 from bat_jax.serving.metrics import ServerMetrics

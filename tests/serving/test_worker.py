@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from bat_jax.asking import NotFiniteError
 from bat_jax.engine.stages import OutOfMemoryError
-from bat_jax.pipeline import NotFiniteError
 from bat_jax.serving.client_pictures import ClientPicture
 from bat_jax.serving.errors import ApiError, api_error
 from bat_jax.serving.metrics import ServerMetrics

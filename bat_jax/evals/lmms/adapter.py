@@ -26,6 +26,7 @@ from lmms_eval.api.model import lmms
 from loguru import logger
 from PIL import Image
 
+from bat_jax.asking import MAX_NEW_TOKENS
 from bat_jax.config import BatConfig, CompressorConfig, Fidelity, PromptConfig, ScaleSpec
 from bat_jax.config.fields import require, typed
 from bat_jax.engine.mesh import device_mesh
@@ -34,7 +35,7 @@ from bat_jax.evals.runner import ask_together
 from bat_jax.io.images import one_line
 from bat_jax.io.prompts import IMAGE_TOKEN
 from bat_jax.io.scene_cache import SceneCache
-from bat_jax.pipeline import MAX_NEW_TOKENS, BatModel
+from bat_jax.pipeline import BatModel
 from bat_jax.progress import Progress
 
 Picture = str | np.ndarray

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from bat_jax.asking import ImportanceRows
 from bat_jax.benchmarks.record import Picture
 from bat_jax.config import BatConfig, ScaleSpec
 from bat_jax.encoding import EncodedViews
@@ -39,7 +40,7 @@ from bat_jax.engine.mesh import device_mesh
 from bat_jax.evals.aggregate import wilson
 from bat_jax.evals.prediction_log import PredictionLog, read_predictions
 from bat_jax.evals.runner import answer_picture, in_groups
-from bat_jax.pipeline import BatModel, ImportanceRows, Scene
+from bat_jax.pipeline import BatModel, Scene
 from bat_jax.study.measured.cluster_mean import Interval
 from bat_jax.study.measured.comparison import Records, compare
 from bat_jax.study.measured.grids import Cell, Grid
