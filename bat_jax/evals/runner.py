@@ -216,15 +216,17 @@ def run(
     ):
         for picture, loading in _load_ahead(pool, todo, num_workers + 1):
             options = (encode_options or {}, ask_options or {}, questions_at_once)
-            for record in answer_picture(model, picture, loading.result, *options, line=line):
-                log.append(record)
-                counts.update(asked=1, right=record.get("is_right", 0), errors=record["status"] == "error")
+            for records in answer_picture(model, picture, loading.result, *options, line=line):
+                log.append(*records)
+                for record in records:
+                    counts.update(asked=1, right=record.get("is_right", 0), errors=record["status"] == "error")
                 seconds = pace.seconds_left
                 eta = "after the first picture" if seconds is None else tqdm.format_interval(seconds)
                 errors = f", {counts['errors']} errors" if counts["errors"] else ""
-                right = f"{counts['right'] / counts['asked']:.1%} right" if "is_right" in record else f"{picture.key}"
+                has_truth = "is_right" in records[0]
+                right = f"{counts['right'] / counts['asked']:.1%} right" if has_truth else f"{picture.key}"
                 bar.set_postfix_str(f"{right}{errors}, ETA {eta}", refresh=False)
-                bar.update()
+                bar.update(len(records))
             pace.add(len(picture.tasks))
 
 
@@ -259,8 +261,8 @@ def answer_picture(
     ask_options: Mapping[str, Any],
     questions_at_once: int = 1,
     line: Callable[..., dict[str, Any]] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Yield a line for every question of a picture; for the arguments see `run`.
+) -> Iterator[tuple[dict[str, Any], ...]]:
+    """Yield a line for every question of a picture, of those that are asked together at once; arguments as in `run`.
 
     Args:
       load: returns what the model encodes, and the seconds that loading it took.
@@ -283,14 +285,13 @@ def answer_picture(
         )
         of_picture["picture_px"] = [max(scene.pixels.shape[:2]) for scene in scenes]
     except Exception as error:  # whatever a file or a picture of a benchmark makes fail
-        for task in picture.tasks:
-            yield line(task, picture, of_picture, error=_reason("picture", error))
+        yield tuple(line(task, picture, of_picture, error=_reason("picture", error)) for task in picture.tasks)
         return
     for tasks in _together(picture.tasks, questions_at_once):
         texts, shared = [task.text for task in tasks], [task.shared_with for task in tasks]
         outcomes = ask_together(model, scenes, texts, ask_options, questions_at_once, shared)
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            yield line(task, picture, of_picture, **_outcome(*outcome))
+        answered = zip(tasks, outcomes, strict=True)
+        yield tuple(line(task, picture, of_picture, **_outcome(*outcome)) for task, outcome in answered)
 
 
 def in_groups(number: int, most: int) -> list[int]:

@@ -275,7 +275,7 @@ class Sweep(GridAnswers):
         max_new_tokens: int,
         room: int,
     ) -> Iterator[int]:
-        """Ask every run's questions about a picture; yield after each answer how many questions are done with it."""
+        """Ask every run's questions about a picture; yield how many questions are done with it."""
         scenes: dict[tuple, Scene] = {}
         importance: dict[tuple, ImportanceRows] = {}
 
@@ -297,9 +297,9 @@ class Sweep(GridAnswers):
                 known = importance.setdefault(run.importance_key, {})
                 ask = {"budgets": run.cell.budgets, "max_new_tokens": max_new_tokens, "importance": known}
                 source = _Encoded(run, views, scenes, {"seed": run.cell.seed, "max_clusters": self.max_clusters})
-                for record in answer_picture(source, asked, source.load, {}, ask, room):
-                    log.append(record)
-                    yield 1
+                for records in answer_picture(source, asked, source.load, {}, ask, room):
+                    log.append(*records)
+                    yield len(records)
 
     def _folder(self, name: str) -> pathlib.Path:
         return self.directory / ANSWERS / name

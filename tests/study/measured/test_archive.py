@@ -63,8 +63,8 @@ def made():
         def read(name, pictures=pictures):
             budgets = tuple(map(int, name.partition("_")[0].split("-")))
             model = Guesser([task for picture in pictures for task in picture.tasks], budgets)
-            lines = [answer_picture(model, picture, lambda: (None, 0.1), {}, {}) for picture in pictures]
-            return {line["id"]: line for line in itertools.chain(*lines)}
+            groups = [answer_picture(model, picture, lambda: (None, 0.1), {}, {}) for picture in pictures]
+            return {line["id"]: line for lines in itertools.chain(*groups) for line in lines}
 
         answers[part.name] = GridAnswers(MINI, part.grids, read).runs()
     targets = [
