@@ -21,9 +21,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bat_jax.ops.order_by import order_by
+from bat_jax.ops.order_by import as_whole, order_by
 from bat_jax.ops.segment import segment_sum, segment_sum_of_tokens
 from bat_jax.typing import Array, Bool, Float, Int
+
+_FEWEST_SORTED_BY_KEYS = 2**16  # from here on a rank and a place do not fit into 32 bits
 
 
 class Selection(NamedTuple):
@@ -45,6 +47,16 @@ class Selection(NamedTuple):
     num_candidates: Int[Array, ""]
     is_kept: Bool[Array, "M"]
     group: Int[Array, "M"] | None = None
+
+
+class UnsortedRows(NamedTuple):
+    """The C = M + R rows to serialise, of tokens and then of what regions merge, and which are candidates."""
+
+    importance: Float[Array, "M"]
+    region_id: Int[Array, "M"]
+    mean: Float[Array, "R"]
+    group: Int[Array, "C"]
+    is_candidate: Bool[Array, "C"]
 
 
 def region_mean(
@@ -74,16 +86,57 @@ def _serialised_order(
 ) -> tuple[Int[Array, "C"], Int[Array, "C"], Int[Array, ""]]:
     """Sort the M + R candidates as the table above says: (candidate, group, number of candidates)."""
     num_tokens, num_regions = importance.shape[0], mean.shape[0]
-    is_alone = region_id < 0
-    token_mean = jnp.where(is_alone, importance, mean[region_id])
-    token_group = jnp.where(is_alone, jnp.arange(num_tokens), num_tokens + region_id)
-    candidate_mean = jnp.concatenate([token_mean, mean])
+    token_group = jnp.where(region_id < 0, jnp.arange(num_tokens), num_tokens + region_id)
     group = jnp.concatenate([token_group, num_tokens + jnp.arange(num_regions)]).astype(jnp.int32)
     is_candidate = jnp.concatenate([is_kept, is_merged])
-    # Last in its group is what it merges.
-    score = jnp.concatenate([-importance, jnp.full_like(mean, jnp.inf)])
-    candidate = order_by(jnp.where(is_candidate, -candidate_mean, jnp.inf), group, score)
+    rows = UnsortedRows(importance, region_id, mean, group, is_candidate)
+    if group.size < _FEWEST_SORTED_BY_KEYS:
+        candidate = jax.lax.platform_dependent(rows, cpu=order_by_ranks, default=order_by_keys)
+    else:
+        candidate = order_by_keys(rows)
     return candidate, group[candidate], jnp.sum(is_candidate)
+
+
+def order_by_keys(rows: UnsortedRows) -> Int[Array, "C"]:
+    """Return the candidates, and behind them the others, sorted by the three keys of the table above."""
+    token_mean = jnp.where(rows.region_id < 0, rows.importance, rows.mean[rows.region_id])
+    # Last in its group is what it merges.
+    score = jnp.concatenate([-rows.importance, jnp.full_like(rows.mean, jnp.inf)])
+    mean = jnp.where(rows.is_candidate, -jnp.concatenate([token_mean, rows.mean]), jnp.inf)
+    return order_by(mean, rows.group, score)
+
+
+def order_by_ranks(rows: UnsortedRows) -> Int[Array, "C"]:
+    """Return the candidates in the same order, the others behind them in any, for fewer than 2^16 in all.
+
+    On a CPU whole numbers without anything beside them sort eight times as fast as rows by three keys. So scores and
+    means become ranks in one order, and a rank and a place are sorted as one number, once for the scores inside the
+    groups, once for the groups. A token alone has its score's rank for a mean, and its place in the group's stead.
+    """
+    num_tokens, num_candidates = rows.importance.size, rows.group.size
+    value = as_whole(-jnp.concatenate([rows.importance, rows.mean]))
+    ascending = jnp.sort(value)
+    rank = jnp.searchsorted(ascending, value)
+    bits = num_candidates.bit_length()
+    place = jnp.arange(num_candidates, dtype=jnp.uint32)
+
+    def with_place(rank):
+        return rank.astype(jnp.uint32) << bits | place[: rank.size]
+
+    # Regions of equal means have the last of that value's ranks, by their ids.
+    of_mean, numbered = value[num_tokens:], with_place(rank[num_tokens:])
+    up_to = jnp.searchsorted(jnp.sort(of_mean), of_mean, side="right")
+    before = jnp.searchsorted(jnp.sort(numbered), numbered)
+    region_rank = jnp.searchsorted(ascending, of_mean, side="right") - (up_to - before)
+    token_rank = jnp.where(rows.region_id < 0, rank[:num_tokens], region_rank[rows.region_id])
+    group_rank = jnp.where(rows.is_candidate, jnp.concatenate([token_rank, region_rank]), num_candidates)
+    score_rank = rank.at[num_tokens:].set(num_candidates)
+
+    def sorted_places(rank):
+        return (jnp.sort(with_place(rank)) & (2**bits - 1)).astype(jnp.int32)
+
+    by_score = sorted_places(score_rank)
+    return by_score[sorted_places(group_rank[by_score])]
 
 
 def _cover_every_group(

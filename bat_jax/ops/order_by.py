@@ -28,11 +28,11 @@ def by_one_after_the_other(*keys: jax.Array) -> jax.Array:
     """
     place = jnp.arange(keys[0].shape[0], dtype=jnp.int32)
     for key in reversed(keys):
-        _, place = jax.lax.sort((_as_whole(key)[place], place), num_keys=1)
+        _, place = jax.lax.sort((as_whole(key)[place], place), num_keys=1)
     return place
 
 
-def _as_whole(key: jax.Array) -> jax.Array:
+def as_whole(key: jax.Array) -> jax.Array:
     """Return int32 numbers in the order of float32 ones."""
     if key.dtype == jnp.int32:
         return key

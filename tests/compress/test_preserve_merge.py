@@ -17,13 +17,14 @@ A budget of 6 ends before region 2; guaranteed coverage gives it token 5 and let
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bat_jax.compress.preserve_merge import preserve_merge, region_mean
+from bat_jax.compress.preserve_merge import UnsortedRows, order_by_keys, order_by_ranks, preserve_merge, region_mean
 from tests.compress import preserve_merge_twin as twin
 
 NUM_TOKENS, NUM_REGIONS, MAX_BUDGET, WIDTH = 24, 6, 30, 3
@@ -354,6 +355,36 @@ def test_adding_invalid_tokens_changes_nothing():
     np.testing.assert_array_equal(first.region, second.region)
     moved = np.where(first.keep_index >= 0, np.take_along_axis(place, np.maximum(first.keep_index, 0), axis=1), -1)
     np.testing.assert_array_equal(moved, second.keep_index)
+
+
+def test_ranks_put_candidates_in_the_order_of_the_keys():
+    """Scores and means of few values, 0 and -0 among them: ties inside regions, between them, and with tokens alone."""
+    by_keys, by_ranks = jax.jit(order_by_keys), jax.jit(order_by_ranks)
+    rng, num_tokens, num_regions = np.random.default_rng(21), 60, 9
+    for alone in (0, 0.2, 1) * 20:
+        levels = rng.choice([1, 3, 50])
+        importance, mean = (np.floor(rng.random(n) * levels) / levels for n in (num_tokens, num_regions))
+        mean = np.where(rng.random(num_regions) < 0.5, rng.choice(importance, num_regions), mean) * rng.choice([-1, 1])
+        mean = np.maximum(mean, -0.0).astype(np.float32)
+        region = np.where(rng.random(num_tokens) < alone, -1, rng.integers(0, num_regions, num_tokens))
+        group = np.where(region < 0, np.arange(num_tokens), num_tokens + region)
+        group = np.concatenate([group, num_tokens + np.arange(num_regions)]).astype(np.int32)
+        is_candidate = rng.random(group.size) < 0.8
+        rows = UnsortedRows(importance.astype(np.float32), region.astype(np.int32), mean, group, is_candidate)
+        expected, found = by_keys(rows), np.asarray(by_ranks(rows))
+        np.testing.assert_array_equal(found[: is_candidate.sum()], expected[: is_candidate.sum()])
+        assert sorted(found) == list(range(group.size))
+
+
+@pytest.mark.parametrize(("num_tokens", "num_arrays"), [(2**16 - 7, {1}), (2**16 - 6, {4})])
+def test_a_cpu_sorts_whole_numbers_with_nothing_beside_them_as_long_as_rank_and_place_fit_32_bits(
+    num_tokens, num_arrays
+):
+    """Else three keys and a place; 2^16 candidates are the first too many."""
+    rows = [jax.ShapeDtypeStruct((num_tokens, *more), kind) for kind, *more in ((float, 3), (float,), (int,), (bool,))]
+    function = functools.partial(preserve_merge, num_regions=6, max_budget=MAX_BUDGET)
+    sorts = re.findall(r'"stablehlo.sort"\((.*?)\)', jax.jit(function).lower(*rows, 20).as_text())
+    assert {len(arrays.split(",")) for arrays in sorts} == num_arrays
 
 
 def test_more_rows_than_candidates_leave_masked_zero_rows():
