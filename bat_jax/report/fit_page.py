@@ -204,7 +204,9 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         "embedding knows its own views alone. A row says the largest picture that was compiled and fits. Nothing "
         "between the numbers in the last column (tokens of all views: peak) was compiled; a straight line through the "
         "last of them, or from the weights through the only one, says that less than 5 % more tokens would fit, or no "
-        "further step. `N layers`: only so many layers of tower and decoder were compiled (`--layers=N`), none of "
+        "further step. Searches that do not begin with 131,328 tokens were begun near their end (`--image_px=SIDE "
+        "--scales=672,1344,2688,SIDE --budgets=80,320,600,2000` and `--tile_batch` as it is for the paper's views). `N "
+        "layers`: only so many layers of tower and decoder were compiled (`--layers=N`), none of "
         "which knows how large the picture is, and what all others hold, weights and key-value caches, was added; not "
         "what they need meanwhile, which is 0.4 GB in the anchor prefix and 0.8 GB in the prompt by the stages of one "
         "H200 below. A picture on the host, and the time that it takes, are not looked at.",
