@@ -151,7 +151,7 @@ def test_the_page_says_how_large_a_picture_and_how_many_questions_fit(results):
     pictures = page.split("## The largest picture")[1].split("##")[0]
     assert "- 1 x The a6000, 1: 8,064 x 8,064 pixels in 228 tiles, 380,160 tokens of all views." in pictures
     tried = "131,328: 19.0 GB, 380,160: 49.9 GB, 468,288: 60.0 GB"
-    assert f"| The a6000 | 1 | 8,064 x 8,064 | 228 | 380,160 | 49.9 | views | 50.0 | {tried} |" in pictures
+    assert f"| The a6000 | 1 | 8,064 x 8,064 | 228 | 380,160 | 49.9 | views | 50.0 | {tried} | 381,032 |" in pictures
     assert "| The h200 | 1, stages apart | 8,064" in pictures
     questions = page.split("## Questions at once")[1].split("##")[0]
     assert "| The a6000 | 1 | 1 | 19.0 | prefill | 50.0 | yes | 31.0 | 0.20 | 0.60 |  |" in questions

@@ -177,8 +177,28 @@ def _most(entry: Entry, name: str) -> str:
     return "" if limit is None else f"{limit['number']:,}{' (all)' if limit['is_all'] else ''}"
 
 
+def _end_of_line(entry: Entry, trials: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> int:
+    """Return the tokens at which a straight line through two peaks meets what is usable."""
+    place = trials.index(best)
+    weights = {"num_tokens": 0, "peak_gb": entry["weights_gb"]}
+    (other,) = trials[place + 1 : place + 2] or trials[:place][-1:] or [weights]
+    grown = (best["peak_gb"] - other["peak_gb"]) / (best["num_tokens"] - other["num_tokens"])
+    return int(best["num_tokens"] + (entry["usable_gb"] - best["peak_gb"]) / grown)
+
+
 def _pictures(entries: Sequence[Entry]) -> list[str]:
-    head = ("device", "mesh", "largest view, px", "tiles", "tokens", "peak GB", "in", "GB usable", "compiled for this")
+    head = (
+        "device",
+        "mesh",
+        "largest view, px",
+        "tiles",
+        "tokens",
+        "peak GB",
+        "in",
+        "GB usable",
+        "compiled for this",
+        "end of the line",
+    )
     rows, sentences = [], []
     for entry in entries:
         limit = entry["most"]["picture"]
@@ -189,7 +209,7 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         peak = (f"{best['peak_gb']:.1f}", best["peak_stage"].replace("_", " "), f"{entry['usable_gb']:.1f}")
         tried = ", ".join(f"{trial['num_tokens']:,}: {trial['peak_gb']:.1f} GB" for trial in trials)
         way = _mesh(entry) + _way(entry)
-        rows.append((entry["title"], way, side, *counts, *peak, tried))
+        rows.append((entry["title"], way, side, *counts, *peak, tried, f"{_end_of_line(entry, trials, best):,}"))
         devices = math.prod(entry["mesh"].values())
         sentences.append(
             f"- {devices} x {entry['title']}, {way}: {side} pixels in {counts[0]} tiles, {counts[1]} tokens of all "
@@ -202,9 +222,9 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         f"views, {first['kept_tokens']:,} kept tokens, regions, tiles at once). The paper's four views have 131,328 "
         "tokens. It needs a setting without a scale embedding on the tokens (the release's), as a checkpoint's "
         "embedding knows its own views alone. A row says the largest picture that was compiled and fits. Nothing "
-        "between the numbers in the last column (tokens of all views: peak) was compiled; a straight line through the "
-        "last of them, or from the weights through the only one, says that less than 5 % more tokens would fit, or no "
-        "further step. Searches that do not begin with 131,328 tokens were begun near their end (`--image_px=SIDE "
+        "between the numbers under `compiled for this` (tokens of all views: peak) was compiled; the end of the line "
+        "is where a straight one, through the largest that fits and its neighbour or the weights alone, meets what is "
+        "usable. Searches that do not begin with 131,328 tokens were begun near their end (`--image_px=SIDE "
         "--scales=672,1344,2688,SIDE --budgets=80,320,600,2000` and `--tile_batch` as it is for the paper's views). `N "
         "layers`: only so many layers of tower and decoder were compiled (`--layers=N`), none of "
         "which knows how large the picture is, and what all others hold, weights and key-value caches, was added; not "
