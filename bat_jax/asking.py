@@ -238,8 +238,11 @@ class Asker:
           budgets, max_new_tokens, drawing: see `answer_prompt`; every question draws by the same seed.
 
         Raises:
-          ValueError: as `ask`, for any of the questions; or they are more than `room`.
+          ValueError: as `ask`, for any of the questions; they are more than `room`; or importance is given to a model
+            whose questions are one program.
         """
+        if importance is not None and not self.stages_apart:
+            raise ValueError("importance: is handed to questions only where stages run apart (stages_apart=True)")
         room = bucket(len(questions), 1) if room is None else room
         if len(questions) > room:
             raise ValueError(f"room={room}: is less than the {len(questions)} questions")

@@ -27,9 +27,7 @@ _APART = (
     "Each stage compiled by itself (`--stages_apart`), as `BatModel(stages_apart=True)` runs them: sizes of the call "
     "with the highest peak, operations, bytes and seconds of all calls together, where the cost model counts them. The "
     "peaks are not those of the programs above: between stages all views' features and all results stand in memory, "
-    "and within a program XLA lets go of what nothing reads any more. Whole programs for four TPU v5e chips were tried "
-    "once: the image's took XLA more than half an hour beside other work (under four minutes of one core), and the "
-    "question's had not come to its end after 40 minutes."
+    "and within a program XLA lets go of what nothing reads any more."
 )
 
 
@@ -228,8 +226,7 @@ def _pictures(entries: Sequence[Entry]) -> list[str]:
         "--scales=672,1344,2688,SIDE --budgets=80,320,600,2000` and `--tile_batch` as it is for the paper's views). `N "
         "layers`: only so many layers of tower and decoder were compiled (`--layers=N`), none of "
         "which knows how large the picture is, and what all others hold, weights and key-value caches, was added; not "
-        "what they need meanwhile, which is 0.4 GB in the anchor prefix and 0.8 GB in the prompt by the stages of one "
-        "H200 below. A picture on the host, and the time that it takes, are not looked at.",
+        "what more of them need meanwhile. A picture on the host, and the time that it takes, are not looked at.",
         "",
         *sentences,
         "",
