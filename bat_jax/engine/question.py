@@ -261,8 +261,8 @@ def answer_many(
     cache = KVCache(key, value, found.cache.length[:, 0])
     static = (cfg.networks, max_new_tokens)
     drawing = (*questions.drawing, num_questions)
-    generated = run_inside("generate", _generate_each, static, params, found.logits[:, 0], cache, *drawing)
-    return _answers(generated, *found[1:])
+    generated = run_inside("generate", _generate_each, static, params, found.logits, cache, *drawing)
+    return AnswerArrays(*generated, *found[1:])
 
 
 def answer_by_stage(
@@ -293,7 +293,8 @@ def answer_by_stage(
     logits, cache = run("prefill", _prefill_each, (*networks, most_rows), *prompts)
     drawing = (*questions.drawing, num_questions)
     generated = run("generate", _generate_each, networks, params, logits, cache, *drawing)
-    return _answers(generated, chosen.spliced.length, chosen.kept, logits[:, None], chosen.compressions)
+    rest = (chosen.spliced.length, chosen.kept, logits, chosen.compressions)
+    return AnswerArrays(generated.ids, generated.length, generated.is_finite, *rest)
 
 
 def importance_rows(
@@ -346,12 +347,6 @@ def _each(
     return jax.lax.fori_loop(0, num_questions, step, nothing)
 
 
-def _answers(generated: Generated, *rest: Any) -> AnswerArrays:
-    """Return answers of Q sequences with an axis for the one sequence of each, as all other arrays have it."""
-    ids, length, is_finite = (leaf[:, None] for leaf in generated)
-    return AnswerArrays(ids, length, is_finite, *rest)
-
-
 def answer_in_one(cfg: BatConfig, layouts: tuple[SceneLayout, ...], max_new_tokens: int, *args: Any) -> AnswerArrays:
     """Return `answer` as one program."""
     return answer(run_inside, cfg, layouts, max_new_tokens, *args)
@@ -383,13 +378,13 @@ def _prefill_each(cfg, max_new_tokens, most_rows, params, spliced, num_questions
         embeddings, length = (jax.lax.dynamic_slice_in_dim(leaf, first, at_once) for leaf in spliced)
         prompts = bat.Spliced(embeddings[:, 0, :most_rows], length[:, 0])
         logits, cache = bat.prefill(cfg, max_new_tokens, params, prompts)
-        return first, logits, cache
+        return first, logits[:, None], cache
 
     def step(number, found):
         first, *new = jax.jit(some)(number)
 
         def write(all_of_them, some_of_them):
-            axis = max(all_of_them.ndim - 4, 0)  # (Q, V), ([L,] Q, S, K, H), (Q,)
+            axis = max(all_of_them.ndim - 4, 0)  # (Q, 1, V), ([L,] Q, S, K, H), (Q,)
             return jax.lax.dynamic_update_slice_in_dim(all_of_them, some_of_them, first, axis)
 
         return jax.tree.map(write, found, tuple(new))
@@ -403,9 +398,11 @@ def _prefill_each(cfg, max_new_tokens, most_rows, params, spliced, num_questions
 
 
 def _generate_each(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, seed, num_questions):
-    """Generate many answers, each drawn as it would be alone."""
+    """Generate many answers, each drawn as it would be alone; logits (Q, 1, V), and every result begins with (Q, 1)."""
     keys = jax.vmap(jax.random.key)(jnp.repeat(seed, logits.shape[0]))
-    return generate(cfg, max_new_tokens, params, logits, cache, stop_ids, temperature, top_p, keys, num_questions)
+    drawing = (stop_ids, temperature, top_p, keys, num_questions)
+    found = generate(cfg, max_new_tokens, params, logits[:, 0], cache, *drawing)
+    return Generated(*(leaf[:, None] for leaf in found))
 
 
 def _counts(masks: tuple[tuple[Bool[Array, "_"], ...], ...]) -> Int[Array, "I S"]:
